@@ -1,0 +1,44 @@
+# Two commands on a fresh machine: `make quickstart` runs the main job, `make test` passes the tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := runs/quickstart
+
+.PHONY: quickstart test setup lint types tests docs clean
+
+quickstart: $(VENV)/.installed
+	$(BIN)/hjepa train --output-dir $(RUN) --resume auto
+
+test: lint types tests
+
+setup: $(VENV)/.installed-dev
+
+# uv resolves and installs in a fraction of pip's time; it comes from the same package index.
+$(VENV)/bin/uv:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hjepa needs Python 3.11 or newer; set PYTHON=python3.x")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	touch $@ $(VENV)/.installed
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(VENV)/.installed-dev
+	$(BIN)/mypy
+
+# One thread per process: tiny tensors gain nothing from more, and threads that spin slow each other down.
+# Coverage of subprocesses (the command line, data workers) is combined with that of the tests themselves.
+tests: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --cov --cov-report=term
+
+clean:
+	rm -rf $(VENV) runs .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,82 @@
+"""H-JEPA: hierarchical joint-embedding predictive self-supervised learning for images.
+
+The names below are the public interface. They are imported when first used, so that ``import hjepa`` costs next to
+nothing and the command line answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from hjepa.version import __version__
+
+_HOMES = {
+    "train": "hjepa.api",
+    "evaluate": "hjepa.api",
+    "visualize": "hjepa.api",
+    "RunResult": "hjepa.api",
+    "load_config": "hjepa.config",
+    "Config": "hjepa.config",
+    "ModelConfig": "hjepa.config",
+    "DataConfig": "hjepa.config",
+    "MaskingConfig": "hjepa.config",
+    "TrainingConfig": "hjepa.config",
+    "LossConfig": "hjepa.config",
+    "create_hjepa": "hjepa.models",
+    "build_model": "hjepa.models",
+    "HJEPA": "hjepa.models",
+    "MaskSampler": "hjepa.masking",
+    "Masks": "hjepa.masking",
+    "build_dataset": "hjepa.data",
+    "build_dataloader": "hjepa.data",
+    "load_pretrained": "hjepa.api",
+    "load_run": "hjepa.training",
+    "UserError": "hjepa.errors",
+}
+
+__all__ = [
+    "HJEPA",
+    "Config",
+    "DataConfig",
+    "LossConfig",
+    "MaskSampler",
+    "MaskingConfig",
+    "Masks",
+    "ModelConfig",
+    "RunResult",
+    "TrainingConfig",
+    "UserError",
+    "__version__",
+    "build_dataloader",
+    "build_dataset",
+    "build_model",
+    "create_hjepa",
+    "evaluate",
+    "load_config",
+    "load_pretrained",
+    "load_run",
+    "train",
+    "visualize",
+]
+
+if TYPE_CHECKING:
+    from hjepa.api import RunResult, evaluate, load_pretrained, train, visualize
+    from hjepa.config import Config, DataConfig, LossConfig, MaskingConfig, ModelConfig, TrainingConfig, load_config
+    from hjepa.data import build_dataloader, build_dataset
+    from hjepa.errors import UserError
+    from hjepa.masking import Masks, MaskSampler
+    from hjepa.models import HJEPA, build_model, create_hjepa
+    from hjepa.training import load_run
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hjepa' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,211 @@
+"""The Python face: what the command line does, as functions."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hjepa.config import Config, load_config
+
+if TYPE_CHECKING:
+    from hjepa.models import HJEPA
+
+log = logging.getLogger("hjepa")
+
+Overrides = Sequence[str] | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A run as its user sees it.
+
+    Attributes:
+        run_dir: the run folder.
+        checkpoint: the newest checkpoint.
+        step: optimiser steps done.
+        completed: whether all epochs are done.
+        interrupted: whether it was stopped on request.
+        results: contents of ``results.json``, empty when there was no final evaluation.
+    """
+
+    run_dir: Path
+    checkpoint: Path
+    step: int
+    completed: bool
+    interrupted: bool
+    results: dict[str, Any] = field(default_factory=dict)
+
+
+def train(
+    config: Config | str | Path | Mapping[str, Any] | None = None,
+    *,
+    output_dir: str | Path | None = None,
+    device: str | None = None,
+    epochs: int | None = None,
+    max_steps: int | None = None,
+    seed: int | None = None,
+    resume: str | Path | None = None,
+    overrides: Overrides = (),
+    console: bool = True,
+) -> RunResult:
+    """Pretrain a model, evaluate it against its controls and write the report.
+
+    Args:
+        config: a configuration, a YAML file, a preset or a mapping. Nothing means the preset `quickstart`, or when
+            resuming the configuration of the checkpoint.
+        output_dir: the run folder, in place of the configuration's.
+        device, epochs, max_steps, seed: in place of the configuration's.
+        resume: `auto` goes on with an unfinished run in the run folder; or a checkpoint, or a run folder.
+        overrides: ``["section.key=value", ...]`` or a mapping from dotted keys.
+        console: show progress on standard output.
+
+    Raises:
+        UserError: a mistake in configuration, data or folders.
+
+    Example:
+        >>> import hjepa
+        >>> result = hjepa.train("quickstart", output_dir="runs/first")  # doctest: +SKIP
+        >>> result.results["linear_probe"]["trained"]  # doctest: +SKIP
+    """
+    from hjepa.training import run_training
+
+    resolved = _resolve(config, output_dir, device, epochs, max_steps, seed, resume, overrides)
+    outcome = run_training(resolved, output_dir=output_dir, resume=resume, console=console)
+    results: dict[str, Any] = {}
+    if outcome.is_main and outcome.completed and resolved.evaluation.final:
+        results = _finish(outcome.run_dir, outcome.checkpoint, resolved, console, again=not outcome.already_done)
+    return RunResult(
+        run_dir=outcome.run_dir,
+        checkpoint=outcome.checkpoint,
+        step=outcome.step,
+        completed=outcome.completed,
+        interrupted=outcome.interrupted,
+        results=results,
+    )
+
+
+def _resolve(
+    config: Config | str | Path | Mapping[str, Any] | None,
+    output_dir: str | Path | None,
+    device: str | None,
+    epochs: int | None,
+    max_steps: int | None,
+    seed: int | None,
+    resume: str | Path | None,
+    overrides: Overrides,
+) -> Config:
+    source = _source(config, output_dir, resume)
+    given = {"device": device, "training.epochs": epochs, "training.max_steps": max_steps, "seed": seed}
+    flags = {key: value for key, value in given.items() if value is not None}
+    tree = source.model_dump(mode="json") if isinstance(source, Config) else source
+    if isinstance(overrides, Mapping):
+        return load_config(tree, {**overrides, **flags})
+    from hjepa.config import parse_override
+
+    return load_config(tree, {**dict(parse_override(text) for text in overrides), **flags})
+
+
+def _source(
+    config: Config | str | Path | Mapping[str, Any] | None, output_dir: str | Path | None, resume: str | Path | None
+) -> Config | str | Path | Mapping[str, Any]:
+    if config is not None:
+        return config
+    if resume is None:
+        return "quickstart"
+    from hjepa.training.checkpoint import find_checkpoint, read_checkpoint
+
+    if str(resume) != "auto":
+        stored: dict[str, Any] = read_checkpoint(find_checkpoint(resume))["config"]
+        return _without_stop(stored)
+    settings = Path(output_dir) / "config.yaml" if output_dir is not None else None
+    if settings is not None and settings.is_file():
+        return _without_stop(load_config(settings).model_dump(mode="json"))
+    return "quickstart"
+
+
+def _without_stop(tree: dict[str, Any]) -> dict[str, Any]:
+    # A run that was cut short by max_steps goes on to its end unless it is cut short again.
+    tree["training"] = {**tree["training"], "max_steps": None}
+    return tree
+
+
+def _finish(run_dir: Path, checkpoint: Path, config: Config, console: bool, *, again: bool) -> dict[str, Any]:
+    """The final table and the report of a run."""
+    written = run_dir / "results.json"
+    if written.is_file() and not again:
+        stored: dict[str, Any] = json.loads(written.read_text(encoding="utf-8"))
+        return stored
+    from hjepa.evaluation import evaluate as run_evaluation
+    from hjepa.evaluation import print_table
+    from hjepa.training.loggers import LogFile
+    from hjepa.visualization import visualize as draw
+
+    with LogFile(run_dir / "training.log", console=console):
+        log.info("evaluating against raw pixels, PCA and the untrained encoder")
+        results = run_evaluation(checkpoint, device=config.device, output=written)
+        if console:
+            print_table(results)
+        paths = draw(checkpoint, output_dir=run_dir, generate_report=True, device=config.device)
+        log.info("report: %s", next(p for p in paths if p.suffix == ".html"))
+    return results
+
+
+def evaluate(
+    checkpoint: str | Path,
+    *,
+    dataset: str | None = None,
+    data_path: str | Path | None = None,
+    eval_type: Literal["all", "linear_probe", "knn"] = "all",
+    k_values: Sequence[int] | None = None,
+    levels: Sequence[int] | None = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    output: str | Path | None = None,
+    overrides: Overrides = (),
+) -> dict[str, Any]:
+    """Evaluate a checkpoint or a run against raw pixels, PCA and its own untrained encoder.
+
+    See `hjepa.evaluation.evaluate`.
+    """
+    from hjepa.evaluation import evaluate as run_evaluation
+
+    return run_evaluation(
+        checkpoint,
+        dataset=dataset,
+        data_path=data_path,
+        eval_type=eval_type,
+        k_values=k_values,
+        levels=levels,
+        batch_size=batch_size,
+        device=device,
+        output=output,
+        overrides=overrides,
+    )
+
+
+def visualize(
+    checkpoint: str | Path,
+    *,
+    output_dir: str | Path | None = None,
+    generate_report: bool = False,
+    device: str = "auto",
+) -> list[Path]:
+    """Draw curves, masks, feature maps, neighbours and the embedding of a run; see `hjepa.visualization.visualize`."""
+    from hjepa.visualization import visualize as draw
+
+    return draw(checkpoint, output_dir=output_dir, generate_report=generate_report, device=device)
+
+
+def load_pretrained(name_or_path: str | Path, *, device: str = "cpu") -> HJEPA:
+    """A trained model from a checkpoint or a run folder, in evaluation mode.
+
+    Raises:
+        CheckpointError: nothing there, or damaged.
+    """
+    from hjepa.training import load_run
+
+    return load_run(name_or_path, device=device).model

@@ -1,0 +1,33 @@
+"""Small liberties of the command line that Click does not take: `--a_b` for `--a-b`, and options with several values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+# Options that take several values, spaced, repeated or with commas.
+MANY = ("--k-values", "--hierarchy-levels", "--eval-type")
+
+
+def normalise(arguments: Sequence[str]) -> list[str]:
+    """Rewrite arguments into the form that Click reads.
+
+    ``--output_dir x`` becomes ``--output-dir x``; ``--k-values 1 5 10`` becomes ``--k-values 1,5,10``.
+    """
+    result: list[str] = []
+    many: str | None = None
+    for argument in arguments:
+        if argument.startswith("--"):
+            name, equals, value = argument.partition("=")
+            name = name.replace("_", "-")
+            result.append(name + equals + value)
+            many = name if name in MANY and not equals else None
+        elif many is not None and result[-1] != many and "=" not in argument:
+            result[-1] += "," + argument
+        else:
+            result.append(argument)
+    return result
+
+
+def split(values: Sequence[str] | None) -> list[str]:
+    """Values given repeatedly or with commas, as a flat list."""
+    return [part for value in values or () for part in value.replace(",", " ").split()]

@@ -1,0 +1,55 @@
+"""`hjepa bench`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def bench(
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...")] = None,
+    config: Annotated[str, typer.Option(help="YAML file or preset.")] = "quickstart",
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:<n> or mps.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long to measure.")] = 20.0,
+    synthetic: Annotated[
+        bool, typer.Option("--synthetic", help="Random pictures in place of the configuration's data set.")
+    ] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+) -> None:
+    """Images per second of the whole training step, and what share of the machine's matrix-product peak that is."""
+    from hjepa.config import load_config, parse_override
+    from hjepa.training.benchmark import benchmark_step
+    from hjepa.training.run_folder import write_atomically
+
+    flags = {} if device is None else {"device": device}
+    settings = load_config(config, {**dict(parse_override(text) for text in overrides or ()), **flags})
+    result = benchmark_step(settings, seconds=seconds, synthetic=synthetic)
+    tokens = result.tokens
+    rows = [
+        ("images/s", f"{result.images_per_second:.1f}"),
+        ("FLOP per image", f"{result.flop_per_image / 1e9:.2f} G"),
+        *((f"  {part}", f"{flop / 1e9:.2f} G") for part, flop in result.flop_share.items()),
+        (
+            "tokens per image",
+            f"target {tokens['target']}, context {tokens['context']}, queries {tokens['queries']}, predictor {tokens['predictor']}",
+        ),
+        ("achieved", f"{result.achieved_flops / 1e9:.1f} GFLOP/s"),
+        ("matrix product peak", f"{result.peak_flops / 1e9:.1f} GFLOP/s"),
+        ("share of peak", f"{result.peak_share:.1%}"),
+        ("waiting for data", f"{result.data_wait:.1%}"),
+        ("batch", f"{result.batch} x {result.accumulation}"),
+        (
+            "conditions",
+            f"{result.device}, {result.threads} threads, {result.precision}, {'compiled' if result.compiled else 'eager'}, {result.data}, {result.steps} steps",
+        ),
+    ]
+    for name, value in rows:
+        typer.echo(f"{name:<22}{value}")
+    if json_file is not None:
+        write_atomically(
+            json_file, json.dumps({"config": settings.model_dump(mode="json"), **result.as_dict()}, indent=2) + "\n"
+        )
+        typer.echo(f"wrote {json_file}")

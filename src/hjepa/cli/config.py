@@ -1,0 +1,73 @@
+"""`hjepa config list|show|check|schema`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Presets, keys and checks of the configuration.")
+
+Source = Annotated[str | None, typer.Argument(metavar="[FILE|PRESET]", help="YAML file or preset.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...")]
+
+
+@app.command("list")
+def list_presets() -> None:
+    """List the presets."""
+    from hjepa.config import preset_text, presets
+
+    for name in presets():
+        first = preset_text(name).splitlines()[0]
+        typer.echo(f"{name:<16}{first.lstrip('# ')}")
+
+
+@app.command()
+def show(
+    source: Source = None,
+    overrides: Overrides = None,
+    reference: Annotated[bool, typer.Option("--reference", help="Every key with its meaning, as Markdown.")] = False,
+) -> None:
+    """Print a configuration with all its keys (the defaults without a file or preset)."""
+    from hjepa.config import dump_config, load_config
+    from hjepa.config.reference import markdown
+
+    if reference:
+        typer.echo(markdown(), nl=False)
+        return
+    source, overrides = _arguments(source, overrides)
+    typer.echo(dump_config(load_config(source, overrides)), nl=False)
+
+
+@app.command()
+def check(source: Source = None, overrides: Overrides = None) -> None:
+    """Check a configuration, masks included, and say what it means in tokens."""
+    from hjepa.config import load_config
+    from hjepa.training.loop import build_sampler
+
+    source, overrides = _arguments(source, overrides)
+    config = load_config(source, overrides)
+    geometry, counts = config.geometry(), build_sampler(config).counts
+    typer.echo(f"ok: {geometry.num_tokens} tokens ({geometry.grid[0]}x{geometry.grid[1]}), {counts.context} seen")
+    for index, level in enumerate(geometry.levels):
+        rows, columns = geometry.level_grid(index)
+        typer.echo(
+            f"level {index}: after block {level.depth}, {rows}x{columns} cells, {counts.targets[index]} predicted"
+        )
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema, for editors."""
+    from hjepa.config.reference import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2))
+
+
+def _arguments(source: str | None, overrides: list[str] | None) -> tuple[str | None, list[str]]:
+    """A first argument with `=` is an override of the defaults."""
+    rest = list(overrides or ())
+    if source is not None and "=" in source:
+        return None, [source, *rest]
+    return source, rest

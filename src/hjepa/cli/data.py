@@ -1,0 +1,114 @@
+"""`hjepa data list|check|preview`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from hjepa.config import Config
+    from hjepa.data import IntegrityReport
+
+app = typer.Typer(no_args_is_help=True, help="Data sets: what there is, what is wrong with them, what crops look like.")
+
+_SHOWN = 20
+
+Dataset = Annotated[str | None, typer.Option("--dataset", metavar="NAME", help="data.dataset")]
+DataPath = Annotated[Path | None, typer.Option("--data-path", metavar="PATH", help="data.data_path")]
+Source = Annotated[str | None, typer.Option("--config", metavar="FILE|PRESET", help="Start from this configuration.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...")]
+
+
+@app.command("list")
+def list_datasets() -> None:
+    """List the data sets by name, with their sizes, origin and terms."""
+    from hjepa.data.catalogue import CATALOGUE, Entry
+
+    rows = [tuple(column.replace("pixels", "size") for column in Entry._fields), *CATALOGUE]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@app.command()
+def check(
+    dataset: Dataset = None, data_path: DataPath = None, config: Source = None, overrides: Overrides = None
+) -> None:
+    """Read every image once: counts, sizes, classes, bad files, pictures that are in both train and test.
+
+    Exits with 0 and the list of bad files, or with 2 at the first ones under data.bad_images=stop.
+    """
+    from hjepa.data import check_dataset
+
+    chosen = _load(config, dataset, data_path, overrides)
+    for line in _report(check_dataset(chosen.data, chosen.seed)):
+        typer.echo(line)
+
+
+@app.command()
+def preview(
+    output: Annotated[Path, typer.Option("--output", metavar="FILE.png", help="Where the sheet is written.")],
+    dataset: Dataset = None,
+    data_path: DataPath = None,
+    config: Source = None,
+    rows: Annotated[int, typer.Option("--rows", min=1, max=64, help="Images shown.")] = 8,
+    crops: Annotated[int, typer.Option("--crops", min=1, max=32, help="Augmented crops of each.")] = 6,
+    overrides: Overrides = None,
+) -> None:
+    """Write a contact sheet: training images beside the crops that the model would see."""
+    from hjepa.data import build_dataset
+    from hjepa.data.preview import contact_sheet, save_png
+    from hjepa.errors import UserError
+
+    chosen = _load(config, dataset, data_path, overrides)
+    if output.suffix.lower() != ".png":
+        raise UserError(f"--output: {output} does not end in .png; the sheet is a PNG file")
+    # Before the data set is read, which may take a while.
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output: {output.parent} cannot be made ({error.strerror}); choose another folder") from None
+    train = build_dataset(chosen.data, "train", seed=chosen.seed)
+    sheet = contact_sheet(train, chosen.data, chosen.geometry().image_size, seed=chosen.seed, rows=rows, crops=crops)
+    try:
+        save_png(sheet, output)
+    except OSError as error:
+        raise UserError(f"--output: {output} cannot be written ({error.strerror}); choose another file") from None
+    typer.echo(f"{output}: {min(rows, len(train))} images, each followed by {crops} crops")
+
+
+def _load(source: str | None, dataset: str | None, data_path: Path | None, overrides: list[str] | None) -> Config:
+    from hjepa.config import load_config, parse_override
+
+    values = dict(parse_override(text) for text in overrides or ())
+    if dataset is not None:
+        values["data.dataset"] = dataset
+    if data_path is not None:
+        values["data.data_path"] = str(data_path)
+    return load_config(source, values)
+
+
+def _report(report: IntegrityReport) -> list[str]:
+    lines = [f"{report.description}: {report.channels} {'channel' if report.channels == 1 else 'channels'}"]
+    for name, split in report.splits.items():
+        lines.append(f"{name}: {split.images} images")
+        sizes = [f"{height}x{width} ({count})" for (height, width), count in split.sizes.items()]
+        lines.append(f"  sizes: {', '.join(sizes[:5])}{f' and {len(sizes) - 5} more' if len(sizes) > 5 else ''}")
+        lines.append(f"  types: {', '.join(f'{kind} ({count})' for kind, count in split.types.items())}")
+        if split.classes:
+            classes = [f"{label} ({count})" for label, count in split.classes.items()]
+            more = f" and {len(classes) - _SHOWN} more" if len(classes) > _SHOWN else ""
+            lines.append(f"  classes: {', '.join(classes[:_SHOWN])}{more}")
+        if split.unlabelled:
+            lines.append(f"  without label: {split.unlabelled}")
+    if report.missing_test is not None:
+        lines.append(f"test: none ({report.missing_test})")
+    lines.append(f"bad files: {len(report.bad_files)}")
+    lines += [f"  {bad.path}: {bad.reason}" for bad in report.bad_files]
+    lines.append(f"in both train and test: {len(report.duplicates)}")
+    lines += [f"  {train} = {test}" for train, test in report.duplicates[:_SHOWN]]
+    if len(report.duplicates) > _SHOWN:
+        lines.append(f"  and {len(report.duplicates) - _SHOWN} more")
+    return lines

@@ -1,0 +1,76 @@
+"""`hjepa evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hjepa.cli.arguments import split
+from hjepa.errors import UserError
+
+
+def evaluate(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SECTION.KEY=VALUE]...", help="Keys that choose or read images (data.*, evaluation.*)."
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Checkpoint (.pth), or a run folder for its last one. Required.")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Another data set than the run's.")] = None,
+    data_path: Annotated[Path | None, typer.Option(help="Where the data set lies.")] = None,
+    eval_type: Annotated[
+        list[str] | None, typer.Option(help="linear_probe, knn or all (the default); several with commas.")
+    ] = None,
+    k_values: Annotated[
+        list[str] | None, typer.Option(help="Numbers of neighbours, for example 1,5,10,20 (the default).")
+    ] = None,
+    hierarchy_levels: Annotated[
+        list[str] | None, typer.Option(help="Levels to report one by one, for example 0,2; all when not given.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per forward pass.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:<n> or mps.")] = "auto",
+    output: Annotated[
+        Path | None, typer.Option(help="Results file; results.json in the run folder when not given.")
+    ] = None,
+) -> None:
+    """Linear probe and k-NN of a trained model, beside raw pixels, PCA and the untrained model."""
+    if checkpoint is None:
+        raise UserError("--checkpoint: missing; give a checkpoint (.pth) or a run folder")
+    ks = _numbers(k_values, "--k-values", "1,5,10,20")
+    levels = _numbers(hierarchy_levels, "--hierarchy-levels", "0,1")
+
+    from hjepa.evaluation import evaluate as run
+    from hjepa.evaluation import print_table
+
+    results = run(
+        checkpoint,
+        dataset=dataset,
+        data_path=data_path,
+        eval_type=split(eval_type) or "all",
+        k_values=ks,
+        levels=levels,
+        batch_size=batch_size,
+        device=device,
+        output=output,
+        overrides=overrides or (),
+    )
+    print_table(results)
+
+
+def _numbers(values: list[str] | None, option: str, example: str) -> list[int] | None:
+    if values is None:
+        return None
+    numbers = []
+    for part in split(values):
+        try:
+            numbers.append(int(part))
+        except ValueError:
+            raise UserError(f"{option}: {part!r} is not a whole number; for example {option} {example}") from None
+    if not numbers:
+        raise UserError(f"{option}: no value given; for example {option} {example}")
+    return numbers

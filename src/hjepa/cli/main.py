@@ -1,0 +1,73 @@
+"""The program `hjepa`: registers the verbs and turns a user's mistakes into one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from hjepa.cli import bench, config, data, doctor, evaluate, train, visualize
+from hjepa.cli.arguments import normalise
+from hjepa.errors import UserError
+
+app = typer.Typer(
+    name="hjepa",
+    help="Hierarchical joint-embedding predictive self-supervised learning for images.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    # Boxes and wrapping are for terminals; files and pipes get plain text.
+    rich_markup_mode="rich" if sys.stdout.isatty() else None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(train.train)
+app.command()(evaluate.evaluate)
+app.command()(visualize.visualize)
+app.add_typer(data.app, name="data")
+app.add_typer(config.app, name="config")
+app.command()(bench.bench)
+app.command()(doctor.doctor)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from hjepa.version import __version__
+
+        typer.echo(f"hjepa {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
+
+def main(arguments: Sequence[str] | None = None, *, verb: str | None = None) -> None:
+    """Run the program and exit.
+
+    Args:
+        arguments: the command line without the program's name.
+        verb: put before the arguments; how the scripts stand for one verb each.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    given = normalise(given if verb is None else [verb, *given])
+    try:
+        app(args=given, standalone_mode=True, prog_name="hjepa")
+    except UserError as error:
+        for line in str(error).splitlines():
+            print(f"hjepa: {line}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("hjepa: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of a pipe has gone, as `head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

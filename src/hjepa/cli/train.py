@@ -1,0 +1,47 @@
+"""`hjepa train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Configuration keys, see `hjepa config show`."),
+    ] = None,
+    config: Annotated[str | None, typer.Option(help="YAML file or preset; without it the preset quickstart.")] = None,
+    output_dir: Annotated[
+        Path | None, typer.Option(help="Run folder, in place of the configuration's folders.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:<n> or mps.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(help="Stop after this many optimiser steps, counted from step 0.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights, data order, crops and masks.")] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH|auto", help="Go on from a checkpoint or run folder; auto: with the run in the output folder."
+        ),
+    ] = None,
+) -> None:
+    """Pretrain on images without labels, evaluate against controls, write the report."""
+    from hjepa.api import train as run
+
+    result = run(
+        config,
+        output_dir=output_dir,
+        device=device,
+        epochs=epochs,
+        max_steps=max_steps,
+        seed=seed,
+        resume=resume,
+        overrides=overrides or (),
+    )
+    if result.interrupted:
+        raise typer.Exit(130)

@@ -1,0 +1,38 @@
+"""One typed tree of keys, the presets, and what they mean in tokens. Imports nothing heavier than pydantic."""
+
+from hjepa.config.data import DATASETS, AugmentationConfig, DataConfig
+from hjepa.config.geometry import Geometry, Level, resolve
+from hjepa.config.load import all_keys, dump_config, load_config, parse_override, preset_text, presets
+from hjepa.config.loss import LossConfig
+from hjepa.config.masking import MaskingConfig
+from hjepa.config.model import EmaConfig, LevelConfig, ModelConfig, PredictorConfig
+from hjepa.config.root import Config
+from hjepa.config.run import CheckpointConfig, DistributedConfig, EvaluationConfig, LoggingConfig
+from hjepa.config.training import TrainingConfig
+
+__all__ = [
+    "DATASETS",
+    "AugmentationConfig",
+    "CheckpointConfig",
+    "Config",
+    "DataConfig",
+    "DistributedConfig",
+    "EmaConfig",
+    "EvaluationConfig",
+    "Geometry",
+    "Level",
+    "LevelConfig",
+    "LoggingConfig",
+    "LossConfig",
+    "MaskingConfig",
+    "ModelConfig",
+    "PredictorConfig",
+    "TrainingConfig",
+    "all_keys",
+    "dump_config",
+    "load_config",
+    "parse_override",
+    "preset_text",
+    "presets",
+    "resolve",
+]

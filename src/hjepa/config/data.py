@@ -1,0 +1,94 @@
+"""``data``: which images, how they are stored, cropped and batched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from hjepa.config.base import Section
+
+DATASETS = (
+    "shapes",
+    "digits",
+    "cifar10",
+    "cifar100",
+    "stl10",
+    "imagenet100",
+    "imagenet",
+    "folder",
+    "parquet",
+)
+
+
+def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError(f"the first value {pair[0]:g} is above the second {pair[1]:g}")
+    return pair
+
+
+Share = Annotated[float, Field(gt=0, le=1)]
+Range = Annotated[tuple[Share, Share], AfterValidator(_ordered)]
+PositiveRange = Annotated[tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]], AfterValidator(_ordered)]
+
+
+class AugmentationConfig(Section):
+    """What happens to a training image."""
+
+    random_crop: bool = True
+    """Random resized crop; otherwise the largest centred crop of the right shape."""
+    crop_scale: Range = (0.4, 1.0)
+    """Share of the image's area that a random crop covers."""
+    crop_ratio: PositiveRange = (0.75, 4 / 3)
+    """Aspect ratio (width over height) of a random crop before it is resized."""
+    horizontal_flip: bool = True
+    """Mirror half of the images."""
+    color_jitter: float = Field(default=0.0, ge=0, lt=1)
+    """Strength s of brightness, contrast and saturation: each is multiplied by a factor in [1 - s, 1 + s]."""
+
+
+class DataConfig(Section):
+    """The images."""
+
+    dataset: Literal[
+        "shapes", "digits", "cifar10", "cifar100", "stl10", "imagenet100", "imagenet", "folder", "parquet"
+    ] = "shapes"
+    """Name of the data set; `folder` and `parquet` are your own images at `data_path`."""
+    data_path: Path | None = None
+    """Where the data set lies or is downloaded to. `./data/<dataset>` when not given."""
+    download: bool = True
+    """Download what is missing, where the licence allows it."""
+    image_size: int | tuple[int, int] | None = None
+    """Side, or [height, width], of the images that the model sees; the size in the encoder's name when not given."""
+    channels: int | None = Field(default=None, ge=1)
+    """Number of channels that images are converted to; the data set's own when not given (3 for files of mixed
+    modes)."""
+    batch_size: int = Field(default=64, ge=1)
+    """Images per process and forward pass."""
+    num_workers: int = Field(default=0, ge=0)
+    """Processes that decode images, where they do not lie in memory."""
+    prefetch_factor: int = Field(default=4, ge=1)
+    """Batches that each worker keeps ready."""
+    pin_memory: bool = False
+    """Page-locked memory for faster copies to a GPU; without effect on a CPU."""
+    storage: Literal["auto", "device", "workers"] = "auto"
+    """`device`: decoded once, kept in native type and resolution on the training device, cropped there in batches.
+    `workers`: decoded anew for every batch. `auto`: `device` up to 2 GiB decoded."""
+    subset: int | float | None = Field(default=None, gt=0)
+    """Part of the training set: a number of images, or a share below 1; drawn at random from the seed, balanced over
+    classes where there are labels."""
+    classes_file: Path | None = None
+    """Text file with one class name (folder name) per line: the subset of classes to use, in the order of labels."""
+    labels_file: Path | None = None
+    """CSV file with the columns `file` and `label`, for folders without class sub-folders."""
+    bad_images: Literal["skip", "stop"] = "skip"
+    """What to do with files that cannot be decoded: skip and count them, or stop."""
+    test_fraction: float = Field(default=0.2, gt=0, lt=1)
+    """Share that is held out for testing, drawn from the seed, where a data set has no test split of its own."""
+    mean: list[float] | None = None
+    """Mean per channel in [0, 1] for normalisation; measured on the training images when not given."""
+    std: list[float] | None = None
+    """Standard deviation per channel, likewise."""
+    augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig)
+    """Augmentation of training images."""

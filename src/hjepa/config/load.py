@@ -1,0 +1,194 @@
+"""Reading a configuration: preset or YAML file, then ``section.key=value`` overrides, then one line per mistake."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from hjepa.config.root import Config
+from hjepa.errors import UserError
+
+PRESET_PACKAGE = "hjepa.config.presets"
+
+
+def presets() -> list[str]:
+    """Names of the presets that ship with the package."""
+    return sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in resources.files(PRESET_PACKAGE).iterdir()
+        if entry.name.endswith(".yaml")
+    )
+
+
+def preset_text(name: str) -> str:
+    """The YAML text of a preset."""
+    return (resources.files(PRESET_PACKAGE) / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def load_config(
+    source: str | Path | Mapping[str, Any] | None = None, overrides: Sequence[str] | Mapping[str, Any] = ()
+) -> Config:
+    """Read and check a configuration.
+
+    Args:
+        source: path of a YAML file, name of a preset, a mapping, or nothing for the defaults.
+        overrides: ``["section.key=value", ...]`` with YAML values, or a mapping from dotted keys to values.
+
+    Raises:
+        UserError: one line per mistake, each with the key's path, the value and what would do.
+    """
+    tree, origin = _read(source)
+    if isinstance(overrides, Mapping):
+        pairs = list(overrides.items())
+    else:
+        pairs = [parse_override(text) for text in overrides]
+    for key, value in pairs:
+        _set(tree, key, value)
+    try:
+        config = Config.model_validate(tree)
+    except ValidationError as error:
+        raise UserError("\n".join(_explain(detail, origin) for detail in error.errors())) from None
+    return config.check()
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Split ``section.key=value``; the value is read as YAML.
+
+    Raises:
+        UserError: no ``=``, no key, or a value that is not YAML.
+    """
+    key, equals, value = text.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise UserError(f"{text!r}: not an override; write section.key=value, for example training.epochs=10")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"{key}: the value {value!r} is not valid YAML; quote it if it is text") from None
+
+
+def dump_config(config: Config) -> str:
+    """The configuration as YAML that `load_config` reads back to an equal one."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _read(source: str | Path | Mapping[str, Any] | None) -> tuple[dict[str, Any], str]:
+    if source is None:
+        return {}, ""
+    if isinstance(source, Mapping):
+        return _copy(source), ""
+    if isinstance(source, str) and source in presets():
+        return _parse(preset_text(source), f"preset {source}"), f"preset {source}"
+    path = Path(source)
+    if not path.is_file():
+        known = presets()
+        close = difflib.get_close_matches(str(source), known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"give a YAML file or one of the presets {', '.join(known)}"
+        raise UserError(f"{source}: no such configuration file or preset; {hint}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as text ({error}); give a YAML file") from None
+    return _parse(text, str(path)), str(path)
+
+
+def _parse(text: str, origin: str) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark is not None else ""
+        raise UserError(f"{origin}{where}: not valid YAML ({getattr(error, 'problem', error)})") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UserError(f"{origin}: holds {type(tree).__name__}, not sections; start with a line like `model:`")
+    return _copy(tree)
+
+
+def _copy(tree: Mapping[Any, Any]) -> dict[str, Any]:
+    return {str(k): _copy(v) if isinstance(v, Mapping) else v for k, v in tree.items()}
+
+
+def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    node = tree
+    for depth, name in enumerate(parents):
+        child = node.setdefault(name, {})
+        if child is None:
+            child = node[name] = {}
+        if not isinstance(child, dict):
+            raise UserError(f"{dotted}: {'.'.join(parents[: depth + 1])} is a value, not a section")
+        node = child
+    node[last] = value
+
+
+def _explain(detail: ErrorDetails, origin: str) -> str:
+    # Union branches appear in pydantic's location as type names; a key's path has none.
+    keys = [str(part) for part in detail["loc"] if _is_key(part)]
+    path = ".".join(keys)
+    where = f" (in {origin})" if origin else ""
+    if detail["type"] == "extra_forbidden":
+        return f"{path}: unknown key{_nearest(keys)}{where}"
+    if detail["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        return f"{path}: {detail['input']!r} is a value where a section with keys is needed{where}"
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "value_error" and ": " in message and message.split(": ")[0].isidentifier():
+        return f"{path}{'.' if path else ''}{message}{where}"
+    message = message[0].lower() + message[1:]
+    close = ""
+    if detail["type"] == "literal_error":
+        choices = [c.strip(" '") for c in detail.get("ctx", {}).get("expected", "").replace(" or ", ",").split(",")]
+        near = difflib.get_close_matches(str(detail["input"]), choices, n=1)
+        close = f"; did you mean {near[0]}?" if near else ""
+    return f"{path}: {detail['input']!r} does not do, {message}{close}{where}"
+
+
+def _is_key(part: int | str) -> bool:
+    return isinstance(part, int) or (part.isidentifier() and part not in ("int", "float", "str", "bool"))
+
+
+def _nearest(keys: list[str]) -> str:
+    known = {dotted: dotted.rsplit(".", 1)[-1] for dotted in all_keys()}
+    siblings = [k for k in known if k.rpartition(".")[0] == ".".join(keys[:-1])]
+    sections = {k.split(".")[0] for k in known}
+    names = {known[k]: k for k in siblings} | ({s: s for s in sections} if len(keys) == 1 else {})
+    close = difflib.get_close_matches(keys[-1], names, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {names[close[0]]}?"
+    elsewhere = difflib.get_close_matches(keys[-1], known.values(), n=1, cutoff=0.8)
+    if elsewhere:
+        return f"; did you mean {next(k for k, v in known.items() if v == elsewhere[0])}?"
+    return f"; known here: {', '.join(sorted(names))}" if names else ""
+
+
+def all_keys(model: type[BaseModel] = Config, prefix: str = "") -> list[str]:
+    """Every leaf key of the tree as a dotted path, in order."""
+    keys: list[str] = []
+    for name, field in model.model_fields.items():
+        section = _section(field.annotation)
+        if section is not None:
+            keys += all_keys(section, f"{prefix}{name}.")
+        else:
+            keys.append(f"{prefix}{name}")
+    return keys
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        for part in typing.get_args(annotation):
+            found = _section(part)
+            if found is not None:
+                return found
+    return None

@@ -1,0 +1,29 @@
+"""``loss``: the distance between prediction and target, and regularisers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from hjepa.config.base import Section
+
+
+class LossConfig(Section):
+    """The objective."""
+
+    type: Literal["smoothl1", "mse", "l1", "cosine", "infonce"] = "smoothl1"
+    """Distance between predictions and layer-normalised targets."""
+    hierarchy_weights: list[Annotated[float, Field(ge=0)]] | None = None
+    """Weight of each level, finest first; all 1 when not given."""
+    normalize_embeddings: bool = False
+    """Compare unit vectors: both sides are L2-normalised and the loss is summed over the width, not averaged."""
+    temperature: float = Field(default=0.1, gt=0)
+    """For `infonce`: temperature of the softmax."""
+    variance_loss_weight: float = Field(default=0.0, ge=0)
+    """Weight of VICReg's variance term (arXiv:2105.04906) on mean-pooled context features of the coarsest level."""
+    covariance_loss_weight: float = Field(default=0.0, ge=0)
+    """Weight of VICReg's covariance term on the same features."""
+    sliced_gaussian_weight: float = Field(default=0.0, ge=0)
+    """Weight of the sliced test against a standard normal distribution on the same features (after LeJEPA,
+    arXiv:2511.08544)."""

@@ -1,0 +1,56 @@
+"""``training``: optimiser, schedules, precision and length of a run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from hjepa.config.base import Section
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class TrainingConfig(Section):
+    """The training loop."""
+
+    epochs: int = Field(default=100, ge=1)
+    """Passes over the training images; the schedules stretch over them."""
+    max_steps: int | None = Field(default=None, ge=1)
+    """Stop after this many optimiser steps, counted from step 0; schedules still stretch over `epochs`."""
+    warmup_epochs: float = Field(default=10.0, ge=0)
+    """Epochs over which the learning rate rises linearly from `warmup_lr`."""
+    warmup_lr: float = Field(default=0.0, ge=0)
+    """Learning rate at step 0."""
+    lr: float = Field(default=1e-3, gt=0)
+    """Peak learning rate, before `lr_scaling`."""
+    min_lr: float = Field(default=1e-6, ge=0)
+    """Learning rate at the end."""
+    lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Course of the learning rate after warm-up; `constant` falls to `min_lr` over the last `cooldown_epochs`."""
+    cooldown_epochs: float = Field(default=0.0, ge=0)
+    """For `constant`: epochs of linear decay at the end."""
+    lr_scaling: Literal["none", "linear", "sqrt"] = "none"
+    """Multiply the learning rates by (global batch / 256), its square root, or nothing."""
+    optimizer: Literal["adamw"] = "adamw"
+    """AdamW (fused where the device has it); norms, biases, positions and mask tokens are not decayed."""
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    """Decay rates of AdamW's moments."""
+    weight_decay: float = Field(default=0.05, ge=0)
+    """Weight decay at the start."""
+    weight_decay_end: float | None = Field(default=None, ge=0)
+    """Weight decay at the end, reached on a cosine; constant when not given."""
+    clip_grad: float | None = Field(default=None, gt=0)
+    """Largest norm of the gradient; not clipped when not given."""
+    accumulation_steps: int = Field(default=1, ge=1)
+    """Forward passes per optimiser step."""
+    use_amp: bool = False
+    """Mixed precision."""
+    amp_dtype: Literal["bf16", "fp16"] = "bf16"
+    """Type for mixed precision; `fp16` scales the loss."""
+    tf32: bool = True
+    """TensorFloat-32 matrix products on GPUs that have them; without effect on a CPU."""
+    compile: bool = False
+    """Compile the networks with `torch.compile`."""
+    num_threads: int | None = Field(default=None, ge=1)
+    """CPU threads; PyTorch's choice when not given."""

@@ -1,0 +1,129 @@
+"""From ``data`` to a data set in hand: source, split, classes, subset, channels, integrity."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hjepa.data.dataset import (
+    BadFile,
+    EncodedPixels,
+    ImageDataset,
+    MemoryPixels,
+    Split,
+    bad_files_error,
+    log_bad_files,
+)
+from hjepa.data.listing import Listing, held_out, restrict_classes, subset_rows
+from hjepa.data.sources import cifar, digits, folder, imagenet, parquet, shapes, stl10
+from hjepa.data.storage import Probe, convert_memory, scan, settle, worth_scanning
+from hjepa.errors import DataError, UserError
+
+if TYPE_CHECKING:
+    from hjepa.config import DataConfig
+
+logger = logging.getLogger("hjepa")
+
+SOURCES: dict[str, Callable[[DataConfig, Split, Path], Listing]] = {
+    "shapes": shapes.find,
+    "digits": digits.find,
+    "cifar10": cifar.find,
+    "cifar100": cifar.find,
+    "stl10": stl10.find,
+    "imagenet": imagenet.find,
+    "imagenet100": imagenet.find,
+    "folder": folder.find,
+    "parquet": parquet.find,
+}
+
+
+def build_dataset(data: DataConfig, split: Split = "train", *, seed: int = 0) -> ImageDataset:
+    """Find, check and, where it fits, decode one split of a data set.
+
+    Args:
+        data: the ``data`` section.
+        split: ``"train"`` or ``"test"``. ``data.subset`` applies to ``"train"`` only.
+        seed: ``seed`` of the run; draws the split where the set has none of its own, and the subset.
+
+    Returns:
+        The split. Up to 2 GiB decoded it lies in memory (unless ``data.storage=workers``), and sets of up to 50,000
+        files have been decoded once, with every bad file in ``bad_files``. Where the split is drawn from the seed, the
+        training split (without ``data.subset``) lists those of the test split as well.
+
+    Raises:
+        DataError: nothing there, nothing readable, a bad file under ``data.bad_images=stop``, labels or classes that
+            do not match, a download that failed; one line that says what would do.
+        UserError: keys of ``data`` that do not go together.
+    """
+    if data.labels_file is not None and data.dataset != "folder":
+        raise UserError(
+            f"data.labels_file: read for data.dataset=folder only, and data.dataset is {data.dataset}; leave it out"
+        )
+    path = data.data_path if data.data_path is not None else Path("data") / data.dataset
+    listing = SOURCES[data.dataset](data, split, path)
+    other = None
+    if listing.whole:
+        test = held_out(listing.labels, len(listing), data.test_fraction, seed)
+        # Training looks at what it holds out too, so that every bad file of the set is known before the first step.
+        if split == "train" and data.subset is None and worth_scanning(len(listing)):
+            other = listing.select(test.nonzero().flatten())
+        listing = listing.select((test == (split == "test")).nonzero().flatten())
+    if data.classes_file is not None:
+        listing = restrict_classes(listing, data.classes_file)
+    if split == "train" and data.subset is not None and not listing.subset_done:
+        listing = listing.select(subset_rows(listing.labels, len(listing), data.subset, seed))
+    if not len(listing):
+        raise DataError(
+            f"data.dataset={data.dataset}: no images for the {split} split{_at(listing)}; "
+            "add images, or change data.data_path, data.test_fraction or data.classes_file"
+        )
+    return _read(listing, other, data, split)
+
+
+def _read(listing: Listing, other: Listing | None, data: DataConfig, split: Split) -> ImageDataset:
+    bad: list[BadFile] = []
+    pixels = listing.pixels
+    if isinstance(pixels, MemoryPixels):
+        channels = data.channels if data.channels is not None else pixels.read(0).shape[0]
+        pixels = convert_memory(pixels, channels, data.dataset)
+    else:
+        if data.channels is not None:
+            channels = data.channels
+        else:
+            channels = Probe(pixels if listing.sample is None else listing.sample).channels()
+        pixels, kept, bad = settle(pixels, channels, listing.identifiers, data.storage)
+        if other is not None and isinstance(other.pixels, EncodedPixels):
+            bad += scan(other.pixels, channels, other.identifiers)
+        if bad and data.bad_images == "stop":
+            raise bad_files_error(bad)
+        log_bad_files(bad)
+        if not kept:
+            raise DataError(
+                f"data.dataset={data.dataset}: none of {len(bad)} files{_at(listing)} can be read as an image, "
+                f"for example {bad[0].path} ({bad[0].reason}); check data.data_path"
+            )
+        identifiers = [listing.identifiers[index] for index in kept]
+        labels = None if listing.labels is None else listing.labels[kept]
+        listing = replace(listing, pixels=pixels, identifiers=identifiers, labels=labels)
+    labels = listing.labels
+    if labels is not None and bool((labels < 0).all()):
+        labels = None
+    return ImageDataset(
+        pixels,
+        name=data.dataset,
+        split=split,
+        channels=channels,
+        identifiers=listing.identifiers,
+        labels=labels,
+        class_names=listing.class_names if labels is not None else None,
+        bad_files=bad,
+        bad_images=data.bad_images,
+        description=listing.description,
+    )
+
+
+def _at(listing: Listing) -> str:
+    return f" at {listing.root}" if listing.root is not None else ""

@@ -1,0 +1,65 @@
+"""One call from a configuration to batches."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from hjepa.data.build import build_dataset
+from hjepa.data.dataset import Split
+from hjepa.data.evaluation import EvalLoader
+from hjepa.data.loader import TrainLoader
+from hjepa.data.statistics import measure_statistics
+
+if TYPE_CHECKING:
+    from hjepa.config import Config
+
+
+def build_dataloader(
+    config: Config, split: Split = "train", *, device: torch.device | str = "cpu"
+) -> TrainLoader | EvalLoader:
+    """The batches that a run of this configuration sees.
+
+    Args:
+        config: a whole configuration.
+        split: ``"train"`` gives a `TrainLoader`, ``"test"`` an `EvalLoader`.
+        device: where batches go.
+
+    Returns:
+        A loader; normalised by ``data.mean`` and ``data.std``, or by the training images' own where not given.
+
+    Raises:
+        UserError: as `build_dataset`, and for sizes that do not fit together.
+    """
+    device = torch.device(device)
+    size = config.geometry().image_size
+    data, seed = config.data, config.seed
+    dataset = build_dataset(data, split, seed=seed)
+    if data.mean is not None and data.std is not None:
+        mean, std = tuple(data.mean), tuple(data.std)
+    else:
+        train = dataset if split == "train" else build_dataset(data, "train", seed=seed)
+        mean, std = measure_statistics(train, seed)
+    if split == "train":
+        return TrainLoader(
+            dataset,
+            data,
+            size,
+            mean=mean,
+            std=std,
+            seed=seed,
+            accumulation_steps=config.training.accumulation_steps,
+            device=device,
+        )
+    return EvalLoader(
+        dataset,
+        None,
+        size,
+        mean=mean,
+        std=std,
+        batch_size=data.batch_size,
+        num_workers=data.num_workers,
+        device=device,
+        pin_memory=data.pin_memory,
+    )

@@ -1,0 +1,252 @@
+"""One split of a data set, in hand: pixels by index, labels where there are some, and what could not be read."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from hjepa.data.decode import UnreadableImageError, convert_channels, decode
+from hjepa.errors import DataError
+
+logger = logging.getLogger("hjepa")
+
+# One line per file up to here, then only a count: a log of a million lines helps nobody.
+MAX_LOGGED = 20
+
+Split = Literal["train", "test"]
+
+
+class BadFile(NamedTuple):
+    """A file that was found but could not be read."""
+
+    path: str
+    """As in `ImageDataset.identifiers`."""
+    reason: str
+    """Why, in a few words."""
+
+
+class Blobs(Protocol):
+    """Encoded files by number. Cheap to send to a worker process."""
+
+    def __len__(self) -> int:
+        """Number of files."""
+        ...
+
+    def load(self, index: int) -> bytes:
+        """The bytes of one file. Raises `OSError` when it cannot be read."""
+        ...
+
+
+class MemoryPixels:
+    """Decoded images in memory.
+
+    Args:
+        images: ``[N, C, h, w]``, or a list of ``[C, h, w]`` where sizes or types differ; uint8, uint16 or float32.
+    """
+
+    def __init__(self, images: Tensor | list[Tensor]) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all pixels."""
+        images = [self.images] if isinstance(self.images, Tensor) else self.images
+        return sum(image.numel() * image.element_size() for image in images)
+
+    def read(self, index: int) -> Tensor:
+        """One image, ``[C, h, w]``."""
+        return self.images[index]
+
+    def select(self, rows: Sequence[int] | Tensor) -> MemoryPixels:
+        """The images of some rows, in that order."""
+        if isinstance(self.images, Tensor):
+            return MemoryPixels(self.images[torch.as_tensor(rows, dtype=torch.int64)])
+        return MemoryPixels([self.images[int(row)] for row in rows])
+
+
+class EncodedPixels:
+    """Encoded images, decoded anew on every read.
+
+    Args:
+        blobs: the encoded files.
+        channels: channels that images are converted to; as stored when not given.
+        rows: which files, in order; all when not given.
+    """
+
+    def __init__(self, blobs: Blobs, channels: int | None = None, rows: Tensor | None = None) -> None:
+        self.blobs = blobs
+        self.channels = channels
+        self.rows = torch.arange(len(blobs)) if rows is None else rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def load(self, index: int) -> bytes:
+        """The encoded bytes of one image."""
+        return self.blobs.load(int(self.rows[index]))
+
+    def read(self, index: int) -> Tensor:
+        """One decoded image, ``[C, h, w]``. Raises `UnreadableImageError` with the reason."""
+        try:
+            data = self.load(index)
+        except FileNotFoundError:
+            raise UnreadableImageError("missing") from None
+        except OSError as error:
+            raise UnreadableImageError(error.strerror or type(error).__name__) from None
+        decoded = decode(data)
+        return decoded.pixels if self.channels is None else convert_channels(decoded, self.channels)
+
+    def select(self, rows: Sequence[int] | Tensor) -> EncodedPixels:
+        """The images of some rows, in that order."""
+        return EncodedPixels(self.blobs, self.channels, self.rows[torch.as_tensor(rows, dtype=torch.int64)])
+
+    def with_channels(self, channels: int) -> EncodedPixels:
+        """The same files, converted to ``channels`` channels."""
+        return EncodedPixels(self.blobs, channels, self.rows)
+
+
+Pixels = MemoryPixels | EncodedPixels
+
+
+class ImageDataset:
+    """One split of a data set.
+
+    Attributes:
+        name: name of the data set, ``data.dataset``.
+        description: a few words for tables, for example ``"shapes v1, 32x32"``.
+        split: ``"train"`` or ``"test"``.
+        labels: int64 ``[N]``, -1 where an image has none; None where no image has one.
+        class_names: names in the order of labels.
+        channels: channels of every image.
+        identifiers: file path relative to the root, or for example ``"cifar10/train/123"``.
+        bad_files: files found and left out, with reasons; see `build_dataset`. Files that turn out to be unreadable while workers
+            decode them are added as they are met.
+        bad_images: ``"skip"`` or ``"stop"``: what loaders do with such a file.
+    """
+
+    def __init__(
+        self,
+        pixels: Pixels,
+        *,
+        name: str,
+        split: Split,
+        channels: int,
+        identifiers: Sequence[str],
+        labels: Tensor | None = None,
+        class_names: tuple[str, ...] | None = None,
+        bad_files: list[BadFile] | None = None,
+        bad_images: Literal["skip", "stop"] = "skip",
+        description: str | None = None,
+    ) -> None:
+        if len(identifiers) != len(pixels) or (labels is not None and len(labels) != len(pixels)):
+            raise ValueError(f"{len(pixels)} images need as many identifiers and labels")
+        self.pixels = pixels
+        self.name = name
+        self.split = split
+        self.channels = channels
+        self.identifiers = identifiers
+        self.labels = labels
+        self.class_names = class_names
+        self.bad_files = [] if bad_files is None else bad_files
+        self.bad_images = bad_images
+        self.description = name if description is None else description
+        self._known_bad = {bad.path for bad in self.bad_files}
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __repr__(self) -> str:
+        classes = "no labels" if self.class_names is None else f"{len(self.class_names)} classes"
+        return (
+            f"ImageDataset({self.description}, {self.split}: {len(self)} images, {self.channels} channels, {classes})"
+        )
+
+    @property
+    def images(self) -> Tensor | None:
+        """All images as one tensor ``[N, C, h, w]``, where they are decoded in memory and of one size and type."""
+        if isinstance(self.pixels, MemoryPixels) and isinstance(self.pixels.images, Tensor):
+            return self.pixels.images
+        return None
+
+    @property
+    def decoded_bytes(self) -> int | None:
+        """Bytes of the decoded images where they lie in memory, else None."""
+        return self.pixels.nbytes if isinstance(self.pixels, MemoryPixels) else None
+
+    def read(self, index: int) -> Tensor:
+        """One image in its native size and type.
+
+        Returns:
+            ``[channels, h, w]``: uint8 (0 to 255), uint16 (0 to 65535) or float32 (0 to 1).
+
+        Raises:
+            IndexError: no such index.
+            DataError: the file cannot be read.
+        """
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        try:
+            return self.pixels.read(index % len(self))
+        except UnreadableImageError as error:
+            raise DataError(
+                f"{self.identifiers[index]}: {error}; repair or remove the file, or set data.bad_images=skip"
+            ) from None
+
+    def select(self, rows: Sequence[int] | Tensor) -> ImageDataset:
+        """The images of some rows as a data set of its own, in that order."""
+        rows = torch.as_tensor(rows, dtype=torch.int64)
+        return ImageDataset(
+            self.pixels.select(rows),
+            name=self.name,
+            split=self.split,
+            channels=self.channels,
+            identifiers=[self.identifiers[row] for row in rows.tolist()],
+            labels=None if self.labels is None else self.labels[rows],
+            class_names=self.class_names,
+            bad_files=list(self.bad_files),
+            bad_images=self.bad_images,
+            description=self.description,
+        )
+
+    def note_bad(self, bad: BadFile) -> None:
+        """Count a file that a loader could not read; one warning each for the first few.
+
+        Raises:
+            DataError: the policy is ``stop``.
+        """
+        if self.bad_images == "stop":
+            raise bad_files_error([bad])
+        if bad.path in self._known_bad:
+            return
+        self._known_bad.add(bad.path)
+        self.bad_files.append(bad)
+        if len(self.bad_files) <= MAX_LOGGED:
+            logger.warning("skipped %s: %s", *bad)
+        elif len(self.bad_files) == MAX_LOGGED + 1:
+            logger.warning("more files cannot be read; from here on they are skipped and only counted")
+
+
+def log_bad_files(bad_files: Sequence[BadFile]) -> None:
+    """One warning per skipped file, up to `MAX_LOGGED`, then a count."""
+    for bad in bad_files[:MAX_LOGGED]:
+        logger.warning("skipped %s: %s", *bad)
+    if len(bad_files) > MAX_LOGGED:
+        logger.warning("skipped %d more files that cannot be read", len(bad_files) - MAX_LOGGED)
+
+
+def bad_files_error(bad_files: Sequence[BadFile]) -> DataError:
+    """The one-line error for the policy ``stop``."""
+    first = ", ".join(f"{bad.path} ({bad.reason})" for bad in bad_files[:3])
+    more = f" and {len(bad_files) - 3} more" if len(bad_files) > 3 else ""
+    noun = "file" if len(bad_files) == 1 else "files"
+    return DataError(
+        f"data.bad_images=stop: {len(bad_files)} {noun} cannot be read: {first}{more}; "
+        "repair or remove them, or set data.bad_images=skip"
+    )

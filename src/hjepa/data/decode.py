@@ -1,0 +1,256 @@
+"""From the bytes of an image file to a tensor in its native size and type, strictly.
+
+Truncated or foreign files are errors with a reason, whatever Pillow's global switches say. What is done to pixels:
+
+* EXIF orientation is applied, so that a picture stands as its owner sees it.
+* Palettes, CMYK and other colour spaces become RGB; 1-bit images become greyscale.
+* Transparency is composited over white when channels are converted, as a viewer shows it: the colour stored under
+  transparent pixels is arbitrary and would leak invisible content into training.
+* 16-bit greyscale and 16-bit PNG colour stay uint16. Floating-point images must lie in [0, 1].
+* The pages of a TIFF, equal in size and greyscale, are the channels of one image; other animations give their
+  first frame. NumPy files (``.npy``) hold ``[h, w]`` or ``[C, h, w]``, for any number of channels.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".npy")
+
+# Weights of ITU-R BT.601, those of Pillow's mode L.
+LUMINANCE = (0.299, 0.587, 0.114)
+
+# Entries of Pillow's `info` that may hold an orientation; looking further costs as much as decoding a small image.
+_MAY_TURN = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"})
+
+_strict_lock = threading.Lock()
+
+
+class UnreadableImageError(Exception):
+    """The bytes are no image that can be used; the message is the reason in a few words."""
+
+
+class Decoded(NamedTuple):
+    """A decoded image."""
+
+    pixels: Tensor
+    """``[C, h, w]`` uint8, uint16 or float32."""
+    alpha: bool
+    """Whether the last channel is opacity."""
+
+
+def decode(data: bytes) -> Decoded:
+    """Decode one file.
+
+    Raises:
+        UnreadableImageError: empty, truncated, no image, or of a kind that cannot be used.
+    """
+    if not data:
+        raise UnreadableImageError("empty file")
+    if data[:6] == b"\x93NUMPY":
+        return Decoded(_decode_numpy(data), alpha=False)
+    # Pillow reduces 16-bit colour PNG to 8 bits; byte 24 is the bit depth, byte 25 the colour type (2, 4, 6: not grey).
+    if data[:8] == b"\x89PNG\r\n\x1a\n" and data[24:25] == b"\x10" and data[25:26] in (b"\x02", b"\x04", b"\x06"):
+        return _decode_png16(data)
+    return _decode_pillow(data)
+
+
+def convert_channels(decoded: Decoded, channels: int) -> Tensor:
+    """Convert to ``channels`` channels, keeping the type.
+
+    Returns:
+        ``[channels, h, w]``.
+
+    Raises:
+        UnreadableImageError: there is no way from the image's channels to those.
+    """
+    pixels, alpha = decoded
+    if pixels.shape[0] == channels and not (alpha and channels in (1, 3)):
+        return pixels
+    if alpha and channels in (1, 3):
+        pixels = _over_white(pixels)
+    converted = grey_to_colour(pixels, channels)
+    if converted is None:
+        raise UnreadableImageError(f"{decoded.pixels.shape[0]} channels, which cannot become data.channels={channels}")
+    return converted
+
+
+def grey_to_colour(pixels: Tensor, channels: int) -> Tensor | None:
+    """Greyscale to colour by repetition, colour to greyscale by luminance; None for any other pair.
+
+    Args:
+        pixels: ``[..., C, h, w]``.
+        channels: 1 or 3, or C itself.
+    """
+    have = pixels.shape[-3]
+    if have == channels:
+        return pixels
+    if have == 1 and channels == 3:
+        return torch.cat([pixels] * 3, dim=-3)
+    if have == 3 and channels == 1:
+        red, green, blue = (pixels.select(-3, i).to(torch.float32) for i in range(3))
+        grey = red * LUMINANCE[0] + green * LUMINANCE[1] + blue * LUMINANCE[2]
+        return _like(grey, pixels).unsqueeze(-3)
+    return None
+
+
+def unit_scale(dtype: torch.dtype) -> float:
+    """Factor that takes pixels of a type to [0, 1]."""
+    return {torch.uint8: 1 / 255, torch.uint16: 1 / 65535, torch.float32: 1.0}[dtype]
+
+
+def _like(values: Tensor, original: Tensor) -> Tensor:
+    if original.dtype == torch.float32:
+        return values
+    # Through int32: rounding to uint16 directly is not implemented on every device.
+    return values.round().to(torch.int32).to(original.dtype)
+
+
+def _over_white(pixels: Tensor) -> Tensor:
+    top = round(1 / unit_scale(pixels.dtype))
+    values = pixels.to(torch.float32)
+    opacity = values[-1:] / top
+    return _like(values[:-1] * opacity + (1 - opacity) * top, pixels)
+
+
+def _decode_png16(data: bytes) -> Decoded:
+    try:
+        # Deprecated there in favour of an optional package; Pillow would silently drop eight of the bits.
+        from torchvision.io import decode_png
+    except ImportError:
+        raise UnreadableImageError(
+            "16-bit colour PNG, which this version of torchvision does not read; store it as .npy"
+        ) from None
+    try:
+        pixels: Tensor = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+    except RuntimeError:
+        raise UnreadableImageError("truncated or damaged PNG") from None
+    return Decoded(pixels, alpha=pixels.shape[0] in (2, 4))
+
+
+def _decode_numpy(data: bytes) -> Tensor:
+    try:
+        array = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, OSError):
+        raise UnreadableImageError("truncated or damaged NumPy file") from None
+    if array.ndim == 2:
+        array = array[None]
+    if array.ndim != 3 or 0 in array.shape:
+        raise UnreadableImageError(f"an array of shape {array.shape}; [h, w] or [channels, h, w] is needed")
+    return _checked(array)
+
+
+def _checked(array: np.ndarray) -> Tensor:
+    if array.dtype.kind == "f":
+        array = array.astype(np.float32)
+        # Written so that NaN fails too.
+        if not (array.min() >= 0 and array.max() <= 1):
+            raise UnreadableImageError("floating-point values outside [0, 1]; scale them, or store uint8 or uint16")
+    elif array.dtype == np.uint16 or array.dtype.newbyteorder("=") == np.uint16:
+        array = array.astype(np.uint16)
+    elif array.dtype != np.uint8:
+        raise UnreadableImageError(f"values of type {array.dtype}; uint8, uint16 or floats in [0, 1] are needed")
+    return torch.from_numpy(np.array(array, order="C"))
+
+
+@contextmanager
+def _strict_pillow() -> Iterator[None]:
+    """Undo ``LOAD_TRUNCATED_IMAGES``, which other libraries switch on for the whole process."""
+    from PIL import ImageFile
+
+    if not ImageFile.LOAD_TRUNCATED_IMAGES:
+        yield
+        return
+    with _strict_lock:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+        try:
+            yield
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = True
+
+
+def _decode_pillow(data: bytes) -> Decoded:
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    with _strict_pillow():
+        try:
+            image: Image.Image = Image.open(io.BytesIO(data))
+            frames = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
+            if frames > 1:
+                pages = _pages(image, frames)
+                if pages is not None:
+                    return Decoded(pages, alpha=False)
+            image.load()
+            if not _MAY_TURN.isdisjoint(image.info):
+                image = ImageOps.exif_transpose(image)
+        except UnidentifiedImageError:
+            raise UnreadableImageError(_unidentified(data)) from None
+        except Image.DecompressionBombError:
+            raise UnreadableImageError("more than 178 million pixels") from None
+        except MemoryError:
+            raise
+        except Exception as error:
+            # Damaged bytes make Pillow's many readers fail in any way: OSError, SyntaxError, TypeError, zlib.error...
+            raise UnreadableImageError(f"truncated or damaged ({_one_line(error)})") from None
+    return _to_tensor(image)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _unidentified(data: bytes) -> str:
+    if data[:4] in (b"II*\x00", b"MM\x00*"):
+        return "a TIFF of a kind that cannot be read; store 16-bit colour as PNG and more channels as .npy"
+    return "not an image"
+
+
+def _pages(image: Image.Image, frames: int) -> Tensor | None:
+    """Greyscale pages of one size as channels, else None with the image back at its first page."""
+    size, mode = image.size, image.mode
+    pages = []
+    if mode == "L" or mode.startswith("I;16"):
+        for index in range(frames):
+            image.seek(index)
+            if image.size != size or image.mode != mode:
+                break
+            pages.append(np.asarray(image))
+    if len(pages) == frames:
+        return _checked(np.stack(pages))
+    image.seek(0)
+    return None
+
+
+def _to_tensor(image: Image.Image) -> Decoded:
+    mode = image.mode
+    if mode.startswith("I;16") or mode == "F":
+        return Decoded(_checked(np.asarray(image)[None]), alpha=False)
+    if mode == "I":
+        array = np.asarray(image)
+        if array.min() < 0 or array.max() > 65535:
+            raise UnreadableImageError("32-bit integers beyond 16 bits; store uint8 or uint16")
+        return Decoded(torch.from_numpy(array.astype(np.uint16)[None]), alpha=False)
+    if mode in ("La", "RGBa"):
+        image = image.convert(mode.upper())
+    elif mode == "PA" or "transparency" in image.info:
+        image = image.convert("RGBA")
+        if mode in ("1", "L"):
+            image = image.convert("LA")
+    elif mode == "1":
+        image = image.convert("L")
+    elif mode not in ("L", "LA", "RGB", "RGBA"):
+        image = image.convert("RGB")
+    array = np.array(image)
+    array = array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
+    return Decoded(torch.from_numpy(array), alpha=image.mode in ("LA", "RGBA"))

@@ -1,0 +1,142 @@
+"""What a data set really holds: counts, sizes, types, classes, bad files, and pictures in both splits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from hjepa.data.build import build_dataset
+from hjepa.data.dataset import BadFile, ImageDataset
+from hjepa.data.decode import UnreadableImageError
+from hjepa.errors import DataError
+
+if TYPE_CHECKING:
+    from hjepa.config import DataConfig
+
+
+class Duplicate(NamedTuple):
+    """One picture that stands in both splits, pixel by pixel."""
+
+    train: int
+    """Index in the training split."""
+    test: int
+    """Index in the test split."""
+
+
+@dataclass
+class SplitReport:
+    """What one split holds."""
+
+    images: int
+    """Readable images."""
+    sizes: dict[tuple[int, int], int]
+    """Images by (height, width), most frequent first."""
+    types: dict[str, int]
+    """Images by pixel type: uint8, uint16, float32."""
+    classes: dict[str, int]
+    """Images by class name, in the order of labels; empty without labels."""
+    unlabelled: int
+    """Images without a label."""
+    bad_files: list[BadFile]
+    """Files left out."""
+
+
+@dataclass
+class IntegrityReport:
+    """What a data set holds."""
+
+    description: str
+    """The data set in a few words."""
+    channels: int
+    """Channels of every image."""
+    splits: dict[str, SplitReport]
+    """``"train"`` and, where there is one, ``"test"``."""
+    duplicates: list[tuple[str, str]] = field(default_factory=list)
+    """Pictures in both splits: identifiers in train and test."""
+    missing_test: str | None = None
+    """Why there is no test split, where there is none."""
+
+    @property
+    def bad_files(self) -> list[BadFile]:
+        """Bad files of both splits, each once."""
+        return list(dict.fromkeys(bad for split in self.splits.values() for bad in split.bad_files))
+
+
+def duplicates(train: ImageDataset, test: ImageDataset) -> list[Duplicate]:
+    """Every test picture that is also in train, by a hash of size, type and decoded pixels.
+
+    Pictures repeated within one split count once: each test image is paired with its first twin in train.
+    """
+    return _pairs(
+        [(index, digest) for index, digest, _ in _digests(train)],
+        [(index, digest) for index, digest, _ in _digests(test)],
+    )
+
+
+def check_dataset(data: DataConfig, seed: int = 0) -> IntegrityReport:
+    """Read every image of both splits once and say what is there.
+
+    Args:
+        data: the ``data`` section. ``data.subset`` is respected.
+        seed: of the run; draws the split where the set has none.
+
+    Raises:
+        DataError: as `hjepa.data.build_dataset`; under ``data.bad_images=stop`` also for the first bad file.
+    """
+    train = build_dataset(data, "train", seed=seed)
+    report = IntegrityReport(train.description, train.channels, {})
+    report.splits["train"], train_rows = _inspect(train)
+    try:
+        test = build_dataset(data, "test", seed=seed)
+    except DataError as error:
+        if data.bad_images == "stop":
+            raise
+        report.missing_test = str(error)
+        return report
+    report.splits["test"], test_rows = _inspect(test)
+    report.duplicates = [
+        (train.identifiers[pair.train], test.identifiers[pair.test]) for pair in _pairs(train_rows, test_rows)
+    ]
+    return report
+
+
+def _pairs(train: list[tuple[int, bytes]], test: list[tuple[int, bytes]]) -> list[Duplicate]:
+    # Reversed, so that the first of several equal training images stays in the table.
+    first = {digest: index for index, digest in reversed(train)}
+    return [Duplicate(first[digest], index) for index, digest in test if digest in first]
+
+
+def _inspect(dataset: ImageDataset) -> tuple[SplitReport, list[tuple[int, bytes]]]:
+    """The report of a split, and index and hash of its images."""
+    sizes: Counter[tuple[int, int]] = Counter()
+    types: Counter[str] = Counter()
+    rows: list[tuple[int, bytes]] = []
+    for index, digest, (height, width, kind) in _digests(dataset):
+        sizes[height, width] += 1
+        types[kind] += 1
+        rows.append((index, digest))
+    classes: dict[str, int] = {}
+    unlabelled = len(rows)
+    if dataset.labels is not None and dataset.class_names is not None:
+        counts = Counter(dataset.labels[[index for index, _ in rows]].tolist())
+        classes = {name: counts[label] for label, name in enumerate(dataset.class_names)}
+        unlabelled = counts[-1]
+    report = SplitReport(len(rows), dict(sizes.most_common()), dict(types), classes, unlabelled, dataset.bad_files)
+    return report, rows
+
+
+def _digests(dataset: ImageDataset) -> Iterator[tuple[int, bytes, tuple[int, int, str]]]:
+    """Index, hash, and (height, width, type) of every image that can be read."""
+    for index in range(len(dataset)):
+        try:
+            image = dataset.pixels.read(index)
+        except UnreadableImageError as error:
+            dataset.note_bad(BadFile(dataset.identifiers[index], str(error)))
+            continue
+        kind = str(image.dtype).removeprefix("torch.")
+        digest = hashlib.blake2b(f"{kind}{tuple(image.shape)}".encode(), digest_size=16)
+        digest.update(image.contiguous().numpy().data)
+        yield index, digest.digest(), (image.shape[1], image.shape[2], kind)

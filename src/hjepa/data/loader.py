@@ -1,0 +1,216 @@
+"""Batches of augmented training images, the same for any number of processes, workers and accumulation steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hjepa.data.crops import augmentation_draws, jitter_factors, random_crops
+from hjepa.data.dataset import ImageDataset, MemoryPixels
+from hjepa.data.decode import unit_scale
+from hjepa.data.order import StepOrder, micro_batch
+from hjepa.data.photometric import color_jitter, normalise
+from hjepa.data.resample import crop_batch, crop_one
+from hjepa.data.storage import MEMORY_LIMIT
+from hjepa.data.workers import Job, JobSampler, Preparation, job_loader, note_bad
+from hjepa.errors import DataError, UserError
+
+if TYPE_CHECKING:
+    from hjepa.config import DataConfig
+
+
+class Batch(NamedTuple):
+    """What a model sees."""
+
+    images: Tensor
+    """float32 ``[B, C, H, W]``, normalised, on the device."""
+    indices: Tensor
+    """int64 ``[B]`` into the data set, on the CPU."""
+
+
+class TrainLoader:
+    """Training batches by optimiser step.
+
+    A step has ``global_batch = batch_size * accumulation_steps * world_size`` positions; micro-batch m of rank r holds
+    the positions from ``(m * world_size + r) * batch_size`` on. Which image stands at a position and how it is cut
+    follows from (seed, step, position) alone.
+
+    Args:
+        dataset: the training split.
+        data: the ``data`` section: batch size, augmentation, storage, workers.
+        image_size: (H, W) of the batches.
+        mean: per channel, in [0, 1].
+        std: per channel.
+        seed: of the run.
+        accumulation_steps: forward passes per optimiser step.
+        rank: this process.
+        world_size: number of processes.
+        device: where batches go, and where images lie with ``storage`` ``"device"``.
+
+    Attributes:
+        storage: ``"device"`` (images lie there and are cut in batches) or ``"workers"`` (cut one by one as they are
+            read).
+        global_batch: images per optimiser step.
+        steps_per_epoch: optimiser steps per pass; the rest of a pass that fills no step is dropped.
+
+    Raises:
+        UserError: ``mean`` or ``std`` do not have one value per channel.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        data: DataConfig,
+        image_size: tuple[int, int],
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        seed: int,
+        accumulation_steps: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device,
+    ) -> None:
+        check_statistics(dataset, mean, std)
+        self.dataset = dataset
+        self.device = device
+        self.image_size = image_size
+        self._mean, self._std = tuple(mean), tuple(std)
+        self._seed = seed
+        self._augmentation = data.augmentation
+        self._batch_size = data.batch_size
+        self._accumulation_steps = accumulation_steps
+        self._rank, self._world_size = rank, world_size
+        self.global_batch = data.batch_size * accumulation_steps * world_size
+        self._order = StepOrder(len(dataset), self.global_batch, seed)
+        self.steps_per_epoch = self._order.steps_per_epoch
+        self.storage: Literal["device", "workers"] = _storage(dataset, data)
+        if self.storage == "device":
+            self._images = _on_device(dataset, device)
+        else:
+            self._sampler = JobSampler()
+            self._loader = job_loader(
+                Preparation(
+                    dataset.pixels,
+                    image_size,
+                    partial(random_crops, augmentation=data.augmentation),
+                    substitute=data.bad_images == "skip",
+                ),
+                self._sampler,
+                num_workers=data.num_workers,
+                prefetch_factor=data.prefetch_factor,
+                pin_memory=data.pin_memory and device.type == "cuda",
+                persistent=True,
+            )
+
+    def batches(self, start_step: int, stop_step: int) -> Iterator[Batch]:
+        """The batches of the steps from ``start_step`` up to, not including, ``stop_step``.
+
+        Yields ``accumulation_steps`` batches per step, in the order (step, micro-batch).
+
+        Raises:
+            DataError: a file cannot be read and the policy is ``stop``, or nothing readable was found.
+        """
+        return (
+            self._from_device(start_step, stop_step)
+            if self.storage == "device"
+            else self._from_workers(start_step, stop_step)
+        )
+
+    def _plan(self, start_step: int, stop_step: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Indices ``[B]`` and draws ``[B, D]`` of every micro-batch of this process."""
+        for step in range(start_step, stop_step):
+            indices = self._order.indices(step)
+            draws = augmentation_draws(self._seed, step, self.global_batch)
+            for number in range(self._accumulation_steps):
+                here = micro_batch(self._batch_size, self._world_size, self._rank, number)
+                yield indices[here], draws[here]
+
+    def _from_device(self, start_step: int, stop_step: int) -> Iterator[Batch]:
+        for indices, draws in self._plan(start_step, stop_step):
+            if isinstance(self._images, Tensor):
+                height, width = self._images.shape[2:]
+                crops = random_crops(
+                    draws, np.tile([[height, width]], (len(draws), 1)), self.image_size, self._augmentation
+                )
+                where = torch.from_numpy(indices)
+                images = crop_batch(
+                    self._images[where.to(self.device)],
+                    torch.from_numpy(crops.boxes).to(self.device),
+                    torch.from_numpy(crops.flips).to(self.device),
+                    self.image_size,
+                )
+            else:
+                chosen = [self._images[index] for index in indices.tolist()]
+                sizes = np.array([image.shape[1:] for image in chosen])
+                crops = random_crops(draws, sizes, self.image_size, self._augmentation)
+                images = torch.stack(
+                    [
+                        crop_one(image, (box[0], box[1], box[2], box[3]), flip, self.image_size)
+                        for image, box, flip in zip(chosen, crops.boxes.tolist(), crops.flips.tolist(), strict=True)
+                    ]
+                )
+                where = torch.from_numpy(indices)
+            yield Batch(self._finish(images, draws), where)
+
+    def _from_workers(self, start_step: int, stop_step: int) -> Iterator[Batch]:
+        def jobs() -> Iterator[list[Job]]:
+            for indices, draws in self._plan(start_step, stop_step):
+                yield [Job(index, row) for index, row in zip(indices.tolist(), draws, strict=True)]
+
+        self._sampler.batches = jobs
+        for prepared in self._loader:
+            note_bad(self.dataset, prepared.bad)
+            if len(prepared.indices) < self._batch_size:
+                raise DataError(
+                    f"data.dataset={self.dataset.name}: too many files in a row cannot be read "
+                    f"({len(self.dataset.bad_files)} so far); check data.data_path with `hjepa data check`"
+                )
+            images = prepared.images.to(self.device, non_blocking=True)
+            if images.dtype == torch.uint8:
+                images = images.to(torch.float32).mul_(unit_scale(torch.uint8))
+            yield Batch(self._finish(images, prepared.draws.numpy()), prepared.indices)
+
+    def _finish(self, images: Tensor, draws: np.ndarray) -> Tensor:
+        strength = self._augmentation.color_jitter
+        if strength:
+            images = color_jitter(images, torch.from_numpy(jitter_factors(draws, strength)).to(self.device))
+        return normalise(images, self._mean, self._std)
+
+
+def check_statistics(dataset: ImageDataset, mean: Sequence[float], std: Sequence[float]) -> None:
+    """One value per channel, or a `UserError`."""
+    for key, values in (("mean", mean), ("std", std)):
+        if len(values) != dataset.channels:
+            raise UserError(
+                f"data.{key}: {len(values)} values for images of {dataset.channels} channels; give one per channel, "
+                "or set data.channels"
+            )
+
+
+def _storage(dataset: ImageDataset, data: DataConfig) -> Literal["device", "workers"]:
+    if data.storage != "auto":
+        return data.storage
+    decoded = dataset.decoded_bytes
+    return "device" if decoded is not None and decoded <= MEMORY_LIMIT else "workers"
+
+
+def _on_device(dataset: ImageDataset, device: torch.device) -> Tensor | list[Tensor]:
+    if not isinstance(dataset.pixels, MemoryPixels):
+        raise UserError("data.storage=device: the data set was built for workers; build it with the same data section")
+    images = dataset.pixels.images
+    if isinstance(images, Tensor):
+        return _portable(images, device)
+    return [_portable(image, device) for image in images]
+
+
+def _portable(images: Tensor, device: torch.device) -> Tensor:
+    if device.type == "mps" and images.dtype == torch.uint16:
+        # Apple's backend has no unsigned 16-bit integers.
+        images = images.to(torch.float32) * unit_scale(images.dtype)
+    return images.to(device)

@@ -1,0 +1,60 @@
+"""``imagenet`` and ``imagenet100``: ILSVRC 2012 from an extracted copy; its licence allows no automatic download."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hjepa.data.dataset import Split
+from hjepa.data.listing import Listing
+from hjepa.data.sources import folder
+from hjepa.errors import DataError
+
+if TYPE_CHECKING:
+    from hjepa.config import DataConfig
+
+_DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
+_ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
+
+
+def find(data: DataConfig, split: Split, path: Path) -> Listing:
+    """List ``<path>/train/<wnid>/*.JPEG`` or ``<path>/val/<wnid>/*.JPEG``; the test split is ``val``.
+
+    Where a split's folder is missing but its archive and the development kit lie in ``path``, they are extracted
+    there first. ``imagenet100`` needs ``data.classes_file`` unless exactly 100 class folders are there: its list of
+    classes differs between publications.
+
+    Raises:
+        DataError: nothing there, or no class list; with instructions.
+    """
+    for part in ("train", "val"):
+        if not (path / part).is_dir():
+            _extract(data.dataset, path, part)
+    listing = folder.list_split(path, split, {"train": path / "train", "test": path / "val"}, data.dataset)
+    classes = 0 if listing.class_names is None else len(listing.class_names)
+    if data.dataset == "imagenet100" and data.classes_file is None and classes != 100:
+        raise DataError(
+            f"data.dataset=imagenet100: {path} has {classes} class folders; set data.classes_file to a text file "
+            "with the 100 folder names (such as n01440764) to use, one per line"
+        )
+    return listing
+
+
+def _extract(name: str, path: Path, part: str) -> None:
+    archive = _ARCHIVES[part]
+    if not (path / archive).is_file() or not (path / _DEVKIT).is_file():
+        raise DataError(
+            f"data.dataset={name}: {path / part} does not exist; the licence forbids an automatic download: "
+            f"register at https://image-net.org, download {_ARCHIVES['train']}, {_ARCHIVES['val']} and {_DEVKIT} "
+            f"(ILSVRC 2012) into {path} and run again, or set data.data_path to the folder of an extracted copy "
+            "(train/<wnid>/*.JPEG and val/<wnid>/*.JPEG)"
+        )
+    from torchvision.datasets import ImageNet
+
+    try:
+        ImageNet(str(path), split=part)
+    except (RuntimeError, OSError, EOFError) as error:
+        raise DataError(
+            f"data.dataset={name}: {path / archive} cannot be extracted ({' '.join(str(error).split())}); "
+            "download it again, or extract it by hand"
+        ) from None

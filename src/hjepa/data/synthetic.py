@@ -1,0 +1,31 @@
+"""Noise in the place of pictures: measures speed without anything to read."""
+
+from __future__ import annotations
+
+import torch
+
+from hjepa.data.dataset import ImageDataset, MemoryPixels
+
+
+def random_dataset(count: int, channels: int, image_size: tuple[int, int], *, seed: int = 0) -> ImageDataset:
+    """Unlabelled images of uniform noise in memory.
+
+    Args:
+        count: number of images, at least 1.
+        channels: of every image.
+        image_size: (h, w) in pixels.
+        seed: same seed, same noise.
+
+    Returns:
+        A training split of uint8 images.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (count, channels, *image_size), dtype=torch.uint8, generator=generator)
+    return ImageDataset(
+        MemoryPixels(images),
+        name="noise",
+        split="train",
+        channels=channels,
+        identifiers=[f"noise/{index}" for index in range(count)],
+        description=f"noise, {image_size[0]}x{image_size[1]}",
+    )

@@ -1,0 +1,150 @@
+"""The worker path: images decoded and cropped one by one, in other processes where there are any.
+
+Workers hold no random state. What to do with an image (its index, box and mirror draws) is decided by the sampler in
+the main process from (seed, step, position), so that their number changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from hjepa.data.crops import Crops, centre_boxes
+from hjepa.data.dataset import BadFile, EncodedPixels, ImageDataset, Pixels
+from hjepa.data.decode import UnreadableImageError
+from hjepa.data.resample import crop_one
+
+CropRule = Callable[[np.ndarray, np.ndarray, tuple[int, int]], Crops]
+"""(draws ``[B, D]``, sizes ``[B, 2]``, output size) to `Crops`; must be picklable."""
+
+# A run of this many unreadable files in a row is no accident.
+_SUBSTITUTES = 100
+
+
+class Job(NamedTuple):
+    """One image to prepare."""
+
+    row: int
+    """Its index in the data set."""
+    draws: np.ndarray
+    """float64 ``[D]``, empty for evaluation."""
+
+
+class Prepared(NamedTuple):
+    """A batch as workers hand it over."""
+
+    images: Tensor
+    """``[B, C, H, W]``: uint8, or float32 in [0, 1] where a source has more than 8 bits."""
+    indices: Tensor
+    """int64 ``[B]``, of the images really used."""
+    draws: Tensor
+    """float64 ``[B, D]``."""
+    bad: list[tuple[int, str]]
+    """Index and reason of every file met that cannot be read."""
+
+
+class Preparation(Dataset[tuple[Tensor | None, int, np.ndarray, list[tuple[int, str]]]]):
+    """Decodes and cuts single images.
+
+    Args:
+        pixels: the images.
+        out_size: (H, W).
+        rule: how to cut.
+        substitute: whether the next readable image takes the place of one that cannot be read.
+    """
+
+    def __init__(self, pixels: Pixels, out_size: tuple[int, int], rule: CropRule, *, substitute: bool) -> None:
+        self.pixels = pixels
+        self.out_size = out_size
+        self.rule = rule
+        self.substitute = substitute
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, job: Job) -> tuple[Tensor | None, int, np.ndarray, list[tuple[int, str]]]:
+        bad: list[tuple[int, str]] = []
+        for attempt in range(min(_SUBSTITUTES, len(self)) if self.substitute else 1):
+            index = (job.row + attempt) % len(self)
+            try:
+                image = self.pixels.read(index)
+            except UnreadableImageError as error:
+                bad.append((index, str(error)))
+                continue
+            return self._cut(image, job.draws), index, job.draws, bad
+        return None, job.row, job.draws, bad
+
+    def _cut(self, image: Tensor, draws: np.ndarray) -> Tensor:
+        boxes, flips = self.rule(draws[None], np.array([image.shape[1:]]), self.out_size)
+        top, left, height, width = boxes[0].tolist()
+        cut = crop_one(image, (top, left, height, width), bool(flips[0]), self.out_size)
+        # 8-bit images travel as 8 bits: a quarter of the memory between processes, half a grey level of rounding.
+        return (cut * 255).round_().to(torch.uint8) if image.dtype == torch.uint8 else cut
+
+
+def collate(items: list[tuple[Tensor | None, int, np.ndarray, list[tuple[int, str]]]]) -> Prepared:
+    """Stack what could be read."""
+    bad = [entry for item in items for entry in item[3]]
+    read = [(image, index, draws) for image, index, draws, _ in items if image is not None]
+    images = [image for image, _, _ in read]
+    if len({image.dtype for image in images}) > 1:
+        images = [image.to(torch.float32) / 255 if image.dtype == torch.uint8 else image for image in images]
+    return Prepared(
+        torch.stack(images) if images else torch.empty(0),
+        torch.tensor([index for _, index, _ in read], dtype=torch.int64),
+        torch.from_numpy(np.stack([draws for _, _, draws in read])) if read else torch.empty(0, 0),
+        bad,
+    )
+
+
+class JobSampler(Sampler[list[Job]]):
+    """Hands out the lists of jobs of whatever was asked for last; can start anywhere."""
+
+    def __init__(self) -> None:
+        self.batches: Callable[[], Iterator[list[Job]]] = lambda: iter(())
+
+    def __iter__(self) -> Iterator[list[Job]]:
+        return self.batches()
+
+
+def centre_rule(draws: np.ndarray, sizes: np.ndarray, out_size: tuple[int, int]) -> Crops:
+    """The evaluation view: the largest centred box, never mirrored."""
+    return Crops(centre_boxes(sizes, out_size), np.zeros(len(draws), dtype=bool))
+
+
+def job_loader(
+    preparation: Preparation,
+    sampler: JobSampler,
+    *,
+    num_workers: int,
+    prefetch_factor: int,
+    pin_memory: bool,
+    persistent: bool,
+) -> DataLoader[Any]:
+    """A `DataLoader` over jobs. Draws nothing from the global generator."""
+    return DataLoader(
+        preparation,
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=num_workers,
+        prefetch_factor=prefetch_factor if num_workers else None,
+        persistent_workers=persistent and num_workers > 0,
+        pin_memory=pin_memory,
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+def note_bad(dataset: ImageDataset, bad: list[tuple[int, str]]) -> None:
+    """Count files that a worker could not read. Raises `DataError` under the policy ``stop``."""
+    for index, reason in bad:
+        dataset.note_bad(BadFile(dataset.identifiers[index], reason))
+
+
+def reads_files(dataset: ImageDataset) -> bool:
+    """Whether images are decoded on every read, so that worker processes help."""
+    return isinstance(dataset.pixels, EncodedPixels)

@@ -1,0 +1,19 @@
+"""The one exception that a user is meant to read."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """Something the user can put right: a bad key, a missing file, an impossible combination.
+
+    The message is one line that says what is wrong, where, and what would do. The command line prints it
+    without a traceback and exits with code 2; library callers may catch it as a ``ValueError``.
+    """
+
+
+class DataError(UserError):
+    """Images or labels that cannot be read, found or matched."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is damaged, foreign, or does not belong to this configuration."""

@@ -1,0 +1,266 @@
+"""Evaluation of a checkpoint against honest controls: one function, one table, one ``results.json``."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hjepa.data import build_dataset
+from hjepa.errors import UserError
+from hjepa.evaluation.controls import pixel_components, pixel_size, pixels
+from hjepa.evaluation.features import View, encode, level_encoder
+from hjepa.evaluation.results import origin, results_path, write_results
+from hjepa.evaluation.sample import draw_test, draw_train
+from hjepa.evaluation.scores import Representation, Task, knn_scores, probe_scores, side_by_side
+from hjepa.evaluation.settings import (
+    MAIN_K,
+    check_k,
+    check_levels,
+    evaluation_config,
+    is_other_data,
+    parse_eval_types,
+)
+from hjepa.metrics import cka_matrix, rankme
+from hjepa.training import TrainedRun, load_run, untrained_model
+
+if TYPE_CHECKING:
+    from hjepa.config import Config
+    from hjepa.data import ImageDataset
+
+log = logging.getLogger("hjepa")
+
+
+def evaluate(
+    checkpoint: str | Path,
+    *,
+    dataset: str | None = None,
+    data_path: str | Path | None = None,
+    eval_type: str | Sequence[str] = "all",
+    k_values: Sequence[int] | None = None,
+    levels: Sequence[int] | None = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    output: str | Path | None = None,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+) -> dict[str, Any]:
+    """Evaluate a trained model beside raw pixels, their principal components and its own untrained copy.
+
+    Features are computed once: mean over cells of the target encoder's features at every level, on at most
+    ``evaluation.train_images`` training images (balanced over classes) and ``evaluation.test_images`` test images.
+    Everything is fitted and chosen on training images; test images are read once. Without labels the linear probe
+    and k-NN are skipped, which the log and the results say.
+
+    Args:
+        checkpoint: a ``.pth`` file or a run folder (its last checkpoint).
+        dataset: another data set than the run's, by name.
+        data_path: where it lies.
+        eval_type: ``linear_probe``, ``knn`` or ``all``; with commas or as a sequence.
+        k_values: numbers of neighbours; 20 stands for k-NN in the results where it is among them, otherwise the
+            largest. 1, 5, 10 and 20 when not given, as far as there are training images.
+        levels: levels to report one by one; all when not given. ``trained`` and ``untrained`` are always all levels
+            together.
+        batch_size: images per forward pass; at least 64 when not given.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:<n>`` or ``mps``.
+        output: the file to write. When not given ``results.json`` in the run folder, or for another data set
+            ``results_<dataset>.json``.
+        overrides: ``["section.key=value", ...]``, or a mapping from dotted keys, for keys that choose or read images.
+
+    Returns:
+        what was written; accuracies are between 0 and 1. See ``docs/evaluation.md`` for the keys.
+
+    Raises:
+        UserError: nothing at ``checkpoint``, no such data, an argument out of range, features that are not finite, or
+            an output file that cannot be written.
+    """
+    types = parse_eval_types(eval_type)
+    run = load_run(checkpoint, device=device)
+    config = evaluation_config(
+        run.config,
+        run.channels,
+        dataset=dataset,
+        data_path=data_path,
+        batch_size=batch_size,
+        overrides=overrides,
+    )
+    wanted_levels = check_levels(levels, run.model.num_levels)
+    path = results_path(run, config, output, other_data=is_other_data(run.config, config))
+    with _exact_products():
+        features = _features(run, config, k_values if "knn" in types else None)
+        results = _results(run, config, features, types, wanted_levels, k_values)
+    write_results(path, results)
+    log.info("wrote %s", path)
+    return results
+
+
+@dataclass(frozen=True)
+class _Features:
+    """Everything that one pass over both splits yields. `task` is the reason where labels do not make one."""
+
+    representations: list[Representation]
+    task: Task | str
+    description: str
+
+
+def _features(run: TrainedRun, config: Config, k_values: Sequence[int] | None) -> _Features:
+    model, seed = run.model, config.seed
+    device = next(model.parameters()).device
+    view = View(
+        image_size=model.geometry.image_size,
+        mean=run.mean,
+        std=run.std,
+        device=device,
+        batch_size=config.data.batch_size,
+        num_workers=config.data.num_workers,
+        pin_memory=config.data.pin_memory,
+    )
+    encoders = {
+        "trained": level_encoder(model),
+        "untrained": level_encoder(untrained_model(run)),
+        "pixels": pixels,
+    }
+    train = build_dataset(config.data, "train", seed=seed)
+    test = build_dataset(config.data, "test", seed=seed)
+    limits = config.evaluation
+    train_rows = draw_train(train.labels, len(train), limits.train_images, seed)
+    test_rows = draw_test(test.labels, len(test), limits.test_images, seed)
+    check_k(k_values, len(train_rows))  # before the minutes that encoding may take
+    log.info(
+        "evaluation: encoding %d training and %d test images of %s",
+        len(train_rows),
+        len(test_rows),
+        train.description,
+    )
+    train_features, train_rows = encode(train, train_rows, encoders, view)
+    test_features, test_rows = encode(test, test_rows, encoders, view)
+    _check_finite(train_features["trained"], run.checkpoint)
+    components = pixel_components(train_features["pixels"], test_features["pixels"])
+    home = torch.device("cpu") if device.type == "mps" else device  # the solvers need float64
+    representations = []
+    for name in ("trained", "untrained"):
+        both = (train_features[name].to(home), test_features[name].to(home))
+        representations.append(Representation(name, *(list(f.chunk(model.num_levels, dim=1)) for f in both)))
+    representations.append(
+        Representation("pixels", [train_features["pixels"].to(home)], [test_features["pixels"].to(home)])
+    )
+    representations.append(Representation("pca", [components[0].to(home)], [components[1].to(home)]))
+    task = _task(train, train_rows, test, test_rows, seed)
+    return _Features(representations, task, train.description)
+
+
+def _task(train: ImageDataset, train_rows: Tensor, test: ImageDataset, test_rows: Tensor, seed: int) -> Task | str:
+    """The classification, or why there is none."""
+    if train.labels is None or test.labels is None:
+        split = "training" if train.labels is None else "test"
+        return "no labels" if train.labels is test.labels else f"no labels in the {split} split"
+    train_labels, test_labels = train.labels[train_rows], test.labels[test_rows]
+    if len(torch.unique(train_labels)) < 2:
+        return "images of one class only"
+    named = 0 if train.class_names is None else len(train.class_names)
+    classes = max(named, int(train_labels.max()) + 1, int(test_labels.max()) + 1)
+    return Task(train_labels, test_labels, classes, seed)
+
+
+def _results(
+    run: TrainedRun,
+    config: Config,
+    features: _Features,
+    types: Sequence[str],
+    levels: Sequence[int],
+    k_values: Sequence[int] | None,
+) -> dict[str, Any]:
+    trained, untrained = features.representations[:2]
+    train_images, test_images = len(trained.train[0]), len(trained.test[0])
+    task = None if isinstance(features.task, str) else features.task
+    results: dict[str, Any] = {}
+    if "linear_probe" in types:
+        results["linear_probe"] = _linear_probe(features, levels)
+    if "knn" in types:
+        results["knn"] = _knn(features, levels, k_values)
+    results["rank"] = {
+        "trained": rankme(side_by_side(trained.train)),
+        "untrained": rankme(side_by_side(untrained.train)),
+        "levels": [
+            {
+                "level": level,
+                "trained": rankme(trained.train[level]),
+                "untrained": rankme(untrained.train[level]),
+            }
+            for level in levels
+        ],
+        "width": trained.train[0].shape[1],
+        "images": train_images,
+    }
+    # NaN (a level that says the same of every image) is no JSON; null is.
+    results["cka"] = [[None if math.isnan(v) else v for v in row] for row in cka_matrix(trained.train).tolist()]
+    return results | {
+        "dataset": config.data.dataset,
+        "description": features.description,
+        "train_images": train_images,
+        "test_images": test_images,
+        "classes": None if task is None else task.num_classes,
+        "chance": None if task is None else task.chance,
+        "majority": None if task is None else task.majority,
+        "protocol": _protocol(run, train_images, test_images),
+        **origin(run),
+    }
+
+
+def _linear_probe(features: _Features, levels: Sequence[int]) -> dict[str, Any]:
+    task = features.task
+    if not isinstance(task, str) and int(torch.bincount(task.train_labels).max()) < 2:
+        task = "no class with two training images"  # none to hold out for the choice of l2
+    if isinstance(task, str):
+        log.warning("linear probe skipped: %s", task)
+        return {"skipped": task}
+    log.info("evaluation: linear probe")
+    return probe_scores(features.representations, task, levels)
+
+
+def _knn(features: _Features, levels: Sequence[int], k_values: Sequence[int] | None) -> dict[str, Any]:
+    task = features.task
+    if isinstance(task, str):
+        log.warning("k-NN skipped: %s", task)
+        return {"skipped": task}
+    values, main_k = check_k(k_values, len(task.train_labels))
+    if k_values is None and main_k < MAIN_K:
+        log.warning("k-NN: k=%d, since there are only %d training images", main_k, len(task.train_labels))
+    log.info("evaluation: k-NN")
+    return knn_scores(features.representations, task, levels, values, main_k)
+
+
+def _check_finite(features: Tensor, checkpoint: Path) -> None:
+    if not torch.isfinite(features).all():
+        raise UserError(
+            f"{checkpoint}: its features are NaN or infinite, so the run has diverged; use an earlier checkpoint"
+        )
+
+
+def _protocol(run: TrainedRun, train_images: int, test_images: int) -> str:
+    height, width = pixel_size(run.model.geometry.image_size)
+    return (
+        f"Target encoder, features averaged over cells, {train_images} training images (balanced over classes) and "
+        f"{test_images} test images, no augmentation. Linear probe: features standardised with training statistics, "
+        "multinomial logistic regression solved by L-BFGS, L2 chosen on a stratified tenth of the training images, "
+        "refitted on all of them, test read once. k-NN: cosine, uniform vote, each level at unit length. `trained` and "
+        "`untrained` are all levels side by side; untrained means the step-0 weights of the same run. Raw pixels at "
+        f"{height}x{width}; PCA of these pixels fitted on training images. Rank: RankMe of the training features."
+    )
+
+
+@contextlib.contextmanager
+def _exact_products() -> Iterator[None]:
+    """Full float32 matrix products: a solver stalls on the three digits of TensorFloat-32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -1,0 +1,70 @@
+"""The file that an evaluation leaves behind: where it goes, what it came from, and writing it in one step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hjepa.config import dump_config
+from hjepa.errors import UserError
+from hjepa.training.run_folder import git_commit, write_atomically
+
+if TYPE_CHECKING:
+    from hjepa.config import Config
+    from hjepa.training import TrainedRun
+
+
+def results_path(run: TrainedRun, config: Config, output: str | Path | None, *, other_data: bool) -> Path:
+    """Where the results go: ``output``, or in the run folder (beside a checkpoint that has none).
+
+    Raises:
+        UserError: ``output`` is a folder.
+    """
+    if output is None:
+        name = f"results_{config.data.dataset}.json" if other_data else "results.json"
+        return (run.run_dir or run.checkpoint.parent) / name
+    path = Path(output)
+    if path.is_dir():
+        raise UserError(f"output: {path} is a folder; give a file, for example {path / 'results.json'}")
+    return path
+
+
+def write_results(path: Path, results: dict[str, Any]) -> None:
+    """Write JSON so that a reader never sees half of it; folders are made as needed.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(results, indent=2, allow_nan=False) + "\n")
+    except OSError as error:
+        raise UserError(f"output: {path} cannot be written ({error.strerror}); choose another --output") from None
+
+
+def origin(run: TrainedRun) -> dict[str, Any]:
+    """What the numbers came from: checkpoint, configuration, code and versions."""
+    import numpy
+    import torch
+    import torchvision
+
+    from hjepa.version import __version__
+
+    return {
+        "checkpoint": str(run.checkpoint),
+        "step": run.step,
+        "epoch": run.epoch,
+        "seed": run.config.seed,
+        "config_digest": hashlib.sha256(dump_config(run.config).encode()).hexdigest()[:16],
+        "commit": git_commit(),
+        "versions": {
+            "hjepa": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "numpy": numpy.__version__,
+        },
+    }

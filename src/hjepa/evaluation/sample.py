@@ -1,0 +1,47 @@
+"""Which images an evaluation uses: seeded, and balanced over classes where it matters."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_TRAIN_STREAM, _TEST_STREAM = 0x747261, 0x746573  # keep the draws of one seed apart
+
+
+def draw_train(labels: Tensor | None, size: int, count: int | None, seed: int) -> Tensor:
+    """Rows of the training split that serve as references, int64 ascending.
+
+    With labels: labelled images only, as evenly over the classes as their numbers allow. Without: any.
+
+    Args:
+        labels: int64 ``[size]``, -1 for none.
+        size: images in the split.
+        count: how many at most; all when not given.
+        seed: of the draw.
+    """
+    values = _labels(labels, size)
+    order = np.random.Generator(np.random.Philox(key=[seed, _TRAIN_STREAM])).permutation(size)
+    if (values >= 0).any():
+        order = order[values[order] >= 0]
+    if count is None or count >= len(order):
+        return torch.from_numpy(np.sort(order))
+    # The first image of every class, then the second of every class, and so on.
+    turn = np.empty(len(order), dtype=np.int64)
+    for label in np.unique(values[order]):
+        members = np.flatnonzero(values[order] == label)
+        turn[members] = np.arange(len(members))
+    return torch.from_numpy(np.sort(order[np.argsort(turn, kind="stable")[:count]]))
+
+
+def draw_test(labels: Tensor | None, size: int, count: int | None, seed: int) -> Tensor:
+    """Rows of the test split, int64 ascending: labelled ones, a plain random draw of ``count``, all when not given."""
+    values = _labels(labels, size)
+    order = np.random.Generator(np.random.Philox(key=[seed, _TEST_STREAM])).permutation(size)
+    if (values >= 0).any():
+        order = order[values[order] >= 0]
+    return torch.from_numpy(np.sort(order if count is None else order[:count]))
+
+
+def _labels(labels: Tensor | None, size: int) -> np.ndarray:
+    return np.full(size, -1, dtype=np.int64) if labels is None else labels.numpy()

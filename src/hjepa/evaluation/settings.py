@@ -1,0 +1,145 @@
+"""What is asked of an evaluation, checked before anything heavy starts."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hjepa.config import Config, load_config, parse_override
+from hjepa.errors import UserError
+
+EVAL_TYPES = ("linear_probe", "knn")
+MAIN_K = 20
+DEFAULT_KS = (1, 5, 10, 20)
+# Training batches may be tiny; without gradients there is room for more.
+_SMALLEST_BATCH = 64
+# Keys that choose and read images. All others belong to the trained model, or steer training only.
+_CHANGEABLE = (
+    "data.dataset",
+    "data.data_path",
+    "data.download",
+    "data.batch_size",
+    "data.num_workers",
+    "data.pin_memory",
+    "data.storage",
+    "data.subset",
+    "data.classes_file",
+    "data.labels_file",
+    "data.bad_images",
+    "data.test_fraction",
+    "evaluation.train_images",
+    "evaluation.test_images",
+)
+
+
+def parse_eval_types(eval_type: str | Sequence[str]) -> tuple[str, ...]:
+    """Names from ``"all"``, ``"linear_probe"``, ``"knn"``, with commas or as a sequence; ``-`` may stand for ``_``.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    given = [eval_type] if isinstance(eval_type, str) else list(eval_type)
+    names = [name.strip().replace("-", "_") for text in given for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in (*EVAL_TYPES, "all"):
+            close = difflib.get_close_matches(name, (*EVAL_TYPES, "all"), n=1)
+            hint = f"did you mean {close[0]}?" if close else f"use {', '.join(EVAL_TYPES)} or all"
+            raise UserError(f"eval_type: {name!r} is not known; {hint}")
+    if not names:
+        raise UserError(f"eval_type: nothing given; use {', '.join(EVAL_TYPES)} or all")
+    return EVAL_TYPES if "all" in names else tuple(name for name in EVAL_TYPES if name in names)
+
+
+def check_k(k_values: Sequence[int] | None, references: int) -> tuple[tuple[int, ...], int]:
+    """Numbers of neighbours, ascending, and the one that stands for k-NN in the results.
+
+    That one is 20 where it is among them, otherwise the largest. Without a request they are 1, 5, 10 and 20, as far as
+    there are references.
+
+    Raises:
+        UserError: not positive, or more than there are references.
+    """
+    if k_values is None:
+        values = tuple(k for k in DEFAULT_KS if k <= references)
+    else:
+        values = tuple(sorted(set(k_values)))
+    if not values:
+        raise UserError("k_values: no number of neighbours given; for example 1,5,10,20")
+    if values[0] < 1:
+        raise UserError(f"k_values: {values[0]} is not a number of neighbours; use 1 or more")
+    if values[-1] > references:
+        raise UserError(f"k_values: {values[-1]} neighbours of {references} training images; use at most {references}")
+    return values, MAIN_K if MAIN_K in values else values[-1]
+
+
+def check_levels(levels: Sequence[int] | None, count: int) -> tuple[int, ...]:
+    """Levels to report one by one, ascending; all when not given.
+
+    Raises:
+        UserError: a level that the model lacks.
+    """
+    if levels is None:
+        return tuple(range(count))
+    for level in levels:
+        if not 0 <= level < count:
+            raise UserError(
+                f"hierarchy_levels: level {level} of a model with {count} level(s); use 0"
+                + (f" to {count - 1}" if count > 1 else "")
+            )
+    return tuple(sorted(set(levels)))
+
+
+def evaluation_config(
+    trained: Config,
+    channels: int,
+    *,
+    dataset: str | None = None,
+    data_path: str | Path | None = None,
+    batch_size: int | None = None,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+) -> Config:
+    """The run's configuration with other images put in.
+
+    With another ``dataset`` everything that described the run's own images is forgotten (path, subset, class and
+    label files). `data.batch_size` is raised to 64 where nothing else is asked for. Images are always converted to the channels that the model was trained on.
+
+    Raises:
+        UserError: a value out of bounds, or an override of a key that has no effect here.
+    """
+    if isinstance(overrides, Mapping):
+        pairs = dict(overrides)
+    else:
+        pairs = dict(parse_override(text) for text in overrides)
+    for key in pairs:
+        if key not in _CHANGEABLE:
+            close = difflib.get_close_matches(key, _CHANGEABLE, n=1, cutoff=0.8)
+            hint = f"did you mean {close[0]}?" if close else f"changeable are {', '.join(_CHANGEABLE)}"
+            raise UserError(f"{key}: not a key that an evaluation reads, the rest belongs to the trained run; {hint}")
+    if dataset is not None:
+        pairs["data.dataset"] = dataset
+    if data_path is not None:
+        pairs["data.data_path"] = str(data_path)
+    if batch_size is not None:
+        pairs["data.batch_size"] = batch_size
+    pairs.setdefault("data.batch_size", max(trained.data.batch_size, _SMALLEST_BATCH))
+    if pairs.get("data.dataset", trained.data.dataset) != trained.data.dataset:
+        forgotten = ("data_path", "subset", "classes_file", "labels_file")
+        pairs = {f"data.{name}": None for name in forgotten} | pairs
+    return load_config(trained.model_dump(mode="json"), pairs | {"data.channels": channels})
+
+
+def is_other_data(trained: Config, config: Config) -> bool:
+    """Whether the images are another data set than the one the run was trained on.
+
+    For named sets the name decides (a moved copy is the same set), for one's own images the path does too.
+    """
+    if trained.data.dataset != config.data.dataset:
+        return True
+    own = config.data.dataset in ("folder", "parquet")
+    return own and _resolved(trained.data.data_path) != _resolved(config.data.data_path)
+
+
+def _resolved(path: Path | None) -> Path | None:
+    return None if path is None else path.expanduser().resolve()

@@ -1,0 +1,37 @@
+"""What a mask is to the model: integer indices of tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Which tokens are seen and which cells are predicted.
+
+    Several mask sets per image fold into the batch axis, set by set: row ``k * B + b`` belongs to image ``b``.
+
+    Attributes:
+        context: int64 [K * B, Nc], row-major indices on the token grid, ascending in each row.
+        targets: per level int64 [K * B, Nt], row-major indices on *that level's* grid, ascending in each row.
+        groups: levels with the same targets, so that a shared predictor asks only once for them.
+        sets_per_image: K.
+    """
+
+    context: Tensor
+    targets: tuple[Tensor, ...]
+    groups: tuple[tuple[int, ...], ...]
+    sets_per_image: int = 1
+
+    def to(self, device: torch.device | str) -> Masks:
+        """The same masks on another device."""
+        moved: list[Tensor] = list(self.targets)
+        for group in self.groups:
+            target = self.targets[group[0]].to(device, non_blocking=True)
+            for level in group:
+                moved[level] = target
+        context = self.context.to(device, non_blocking=True)
+        return Masks(context, tuple(moved), self.groups, self.sets_per_image)

@@ -1,0 +1,309 @@
+"""Drawing masks for a batch: fixed token counts, reproducible, no loop over images.
+
+The steps for one batch:
+
+1. target blocks of the coarsest level are drawn on the grid of its cells, so that a coarse cell is hidden whole;
+2. exactly ``n`` cells are hidden: most often those of the blocks (a few at random are left out, neither seen nor
+   predicted), seldom some more when the blocks overlap much;
+3. finer levels predict the cells inside (`multiblock`, `random`), or those of smaller blocks nested in the large ones
+   (`hierarchical`);
+4. the context is a random choice of fixed size among the tokens inside the context block(s) and outside all targets.
+
+Context and targets are therefore disjoint by construction. The fixed counts are low quantiles of what the
+configured blocks cover, measured once on draws of their own. Nothing depends on the batch size: the random numbers
+of an image come from (seed, step, position in the global batch).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hjepa.errors import UserError
+from hjepa.masking.blocks import RANDOMS_PER_BLOCK, Box, block_sizes, cover, place_blocks
+from hjepa.masking.masks import Masks
+from hjepa.masking.select import mark, order_by_preference
+
+if TYPE_CHECKING:
+    from hjepa.config import MaskingConfig
+
+# Images for measuring how many cells the blocks cover, and the share of them that may fall short of the fixed count.
+_CALIBRATION_IMAGES = 2048
+_SHORT = 0.25
+# Namespaces of the random streams, so that calibration never reuses the numbers of a training step.
+_STREAM = 0x6D61736B
+_CALIBRATION_STREAM = 0x63616C69
+
+
+# Chosen cells [B, n] and, as booleans [B, cells], everything inside the blocks they were chosen from.
+Hidden = tuple[NDArray[np.int64], NDArray[np.bool_]]
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """Tokens per image and mask set, constant over a run.
+
+    Attributes:
+        context: tokens that the context encoder sees.
+        targets: cells predicted, per level.
+        hidden: tokens of the finest grid that at least one level predicts.
+    """
+
+    context: int
+    targets: tuple[int, ...]
+    hidden: int
+
+
+class MaskSampler:
+    """Draws context and target masks.
+
+    Args:
+        config: the ``masking`` section.
+        grid: tokens as (rows, columns).
+        strides: stride of each level, finest first; each divides the last.
+        seed: seed of the run.
+
+    Raises:
+        UserError: the grid is too small for the blocks asked for; the message says what would fit.
+    """
+
+    def __init__(
+        self, config: MaskingConfig, grid: tuple[int, int], strides: Sequence[int] = (1,), *, seed: int = 0
+    ) -> None:
+        self.config = config
+        self.grid = grid
+        self.strides = tuple(strides)
+        self.seed = seed
+        self._coarse = self.strides[-1]
+        self._coarse_grid = (grid[0] // self._coarse, grid[1] // self._coarse)
+        self._tokens = grid[0] * grid[1]
+        self._cells = self._coarse_grid[0] * self._coarse_grid[1]
+        self._nested = config.strategy == "hierarchical" and len(self.strides) > 1
+        self.counts = self._calibrate()
+
+    def __call__(self, step: int, positions: range | int) -> Masks:
+        """Masks of one batch.
+
+        Args:
+            step: optimiser step.
+            positions: positions in the global batch, as a contiguous range (or a count from 0).
+
+        Returns:
+            `Masks` with ``sets_per_image * len(positions)`` rows.
+        """
+        positions = range(positions) if isinstance(positions, int) else positions
+        sets = self.config.sets_per_image
+        u = _uniform(self.seed, _STREAM, step, positions, self._randoms * sets)
+        # [B, K * R] -> [K * B, R]: set by set
+        u = u.reshape(len(positions), sets, self._randoms).swapaxes(0, 1).reshape(-1, self._randoms)
+        counts = self.counts
+        hidden, boxes = self._hidden_cells(u, counts.targets[-1], scattered=self.config.strategy == "random")
+        targets = self._level_targets(u, hidden, boxes, counts.targets)
+        context = self._context(u, hidden, counts.context)
+        return Masks(
+            context=torch.from_numpy(context),
+            targets=tuple(torch.from_numpy(t) for t in targets),
+            groups=self.groups,
+            sets_per_image=sets,
+        )
+
+    @property
+    def groups(self) -> tuple[tuple[int, ...], ...]:
+        """Levels that predict the same cells."""
+        if self._nested:
+            return tuple((level,) for level in range(len(self.strides)))
+        by_stride: dict[int, list[int]] = {}
+        for level, stride in enumerate(self.strides):
+            by_stride.setdefault(stride, []).append(level)
+        return tuple(tuple(levels) for levels in by_stride.values())
+
+    # -- random numbers ------------------------------------------------------------------------------------------
+
+    @property
+    def _randoms(self) -> int:
+        """Uniform numbers per image and set, always the same so that streams of images never shift."""
+        blocks = (self.config.num_masks + self.config.num_context_masks) * RANDOMS_PER_BLOCK
+        nested = self.config.num_masks * 2 * (len(self.strides) - 1) if self._nested else 0
+        fine = self._tokens * (len(self.strides) - 1) if self._nested else 0
+        return blocks + nested + self._cells + self._tokens + fine
+
+    def _split(self, u: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        c = self.config
+        sizes = {
+            "targets": c.num_masks * RANDOMS_PER_BLOCK,
+            "context": c.num_context_masks * RANDOMS_PER_BLOCK,
+            "cells": self._cells,
+            "tokens": self._tokens,
+        }
+        if self._nested:
+            sizes["nested"] = c.num_masks * 2 * (len(self.strides) - 1)
+            sizes["fine"] = self._tokens * (len(self.strides) - 1)
+        parts = np.split(u, np.cumsum(list(sizes.values()))[:-1], axis=1)
+        return dict(zip(sizes, parts, strict=True))
+
+    # -- the steps -----------------------------------------------------------------------------------------------
+
+    def _cover_targets(self, u: NDArray[np.float32]) -> tuple[NDArray[np.bool_], list[Box]]:
+        """Cells of the coarsest grid inside target blocks [B, cells], and the blocks of every level."""
+        c = self.config
+        b = self._split(u)["targets"].reshape(len(u), c.num_masks, RANDOMS_PER_BLOCK)
+        growth = c.level_growth ** (len(self.strides) - 1) if self._nested else 1.0
+        scale = (c.mask_scale[0] * growth, c.mask_scale[1] * growth)
+        h, w = block_sizes(b[..., 0], b[..., 1], self._coarse_grid, scale, c.aspect_ratio)
+        outer = place_blocks(h, w, b[..., 2], b[..., 3], self._coarse_grid)
+        boxes: list[Box] = [outer]
+        if self._nested:
+            place = self._split(u)["nested"].reshape(len(u), len(self.strides) - 1, c.num_masks, 2)
+            for i, level in enumerate(reversed(range(len(self.strides) - 1))):
+                boxes.insert(0, self._shrink(boxes[0], level, place[:, i]))
+        return cover(outer, self._coarse_grid), boxes
+
+    def _shrink(self, box: Box, level: int, u: NDArray[np.float32]) -> Box:
+        """A smaller block somewhere inside a block of the next coarser level, in cells of this level."""
+        ratio = self.strides[level + 1] // self.strides[level]
+        top, left, h, w = box[0] * ratio, box[1] * ratio, box[2] * ratio, box[3] * ratio
+        side = self.config.level_growth**-0.5
+        inner_h = np.maximum(1, np.rint(h * side)).astype(np.int64)
+        inner_w = np.maximum(1, np.rint(w * side)).astype(np.int64)
+        inner_top = top + np.floor(u[..., 0] * (h - inner_h + 1)).astype(np.int64)
+        inner_left = left + np.floor(u[..., 1] * (w - inner_w + 1)).astype(np.int64)
+        return inner_top, inner_left, inner_h, inner_w
+
+    def _hidden_cells(self, u: NDArray[np.float32], count: int, *, scattered: bool) -> tuple[Hidden, list[Box]]:
+        """Exactly ``count`` hidden cells of the coarsest grid [B, count], and all cells of the blocks [B, cells]."""
+        covered, boxes = self._cover_targets(u)
+        if scattered:
+            covered = np.zeros_like(covered)
+        chosen = order_by_preference((~covered).astype(np.uint8), self._split(u)["cells"])[:, :count]
+        return (np.sort(chosen, axis=1), covered), boxes
+
+    def _level_targets(
+        self,
+        u: NDArray[np.float32],
+        hidden: Hidden,
+        boxes: list[Box],
+        counts: Sequence[int],
+    ) -> list[NDArray[np.int64]]:
+        """Target indices of every level, finest first; levels with equal cells share one array."""
+        coarse = hidden[0]
+        by_stride: dict[int, NDArray[np.int64]] = {self._coarse: coarse}
+        targets: list[NDArray[np.int64]] = []
+        for level, stride in enumerate(self.strides):
+            last = level == len(self.strides) - 1
+            if self._nested and not last:
+                allowed = self._refine(mark(coarse, self._cells), stride)
+                inside = cover(boxes[level], self._level_grid(stride))
+                # in the small block and hidden, then hidden at all, never anything that may be seen
+                preference = np.where(allowed, np.where(inside, 0, 1), 2).astype(np.uint8)
+                cells = preference.shape[1]
+                start = level * self._tokens
+                random = self._split(u)["fine"][:, start : start + cells]
+                chosen = order_by_preference(preference, random)[:, : counts[level]]
+                targets.append(np.sort(chosen, axis=1))
+                continue
+            if stride not in by_stride:
+                fine = self._refine(mark(coarse, self._cells), stride)
+                by_stride[stride] = np.nonzero(fine)[1].reshape(len(coarse), -1)
+            targets.append(by_stride[stride])
+        return targets
+
+    def _context(self, u: NDArray[np.float32], hidden: Hidden, count: int) -> NDArray[np.int64]:
+        preference = self._context_preference(u, hidden)
+        chosen = order_by_preference(preference, self._split(u)["tokens"])[:, :count]
+        return np.sort(chosen, axis=1)
+
+    def _context_preference(self, u: NDArray[np.float32], hidden: Hidden) -> NDArray[np.uint8]:
+        """0 in a context block, 1 outside it, 2 in a target block but left out of the targets, 3 a target."""
+        c = self.config
+        b = self._split(u)["context"].reshape(len(u), c.num_context_masks, RANDOMS_PER_BLOCK)
+        # I-JEPA's context block is square in shape ratio; only its area and place vary.
+        h, w = block_sizes(b[..., 0], b[..., 1], self.grid, c.context_scale, (1.0, 1.0))
+        seen = cover(place_blocks(h, w, b[..., 2], b[..., 3], self.grid), self.grid)
+        target = self._refine(mark(hidden[0], self._cells), 1)
+        spared = self._refine(hidden[1], 1)
+        preference = np.where(seen, 0, 1).astype(np.uint8)
+        preference[spared] = 2
+        preference[target] = 3
+        return preference
+
+    # -- grids ---------------------------------------------------------------------------------------------------
+
+    def _level_grid(self, stride: int) -> tuple[int, int]:
+        return self.grid[0] // stride, self.grid[1] // stride
+
+    def _refine(self, cells: NDArray[np.bool_], stride: int) -> NDArray[np.bool_]:
+        """Cells of the coarsest grid [B, cells] as cells of the grid with the given stride."""
+        ratio = self._coarse // stride
+        if ratio == 1:
+            return cells
+        square = cells.reshape(-1, *self._coarse_grid)
+        return square.repeat(ratio, axis=1).repeat(ratio, axis=2).reshape(len(cells), -1)
+
+    # -- fixed counts --------------------------------------------------------------------------------------------
+
+    def _calibrate(self) -> TokenCounts:
+        self._check_fits()
+        u = _uniform(0, _CALIBRATION_STREAM, 0, range(_CALIBRATION_IMAGES), self._randoms)
+        covered, boxes = self._cover_targets(u)
+        coarse_count = max(1, int(np.quantile(covered.sum(axis=1), _SHORT)))
+        # `random` gets the counts of multi-block, so that the two are compared at equal work.
+        hidden, _ = self._hidden_cells(u, coarse_count, scattered=False)
+        preference = self._context_preference(u, hidden)
+        # A draw with fewer tokens inside its context block takes some from outside the block; it should seldom
+        # have to take left-out tokens of a target block.
+        visible = np.quantile((preference <= 1).sum(axis=1), 0.1)
+        context = int(min(np.median((preference == 0).sum(axis=1)), visible))
+        hidden_tokens = coarse_count * self._coarse**2
+        if context < 1:
+            raise UserError(
+                f"masking.context_scale: the context is empty on the {self.grid[0]}x{self.grid[1]} token grid, since "
+                f"{self.config.num_masks} target blocks of scale {self.config.mask_scale[0]:g} to "
+                f"{self.config.mask_scale[1]:g} leave too little; lower masking.num_masks or masking.mask_scale, or "
+                "raise masking.context_scale"
+            )
+        targets = []
+        allowed = mark(hidden[0], self._cells)
+        for level, stride in enumerate(self.strides):
+            if self._nested and level < len(self.strides) - 1:
+                inside = cover(boxes[level], self._level_grid(stride))
+                inside &= self._refine(allowed, stride)
+                targets.append(max(1, int(np.quantile(inside.sum(axis=1), _SHORT))))
+            else:
+                targets.append(coarse_count * (self._coarse // stride) ** 2)
+        return TokenCounts(context=context, targets=tuple(targets), hidden=hidden_tokens)
+
+    def _check_fits(self) -> None:
+        c = self.config
+        growth = c.level_growth ** (len(self.strides) - 1) if self._nested else 1.0
+        largest = c.mask_scale[1] * growth
+        if self._cells < 2:
+            raise UserError(
+                f"masking: the coarsest level has a single cell on the {self.grid[0]}x{self.grid[1]} token grid, so "
+                "nothing could be hidden and seen; use a smaller patch, a larger data.image_size or a smaller stride"
+            )
+        if largest >= 1:
+            raise UserError(
+                f"masking.mask_scale: blocks of {c.mask_scale[1]:g} of the image"
+                + (f", grown {growth:g} times by masking.level_growth," if growth > 1 else "")
+                + f" are larger than the {self.grid[0]}x{self.grid[1]} token grid; use at most {0.95 / growth:.2g}"
+            )
+        if c.mask_scale[1] * growth * self._cells < 0.5:
+            raise UserError(
+                f"masking.mask_scale: {c.mask_scale[1]:g} of {self._cells} cells is less than half a cell; use at "
+                f"least {1 / self._cells:.2g}"
+            )
+
+
+def _uniform(seed: int, stream: int, step: int, positions: range, width: int) -> NDArray[np.float32]:
+    """Uniform numbers [len(positions), width]; row i depends only on (seed, stream, step, position i, width)."""
+    # A Philox counter step yields four 64-bit words = eight float32; rows start at whole counter steps.
+    per_row = -(-width // 8)
+    bits = np.random.Philox(key=[(seed << 32) | stream, step])
+    bits.advance(positions.start * per_row)
+    numbers = np.random.Generator(bits).random((len(positions), per_row * 8), dtype=np.float32)
+    return numbers[:, :width]

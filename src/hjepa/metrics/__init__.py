@@ -1,0 +1,30 @@
+"""Readings of features: k-NN, linear probe, effective rank, CKA, PCA. Tensors only; knows no model and no config."""
+
+from hjepa.metrics.cka import cka_matrix, linear_cka
+from hjepa.metrics.knn import accuracy, knn_predict, nearest_neighbours
+from hjepa.metrics.linear_probe import (
+    L2_VALUES,
+    LinearClassifier,
+    ProbeResult,
+    linear_probe,
+    stratified_split,
+)
+from hjepa.metrics.pca import PCA
+from hjepa.metrics.rank import feature_std, mean_cosine, rankme
+
+__all__ = [
+    "L2_VALUES",
+    "PCA",
+    "LinearClassifier",
+    "ProbeResult",
+    "accuracy",
+    "cka_matrix",
+    "feature_std",
+    "knn_predict",
+    "linear_cka",
+    "linear_probe",
+    "mean_cosine",
+    "nearest_neighbours",
+    "rankme",
+    "stratified_split",
+]

@@ -1,0 +1,109 @@
+"""Cosine k-nearest-neighbour classification, the training-free reading of a representation.
+
+The protocol of the self-supervised literature (instance discrimination, arXiv:1805.01978; DINO, arXiv:2104.14294)
+weighs votes by ``exp(similarity / 0.07)``; that is `weighted`. The default here is the plainer uniform vote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hjepa.metrics.moments import check_features
+
+_SIMILARITIES_AT_ONCE = 2**25  # 128 MiB of float32
+
+
+def nearest_neighbours(train: Tensor, test: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The ``k`` most similar training rows of every test row by cosine.
+
+    Args:
+        train: ``[N, D]``.
+        test: ``[M, D]``, on the same device.
+        k: number of neighbours, at most N.
+
+    Returns:
+        similarities ``[M, k]`` in [-1, 1], falling along each row, and their row numbers in ``train``
+        ``[M, k]`` int64. A row of zeros has similarity 0 to everything.
+
+    Raises:
+        ValueError: shapes that do not fit, or k outside 1 to N.
+    """
+    check_features(train, "train")
+    check_features(test, "test")
+    if train.shape[1] != test.shape[1]:
+        raise ValueError(f"test: width {test.shape[1]} where the training features have {train.shape[1]}")
+    if not 1 <= k <= train.shape[0]:
+        raise ValueError(f"k: {k} neighbours of {train.shape[0]} training images; use 1 to {train.shape[0]}")
+    reference = F.normalize(train.detach(), dim=1).T
+    rows = max(1, _SIMILARITIES_AT_ONCE // train.shape[0])
+    found = [(F.normalize(block, dim=1) @ reference).topk(k, dim=1) for block in torch.split(test.detach(), rows)]
+    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+
+
+def knn_predict(
+    train: Tensor,
+    train_labels: Tensor,
+    test: Tensor,
+    *,
+    k: int | Sequence[int] = 20,
+    num_classes: int | None = None,
+    weighted: bool = False,
+    temperature: float = 0.07,
+) -> dict[int, Tensor]:
+    """Classes of the test rows by a vote among their nearest training rows.
+
+    One neighbour search for the largest ``k`` serves all of them.
+
+    Args:
+        train: reference features ``[N, D]``.
+        train_labels: ``[N]`` int64, 0 to ``num_classes - 1``.
+        test: query features ``[M, D]``.
+        k: one or several numbers of neighbours.
+        num_classes: number of classes; the largest label + 1 when not given.
+        weighted: votes weigh ``exp(similarity / temperature)``. Otherwise every neighbour has one vote, and a tie
+            goes to the class whose voters lie nearer in sum.
+        temperature: of the weighted vote.
+
+    Returns:
+        from each k to the predicted classes, ``[M]`` int64.
+
+    Raises:
+        ValueError: shapes that do not fit, labels out of range, or k outside 1 to N.
+    """
+    check_features(train, "train")
+    wanted = [k] if isinstance(k, int) else list(k)
+    if not wanted:
+        raise ValueError("k: no number of neighbours given")
+    if min(wanted) < 1:
+        raise ValueError(f"k: {min(wanted)} is not a number of neighbours; use 1 to {train.shape[0]}")
+    if train_labels.shape != train.shape[:1]:
+        raise ValueError(f"train_labels: {list(train_labels.shape)} labels for {train.shape[0]} training images")
+    low, high = int(train_labels.min()), int(train_labels.max())
+    classes = high + 1 if num_classes is None else num_classes
+    if low < 0 or high >= classes:
+        raise ValueError(f"train_labels: {low} to {high} where 0 to {classes - 1} are the classes")
+    similarities, neighbours = nearest_neighbours(train, test, max(wanted))
+    votes = train_labels.to(neighbours.device)[neighbours]
+    return {n: _vote(similarities[:, :n], votes[:, :n], classes, temperature if weighted else None) for n in wanted}
+
+
+def _vote(similarities: Tensor, votes: Tensor, classes: int, temperature: float | None) -> Tensor:
+    empty = similarities.new_zeros(len(votes), classes)
+    if temperature is not None:
+        # Relative to the nearest neighbour: the same winner, and nothing overflows at a low temperature.
+        weights = ((similarities - similarities[:, :1]) / temperature).exp()
+        return empty.scatter_add(1, votes, weights).argmax(dim=1)
+    counts = empty.scatter_add(1, votes, torch.ones_like(similarities))
+    # Equal counts: the smaller sum of distances 1 - similarity is the larger sum of similarities.
+    nearness = empty.scatter_add(1, votes, similarities)
+    tied = counts == counts.max(dim=1, keepdim=True).values
+    return nearness.masked_fill(~tied, -torch.inf).argmax(dim=1)
+
+
+def accuracy(predicted: Tensor, labels: Tensor) -> float:
+    """Share of equal entries of two ``[N]`` tensors, 0 to 1."""
+    return float((predicted.cpu() == labels.cpu()).double().mean())

@@ -1,0 +1,181 @@
+"""The linear probe: what a linear classifier on frozen features gets right.
+
+Standardised features, multinomial logistic regression solved to convergence, the strength of the L2 regulariser
+chosen on a split of the *training* images, the test images read once. Nothing is tuned by hand, so two sets of
+features are compared under the same conditions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hjepa.metrics.knn import accuracy
+from hjepa.metrics.logistic import LogisticFit, fit_logistic
+from hjepa.metrics.moments import check_features, mean_and_std
+
+L2_VALUES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+"""Strengths tried: decades around those that suit 10 to 10^6 images."""
+
+
+@dataclass(frozen=True)
+class LinearClassifier:
+    """Standardisation and a linear map, both fitted on training features."""
+
+    mean: Tensor
+    """``[D]`` float32."""
+    scale: Tensor
+    """``[D]`` float32: 1 / standard deviation, 0 for a constant feature."""
+    weight: Tensor
+    """``[C, D]`` float32."""
+    bias: Tensor
+    """``[C]`` float32; minus infinity for a class that had no training image."""
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits ``[M, C]`` of features ``[M, D]``."""
+        return ((features.float() - self.mean) * self.scale) @ self.weight.T + self.bias
+
+    def predict(self, features: Tensor) -> Tensor:
+        """Classes ``[M]`` int64 of features ``[M, D]``."""
+        return torch.cat([self.logits(block).argmax(dim=1) for block in torch.split(features, 8192)])
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """A linear probe and how it came about."""
+
+    accuracy: float
+    """Share of the test images that it gets right, 0 to 1."""
+    l2: float
+    """The strength chosen."""
+    validation: dict[float, float]
+    """Accuracy on the held-out training images for every strength tried."""
+    classifier: LinearClassifier
+    """The probe, fitted on all training images."""
+
+
+def linear_probe(
+    train: Tensor,
+    train_labels: Tensor,
+    test: Tensor,
+    test_labels: Tensor,
+    *,
+    num_classes: int,
+    l2_values: Sequence[float] = L2_VALUES,
+    validation_fraction: float = 0.1,
+    seed: int = 0,
+) -> ProbeResult:
+    """Fit a linear probe on training features and read the test features once.
+
+    The objective is ``mean cross-entropy + l2 / 2 * |weight|^2`` on features standardised with the statistics of
+    the images they are fitted on; scikit-learn's ``C`` is ``1 / (l2 * N)``. A feature that is constant in
+    training is left out. Of equally good strengths the strongest is taken.
+
+    Args:
+        train: ``[N, D]``.
+        train_labels: ``[N]`` int64, 0 to ``num_classes - 1``. Classes without a training image are never predicted.
+        test: ``[M, D]``, on the same device.
+        test_labels: ``[M]`` int64.
+        num_classes: C.
+        l2_values: strengths to choose from.
+        validation_fraction: share of each class held out for the choice; see `stratified_split`.
+        seed: of that split.
+
+    Raises:
+        ValueError: shapes or labels that do not fit, fewer than two classes in training, or no class with two
+            training images, so that nothing can be held out.
+    """
+    check_features(train, "train")
+    check_features(test, "test")
+    _check_labels(train_labels, len(train), num_classes, "train_labels")
+    _check_labels(test_labels, len(test), num_classes, "test_labels")
+    if train.shape[1] != test.shape[1]:
+        raise ValueError(f"test: width {test.shape[1]} where the training features have {train.shape[1]}")
+    if not l2_values:
+        raise ValueError("l2_values: no strength given")
+    if len(torch.unique(train_labels)) < 2:
+        raise ValueError(f"train_labels: only class {int(train_labels[0])}; a probe needs images of two classes")
+    strengths = sorted(set(l2_values), reverse=True)
+    kept, held_out = stratified_split(train_labels, validation_fraction, seed)
+    if len(held_out) == 0:
+        raise ValueError("train_labels: no class has two images, so none can be held out to choose l2")
+    rows = kept.to(train.device)
+    held_features, held_labels = train[held_out.to(train.device)], train_labels[held_out]
+    validation: dict[float, float] = {}
+    best: tuple[float, LogisticFit] | None = None
+    path = _Path(train[rows], train_labels[kept], num_classes)
+    for fit, classifier in path.solutions(strengths):
+        validation[fit.l2] = accuracy(classifier.predict(held_features), held_labels)
+        if best is None or validation[fit.l2] > best[0]:
+            best = validation[fit.l2], fit
+    assert best is not None
+    final = _Path(train, train_labels, num_classes)
+    ((fit, classifier),) = final.solutions([best[1].l2], start=best[1])
+    return ProbeResult(accuracy(classifier.predict(test), test_labels), fit.l2, validation, classifier)
+
+
+class _Path:
+    """Features standardised and labels made dense, ready to be solved for any strength."""
+
+    def __init__(self, features: Tensor, labels: Tensor, num_classes: int) -> None:
+        mean, std = mean_and_std(features)
+        # Below this a column is constant up to the rounding of float32, and dividing would blow up the rounding.
+        varies = std > 1e-6 * mean.abs()
+        scale = torch.where(varies, 1 / std, 0.0)
+        device = features.device
+        self.mean, self.scale = mean.float().to(device), scale.float().to(device)
+        self.standardised = (features.float() - self.mean) * self.scale
+        self.present, self.labels = torch.unique(labels, return_inverse=True)
+        self.num_classes = num_classes
+
+    def solutions(
+        self, strengths: Sequence[float], start: LogisticFit | None = None
+    ) -> list[tuple[LogisticFit, LinearClassifier]]:
+        fits = fit_logistic(self.standardised, self.labels, strengths, num_classes=len(self.present), start=start)
+        return [(fit, self._classifier(fit)) for fit in fits]
+
+    def _classifier(self, fit: LogisticFit) -> LinearClassifier:
+        device = self.standardised.device
+        present = self.present.to(device)
+        weight = torch.zeros(self.num_classes, fit.weight.shape[1], device=device)
+        bias = torch.full((self.num_classes,), -torch.inf, device=device)
+        weight[present] = fit.weight.float().to(device)
+        bias[present] = fit.bias.float().to(device)
+        return LinearClassifier(self.mean, self.scale, weight, bias)
+
+
+def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Row numbers kept and held out, both ascending int64.
+
+    Of every class ``fraction`` is held out, rounded up, so at least one image; but one image always stays, and a
+    class with a single image is not held out at all.
+
+    Raises:
+        ValueError: ``fraction`` outside (0, 1).
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction: {fraction:g} must lie between 0 and 1")
+    values = labels.cpu().numpy()
+    generator = np.random.Generator(np.random.Philox(key=seed))
+    held: list[np.ndarray] = []
+    for label in np.unique(values):
+        members = generator.permutation(np.flatnonzero(values == label))
+        # 0.1 * 30 is 3.0000000000000004 in binary; three are meant.
+        number = min(math.ceil(fraction * len(members) - 1e-9), len(members) - 1)
+        held.append(members[:number])
+    out = np.zeros(len(values), dtype=bool)
+    out[np.concatenate(held)] = True
+    return torch.from_numpy(np.flatnonzero(~out)), torch.from_numpy(np.flatnonzero(out))
+
+
+def _check_labels(labels: Tensor, count: int, num_classes: int, name: str) -> None:
+    if labels.shape != (count,):
+        raise ValueError(f"{name}: {list(labels.shape)} labels for {count} images")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise ValueError(f"{name}: {low} to {high} where 0 to {num_classes - 1} are the classes")

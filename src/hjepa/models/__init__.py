@@ -1,0 +1,8 @@
+"""Vision transformer, predictor, levels and the H-JEPA model."""
+
+from hjepa.models.build import build_model, create_hjepa
+from hjepa.models.encoder import VisionTransformer
+from hjepa.models.hjepa import HJEPA, JepaOutput
+from hjepa.models.predictor import Predictor
+
+__all__ = ["HJEPA", "JepaOutput", "Predictor", "VisionTransformer", "build_model", "create_hjepa"]

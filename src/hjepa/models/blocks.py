@@ -1,0 +1,117 @@
+"""The pre-norm transformer block. Parameter names equal timm's, so that weights travel both ways."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hjepa.models.positions import rotate
+
+NORM_EPS = 1e-6
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with PyTorch's scaled-dot-product kernel."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, angles: Tensor | None = None) -> Tensor:
+        """Attend within each row of the batch.
+
+        Args:
+            x: [B, N, D].
+            angles: rotary angles of the tokens, [N, D / heads / 2] or with a batch axis.
+        """
+        B, N, D = x.shape
+        q, k, v = self.qkv(x).view(B, N, 3, self.num_heads, D // self.num_heads).permute(2, 0, 3, 1, 4).unbind(0)
+        if angles is not None:
+            q, k = rotate(q, angles), rotate(k, angles)
+        x = F.scaled_dot_product_attention(q, k, v)
+        out: Tensor = self.proj(x.transpose(1, 2).reshape(B, N, D))
+        return out
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., D]."""
+        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return out
+
+
+class LayerScale(nn.Module):
+    """A learned factor per feature (CaiT, arXiv:2103.17239)."""
+
+    def __init__(self, dim: int, initial: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), initial))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., D]."""
+        return x * self.gamma
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (arXiv:1603.09382): drops a residual branch per image while training."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, D] -> [B, N, D]."""
+        if not self.training or self.probability == 0:
+            return x
+        keep = 1 - self.probability
+        return x * (torch.rand(x.shape[0], 1, 1, device=x.device) < keep).to(x.dtype) / keep
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: attention and MLP, each on a residual branch.
+
+    Args:
+        dim: width.
+        num_heads: attention heads.
+        mlp_ratio: hidden MLP width as a multiple of ``dim``.
+        layer_scale: initial value of LayerScale, or none.
+        drop_path: probability of dropping a branch.
+    """
+
+    def __init__(
+        self, dim: int, num_heads: int, mlp_ratio: float = 4.0, layer_scale: float | None = None, drop_path: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.attn = Attention(dim, num_heads)
+        self.ls1 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
+        self.drop_path1 = DropPath(drop_path)
+        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.ls2 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
+        self.drop_path2 = DropPath(drop_path)
+
+    def forward(self, x: Tensor, angles: Tensor | None = None) -> Tensor:
+        """[B, N, D] -> [B, N, D]."""
+        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), angles)))
+        out: Tensor = x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+        return out
+
+
+def init_transformer(module: nn.Module) -> None:
+    """Initialise every linear layer of a network: truncated normal of 0.02 for weights, zero for biases (ViT, MAE)."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.trunc_normal_(part.weight, std=0.02)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)

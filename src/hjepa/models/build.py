@@ -1,0 +1,85 @@
+"""Building models from names and from configurations."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from hjepa.config import Config, LevelConfig, ModelConfig, PredictorConfig, resolve
+from hjepa.models.hjepa import HJEPA
+
+
+def create_hjepa(
+    encoder_type: str = "vit_tiny_patch16_224",
+    embed_dim: int | None = None,
+    num_hierarchies: int = 2,
+    predictor_depth: int = 2,
+    *,
+    depth: int | None = None,
+    num_heads: int | None = None,
+    predictor_embed_dim: int | None = None,
+    predictor_num_heads: int | None = None,
+    predictor_sharing: Literal["shared", "separate"] = "shared",
+    hierarchy: Literal["depths", "pooled", "both"] = "depths",
+    levels: list[tuple[int, int]] | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    channels: int = 3,
+    position: Literal["sincos", "rope"] = "sincos",
+    seed: int | None = None,
+) -> HJEPA:
+    """Create an untrained model.
+
+    Args:
+        encoder_type: ``vit_{tiny,small,base,large,huge}_patch{P}_{S}``.
+        embed_dim, depth, num_heads: in place of the named ones.
+        num_hierarchies: levels, 1 to 4; 1 is flat I-JEPA.
+        predictor_depth: blocks of the predictor.
+        predictor_embed_dim, predictor_num_heads, predictor_sharing: see ``model.predictor``.
+        hierarchy: how levels are derived; see ``model.hierarchy``.
+        levels: the levels themselves as (depth, stride), finest first.
+        image_size: side, or (height, width), in place of the named one.
+        channels: input channels.
+        position: `sincos` or `rope`.
+        seed: seed of the weights; PyTorch's current random state when not given.
+
+    Raises:
+        UserError: an unknown name or sizes that do not fit together.
+
+    Example:
+        >>> import hjepa
+        >>> model = hjepa.create_hjepa("vit_small_patch16_224", num_hierarchies=3)
+        >>> model.num_levels, model.embed_dim
+        (3, 384)
+    """
+    config = ModelConfig(
+        encoder_type=encoder_type,
+        embed_dim=embed_dim,
+        depth=depth,
+        num_heads=num_heads,
+        num_hierarchies=num_hierarchies,
+        hierarchy=hierarchy,
+        levels=None if levels is None else [LevelConfig(depth=d, stride=s) for d, s in levels],
+        position=position,
+        predictor=PredictorConfig(
+            depth=predictor_depth,
+            embed_dim=predictor_embed_dim,
+            num_heads=predictor_num_heads,
+            sharing=predictor_sharing,
+        ),
+    )
+    return _build(config, image_size, channels, seed)
+
+
+def build_model(config: Config, channels: int = 3) -> HJEPA:
+    """The untrained model of a configuration; its weights are a function of ``config.seed`` alone."""
+    return _build(config.model, config.data.image_size, channels, config.seed)
+
+
+def _build(config: ModelConfig, image_size: int | tuple[int, int] | None, channels: int, seed: int | None) -> HJEPA:
+    geometry = resolve(config, image_size)
+    if seed is None:
+        return HJEPA(config, geometry, channels)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return HJEPA(config, geometry, channels)

@@ -1,0 +1,179 @@
+"""The hierarchical joint-embedding predictive architecture: context encoder, predictor, target encoder."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hjepa.config import Geometry, ModelConfig
+from hjepa.masking import Masks
+from hjepa.models.encoder import VisionTransformer, gather_tokens
+from hjepa.models.levels import level_features
+from hjepa.models.predictor import Predictor
+
+
+@dataclass
+class JepaOutput:
+    """What one pass yields, per level and finest first.
+
+    Attributes:
+        predictions: [K * B, Nt, D] each, with gradient.
+        targets: [K * B, Nt, D] each, layer-normalised without affine, without gradient.
+        pooled: mean over the visible tokens of the context encoder's features at each level, [K * B, D] each, with
+            gradient; what the regularisers work on.
+    """
+
+    predictions: list[Tensor]
+    targets: list[Tensor]
+    pooled: list[Tensor]
+
+
+class HJEPA(nn.Module):
+    """I-JEPA (arXiv:2301.08243) with one to four levels.
+
+    The *context encoder* sees only the visible tokens. The *target encoder*, an exponential moving average of it, sees
+    the whole image. A *predictor* says at every level what the target encoder thinks of the hidden cells. At step 0
+    the target encoder is an exact copy, norms included.
+
+    Args:
+        config: the ``model`` section.
+        geometry: its resolved sizes.
+        channels: input channels.
+
+    Example:
+        >>> import torch
+        >>> from hjepa import create_hjepa
+        >>> model = create_hjepa("vit_tiny_patch4_32", embed_dim=64, num_hierarchies=2)
+        >>> [tuple(level.shape) for level in model(torch.zeros(1, 3, 32, 32))]
+        [(1, 64, 64), (1, 64, 64)]
+    """
+
+    def __init__(self, config: ModelConfig, geometry: Geometry, channels: int = 3) -> None:
+        super().__init__()
+        self.geometry = geometry
+        self.shared = config.predictor.sharing == "shared"
+        self.context_encoder = VisionTransformer(config, geometry, channels)
+        levels = range(len(geometry.levels))
+        if self.shared:
+            self.predictors = nn.ModuleList(
+                [Predictor(config.predictor, geometry, levels, inputs=len(self.context_encoder.depths))]
+            )
+        else:
+            self.predictors = nn.ModuleList(Predictor(config.predictor, geometry, [i], inputs=1) for i in levels)
+        # Copied last, after every initialisation: a copy taken earlier would differ at step 0.
+        self.target_encoder = copy.deepcopy(self.context_encoder).requires_grad_(False)
+        self.target_encoder.gradient_checkpointing = False
+
+    @property
+    def num_levels(self) -> int:
+        """Number of levels."""
+        return len(self.geometry.levels)
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of each level's features."""
+        return self.geometry.embed_dim
+
+    def compile_parts(self) -> None:
+        """Compile encoders and predictors in place (`torch.compile`); names of weights stay as they are."""
+        self.context_encoder.compile()
+        self.target_encoder.compile()
+        for predictor in self.predictors:
+            predictor.compile()
+
+    def train(self, mode: bool = True) -> HJEPA:
+        """Training mode for context encoder and predictor; the target encoder never drops paths."""
+        super().train(mode)
+        self.target_encoder.eval()
+        return self
+
+    def forward(self, images: Tensor, masks: Masks | None = None) -> JepaOutput | list[Tensor]:
+        """Predict hidden cells; without masks, encode whole images.
+
+        Args:
+            images: [B, C, H, W], normalised.
+            masks: what is seen and what is predicted.
+
+        Returns:
+            `JepaOutput`, or without masks the target encoder's features per level, [B, cells, D] each.
+        """
+        if masks is None:
+            return level_features(self.target_encoder(images), self.geometry)
+        targets = self._targets(images, masks)
+        if masks.sets_per_image > 1:
+            images = images.repeat(masks.sets_per_image, 1, 1, 1)
+        taps = self.context_encoder(images, masks.context)
+        predictions = self._predict(taps, masks)
+        pooled = {depth: tap.mean(dim=1) for depth, tap in taps.items()}
+        return JepaOutput(
+            predictions=[predictions[level] for level in range(self.num_levels)],
+            targets=targets,
+            pooled=[pooled[level.depth] for level in self.geometry.levels],
+        )
+
+    @torch.no_grad()
+    def _targets(self, images: Tensor, masks: Masks) -> list[Tensor]:
+        """The whole image is encoded once, whatever the number of levels and mask sets."""
+        features = level_features(self.target_encoder(images), self.geometry)
+        if masks.sets_per_image > 1:
+            features = [f.repeat(masks.sets_per_image, 1, 1) for f in features]
+        return [
+            F.layer_norm(gather_tokens(f, index), (f.shape[-1],))
+            for f, index in zip(features, masks.targets, strict=True)
+        ]
+
+    def _predict(self, taps: dict[int, Tensor], masks: Masks) -> dict[int, Tensor]:
+        if self.shared:
+            context = torch.cat([taps[d] for d in self.context_encoder.depths], dim=-1)
+            groups = [(levels, masks.targets[levels[0]]) for levels in masks.groups]
+            shared: dict[int, Tensor] = self.predictors[0](context, masks.context, groups)
+            return shared
+        predictions: dict[int, Tensor] = {}
+        for level, predictor in enumerate(self.predictors):
+            context = taps[self.geometry.levels[level].depth]
+            predictions |= predictor(context, masks.context, [([level], masks.targets[level])])
+        return predictions
+
+    def extract_features(
+        self,
+        images: Tensor,
+        *,
+        level: int | Literal["all"] = "all",
+        pool: Literal["mean", "none"] = "mean",
+        encoder: Literal["target", "context"] = "target",
+    ) -> Tensor:
+        """Features of whole images for use downstream. Differentiable; wrap in ``torch.no_grad()`` where that is waste.
+
+        Args:
+            images: [B, C, H, W], normalised.
+            level: a level (negative counts from the coarsest), or all of them side by side.
+            pool: `mean` over cells, or `none`.
+            encoder: the moving average (better features), or the encoder that was trained.
+
+        Returns:
+            `mean`: [B, D], for all levels [B, L * D]. `none`: [B, cells, D]; for all levels the grids must be equal,
+            [B, cells, L * D].
+
+        Raises:
+            ValueError: no such level, or unpooled levels of unequal grids.
+        """
+        taps = (self.target_encoder if encoder == "target" else self.context_encoder)(images)
+        features = level_features(taps, self.geometry)
+        if level != "all":
+            if not -self.num_levels <= level < self.num_levels:
+                raise ValueError(
+                    f"level {level} of a model with {self.num_levels} level(s); use 0 to {self.num_levels - 1}"
+                )
+            features = [features[level]]
+        if pool == "mean":
+            return torch.cat([f.mean(dim=1) for f in features], dim=-1)
+        if len({f.shape[1] for f in features}) > 1:
+            raise ValueError(
+                "unpooled features of levels with different grids cannot stand side by side; ask for one level"
+            )
+        return torch.cat(features, dim=-1)

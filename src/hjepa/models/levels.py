@@ -1,0 +1,36 @@
+"""From encoder taps to levels: 2-D pooling on the token grid."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from hjepa.config import Geometry
+
+
+def pool_cells(tokens: Tensor, grid: tuple[int, int], stride: int) -> Tensor:
+    """Average squares of ``stride`` x ``stride`` tokens on the 2-D grid (never along the raster sequence).
+
+    Args:
+        tokens: [B, rows * columns, D].
+        grid: rows and columns.
+
+    Returns:
+        [B, rows / stride * columns / stride, D], row-major.
+    """
+    if stride == 1:
+        return tokens
+    B, _, D = tokens.shape
+    h, w = grid[0] // stride, grid[1] // stride
+    return tokens.reshape(B, h, stride, w, stride, D).mean(dim=(2, 4)).reshape(B, h * w, D)
+
+
+def level_features(taps: dict[int, Tensor], geometry: Geometry) -> list[Tensor]:
+    """The features of every level, finest first, from an encoder's taps of *all* tokens.
+
+    Args:
+        taps: depth -> [B, N, D].
+
+    Returns:
+        per level [B, cells of that level, D].
+    """
+    return [pool_cells(taps[level.depth], geometry.grid, level.stride) for level in geometry.levels]

@@ -1,0 +1,74 @@
+"""The narrow transformer that says what the target encoder thinks of hidden cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hjepa.config import Geometry, PredictorConfig
+from hjepa.models.blocks import NORM_EPS, Block, init_transformer
+from hjepa.models.positions import sincos_2d
+
+
+class Predictor(nn.Module):
+    """Predicts all hidden cells of an image in one sequence: context tokens, then one query per cell.
+
+    A query is a learned mask token plus the cell's position. Levels that predict the same cells share their queries
+    and differ in the output head, so a further level of that kind costs one linear layer.
+
+    Args:
+        config: the ``model.predictor`` section.
+        geometry: sizes of the model.
+        levels: indices of the levels it predicts.
+        inputs: number of encoder taps that it reads, concatenated.
+    """
+
+    def __init__(self, config: PredictorConfig, geometry: Geometry, levels: Sequence[int], inputs: int) -> None:
+        super().__init__()
+        dim = geometry.predictor_dim
+        self.levels = tuple(levels)
+        self.strides = [geometry.levels[level].stride for level in levels]
+        self.embed = nn.Linear(inputs * geometry.embed_dim, dim)
+        for stride in {1, *self.strides}:
+            self.register_buffer(f"positions_{stride}", sincos_2d(dim, geometry.grid, stride), persistent=False)
+        self.mask_tokens = nn.ParameterDict({str(s): nn.Parameter(torch.zeros(dim)) for s in sorted(set(self.strides))})
+        self.blocks = nn.ModuleList(Block(dim, geometry.predictor_heads, config.mlp_ratio) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.heads = nn.ModuleDict({str(level): nn.Linear(dim, geometry.embed_dim) for level in levels})
+        init_transformer(self)
+        for token in self.mask_tokens.values():
+            nn.init.trunc_normal_(token, std=0.02)
+
+    def forward(
+        self, context: Tensor, context_index: Tensor, groups: Sequence[tuple[Sequence[int], Tensor]]
+    ) -> dict[int, Tensor]:
+        """Predict.
+
+        Args:
+            context: features of the visible tokens, [B, Nc, inputs * D].
+            context_index: their row-major indices, int64 [B, Nc].
+            groups: (levels, cell indices int64 [B, Nt] on those levels' grid) for each set of shared queries.
+
+        Returns:
+            level -> predicted features [B, Nt, D].
+        """
+        sequence = [self.embed(context) + self._positions(1)[context_index]]
+        for levels, index in groups:
+            stride = self.strides[self.levels.index(levels[0])]
+            sequence.append(self.mask_tokens[str(stride)] + self._positions(stride)[index])
+        x = torch.cat(sequence, dim=1)
+        for block in self.blocks:
+            x = block(x)
+        predictions: dict[int, Tensor] = {}
+        start = context.shape[1]
+        for levels, index in groups:
+            queries = self.norm(x[:, start : start + index.shape[1]])
+            start += index.shape[1]
+            for level in levels:
+                predictions[level] = self.heads[str(level)](queries)
+        return predictions
+
+    def _positions(self, stride: int) -> Tensor:
+        return self.get_buffer(f"positions_{stride}")

@@ -1,0 +1,139 @@
+"""The whole objective: one distance per level, regularisers on pooled features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from hjepa.objectives.distances import ELEMENTWISE, cosine_loss, elementwise_loss
+from hjepa.objectives.info_nce import chance_of_info_nce, info_nce
+from hjepa.objectives.sliced_gaussian import sliced_gaussian_loss
+from hjepa.objectives.variance_covariance import covariance_loss, variance_loss
+
+
+@dataclass
+class LossTerms:
+    """What one micro-batch costs.
+
+    Attributes:
+        total: scalar with gradient, the weighted sum of everything below.
+        levels: unweighted loss per level, detached [L].
+        regularisers: unweighted terms by name, detached scalars.
+    """
+
+    total: Tensor
+    levels: Tensor
+    regularisers: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Objective:
+    """Weighted sum of the levels' losses and of the regularisers.
+
+    Regularisers work on the context encoder's features of the coarsest level, averaged over visible tokens, and on one
+    micro-batch, gathered over processes.
+
+    Args:
+        loss: `smoothl1`, `mse`, `l1`, `cosine` or `infonce`.
+        level_weights: one per level, finest first.
+        normalize: compare unit vectors.
+        temperature: for `infonce`.
+        variance, covariance, sliced_gaussian: weights of the regularisers.
+        gather: collects [B, D] features from all processes, with gradient for the local part.
+        seed: of the random directions of the sliced test.
+    """
+
+    def __init__(
+        self,
+        loss: str,
+        level_weights: Sequence[float],
+        *,
+        normalize: bool = False,
+        temperature: float = 0.1,
+        variance: float = 0.0,
+        covariance: float = 0.0,
+        sliced_gaussian: float = 0.0,
+        gather: Callable[[Tensor], Tensor] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.loss = loss
+        self.level_weights = tuple(level_weights)
+        self.normalize = normalize
+        self.temperature = temperature
+        self.weights = {"variance": variance, "covariance": covariance, "sliced_gaussian": sliced_gaussian}
+        self.gather = gather
+        self.seed = seed
+
+    def __call__(
+        self, predictions: Sequence[Tensor], targets: Sequence[Tensor], pooled: Sequence[Tensor], *, step: int = 0
+    ) -> LossTerms:
+        """Evaluate.
+
+        Args:
+            predictions, targets: per level [B, Nt, D].
+            pooled: per level [B, D].
+            step: optimiser step, for random directions.
+        """
+        losses = [
+            level_loss(p.float(), t.float(), self.loss, normalize=self.normalize, temperature=self.temperature)
+            for p, t in zip(predictions, targets, strict=True)
+        ]
+        total = torch.stack([w * loss for w, loss in zip(self.level_weights, losses, strict=True)]).sum()
+        terms = self._regularisers(pooled[-1], step)
+        for name, term in terms.items():
+            total = total + self.weights[name] * term
+        return LossTerms(
+            total=total,
+            levels=torch.stack(losses).detach(),
+            regularisers={name: term.detach() for name, term in terms.items()},
+        )
+
+    def _regularisers(self, features: Tensor, step: int) -> dict[str, Tensor]:
+        if not any(self.weights.values()):
+            return {}
+        if self.gather is not None:
+            features = self.gather(features)
+        terms = {}
+        if self.weights["variance"]:
+            terms["variance"] = variance_loss(features)
+        if self.weights["covariance"]:
+            terms["covariance"] = covariance_loss(features)
+        if self.weights["sliced_gaussian"]:
+            terms["sliced_gaussian"] = sliced_gaussian_loss(features, seed=(self.seed * 1_000_003 + step) % 2**63)
+        return terms
+
+    @torch.no_grad()
+    def chance(self, targets: Sequence[Tensor]) -> Tensor:
+        """What each level's loss would be for a predictor that always answers with the batch's mean target, [L].
+
+        A loss at its chance level means that nothing specific to the image is predicted. When targets collapse, chance
+        falls to zero along with the loss, which the loss alone would show as success. For `infonce` it is the
+        logarithm of the number of candidates.
+        """
+        return torch.stack([self._chance(t.float()) for t in targets])
+
+    def _chance(self, target: Tensor) -> Tensor:
+        if self.loss == "infonce":
+            return torch.tensor(chance_of_info_nce(target.shape[0] * target.shape[1]), device=target.device)
+        # For losses on unit vectors the best constant is the mean direction.
+        on_sphere = self.normalize or self.loss == "cosine"
+        constant = (torch.nn.functional.normalize(target, dim=-1) if on_sphere else target).mean(dim=(0, 1))
+        guess = constant.expand_as(target)
+        return level_loss(guess, target, self.loss, normalize=self.normalize, temperature=self.temperature)
+
+
+def level_loss(prediction: Tensor, target: Tensor, loss: str, *, normalize: bool, temperature: float) -> Tensor:
+    """The loss of one level as a scalar; see `Objective` for the arguments.
+
+    Raises:
+        ValueError: an unknown loss.
+    """
+    if loss in ELEMENTWISE:
+        return elementwise_loss(ELEMENTWISE[loss], prediction, target, normalize=normalize)
+    if loss == "cosine":
+        return cosine_loss(prediction, target)
+    if loss == "infonce":
+        return info_nce(prediction, target, temperature)
+    raise ValueError(f"loss {loss!r} is not known; use {', '.join([*ELEMENTWISE, 'cosine', 'infonce'])}")

@@ -1,0 +1,77 @@
+"""Choosing the device, the number of threads and the precision."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+
+from hjepa.errors import UserError
+
+if TYPE_CHECKING:
+    from hjepa.config import TrainingConfig
+
+
+def resolve_device(name: str, local_rank: int = 0) -> torch.device:
+    """Turn `auto`, `cpu`, `cuda`, `cuda:<n>` or `mps` into a device that is there.
+
+    Args:
+        name: the ``device`` key.
+        local_rank: process number on this machine; picks the GPU when none is named.
+
+    Raises:
+        UserError: a device that this machine lacks.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", local_rank)
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    if kind == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError(
+                f"device: {name!r}, but PyTorch sees no CUDA GPU here; use cpu or auto (`hjepa doctor` says more)"
+            )
+        number = int(index) if index else local_rank
+        if number >= torch.cuda.device_count():
+            raise UserError(
+                f"device: {name!r}, but there are {torch.cuda.device_count()} GPU(s); use cuda:0 to cuda:{torch.cuda.device_count() - 1}"
+            )
+        return torch.device("cuda", number)
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device: 'mps', but PyTorch sees no Apple GPU here; use cpu or auto")
+    if kind not in ("cpu", "mps"):
+        raise UserError(f"device: {name!r} is not known; use auto, cpu, cuda, cuda:<n> or mps")
+    return torch.device(kind)
+
+
+def configure_backend(config: TrainingConfig, device: torch.device) -> None:
+    """Set CPU threads and the precision of matrix products, process-wide."""
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
+
+
+class Precision:
+    """Mixed precision of forward and backward passes.
+
+    Args:
+        config: the ``training`` section.
+        device: where the model is.
+    """
+
+    def __init__(self, config: TrainingConfig, device: torch.device) -> None:
+        self.enabled = config.use_amp
+        self.dtype = torch.bfloat16 if config.amp_dtype == "bf16" else torch.float16
+        self.device = device
+        # Only float16 needs its gradients lifted out of the subnormal range.
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.enabled and self.dtype == torch.float16)
+
+    @contextlib.contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Context of a forward pass."""
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.enabled):
+            yield

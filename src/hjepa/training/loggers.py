@@ -1,0 +1,153 @@
+"""Where numbers go: `metrics.jsonl`, TensorBoard, Weights & Biases; and `training.log` for words."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from hjepa.errors import UserError
+
+if TYPE_CHECKING:
+    from hjepa.config import Config
+
+log = logging.getLogger("hjepa")
+
+
+class MetricSink(Protocol):
+    """Something that takes records."""
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Take one record: `kind`, `step` and numbers by name."""
+
+    def close(self) -> None:
+        """Flush and close."""
+
+
+class JsonLines:
+    """`metrics.jsonl`: one JSON object per line, written at once so that a killed run keeps them.
+
+    Args:
+        path: the file.
+        step: step to go on from; later lines of an interrupted run are dropped, since they will be written again.
+    """
+
+    def __init__(self, path: Path, step: int) -> None:
+        if path.exists():
+            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
+            path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append a line."""
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _step(line: str) -> float:
+    # A line cut off by a crash is dropped with the ones to be written again.
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+class TensorBoard:
+    """TensorBoard event files."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder), purge_step=step or None)
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Add every number as a scalar."""
+        for name, value in _numbers(record).items():
+            self._writer.add_scalar(f"{record['kind']}/{name}", value, record["step"])
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """Weights & Biases, opt-in.
+
+    Raises:
+        UserError: the package is missing.
+    """
+
+    def __init__(self, config: Config, folder: Path) -> None:
+        try:
+            import wandb
+        except ImportError:
+            raise UserError(
+                "logging.wandb.enabled: needs the package wandb; `pip install 'hjepa[wandb]'` or set it to false"
+            ) from None
+        settings = config.logging.wandb
+        self._run = wandb.init(
+            project=settings.project,
+            name=config.logging.experiment_name,
+            tags=settings.tags,
+            dir=str(folder),
+            config=config.model_dump(mode="json"),
+            resume="allow",
+        )
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Log every number."""
+        self._run.log({f"{record['kind']}/{n}": v for n, v in _numbers(record).items()}, step=record["step"])
+
+    def close(self) -> None:
+        """Finish the run."""
+        self._run.finish()
+
+
+def _numbers(record: dict[str, Any]) -> dict[str, float]:
+    return {n: v for n, v in record.items() if isinstance(v, (int, float)) and n not in ("step", "time")}
+
+
+def open_sinks(config: Config, folder: Path, step: int) -> list[MetricSink]:
+    """The sinks that a configuration asks for."""
+    sinks: list[MetricSink] = [JsonLines(folder / "metrics.jsonl", step)]
+    if config.logging.tensorboard.enabled:
+        sinks.append(TensorBoard(folder / "tensorboard", step))
+    if config.logging.wandb.enabled:
+        sinks.append(WeightsAndBiases(config, folder))
+    return sinks
+
+
+class LogFile:
+    """While open, messages of the library go to `training.log` and to the console.
+
+    Args:
+        path: the log file.
+        console: write to standard output too.
+    """
+
+    def __init__(self, path: Path, *, console: bool = True) -> None:
+        self._handlers: list[logging.Handler] = [logging.FileHandler(path, encoding="utf-8")]
+        self._handlers[0].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        if console:
+            stream = logging.StreamHandler(sys.stdout)
+            stream.setFormatter(logging.Formatter("%(message)s"))
+            self._handlers.append(stream)
+        self._level = log.level
+
+    def __enter__(self) -> LogFile:
+        for handler in self._handlers:
+            log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        log.setLevel(self._level)
+        for handler in self._handlers:
+            log.removeHandler(handler)
+            handler.close()

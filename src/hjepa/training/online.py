@@ -1,0 +1,126 @@
+"""Watching a representation while it learns: k-NN on a split of train, effective rank, spread."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hjepa.data import eval_batches
+from hjepa.metrics import accuracy, feature_std, knn_predict, mean_cosine, rankme
+
+if TYPE_CHECKING:
+    from hjepa.config import Config
+    from hjepa.data import ImageDataset
+    from hjepa.models import HJEPA
+
+log = logging.getLogger("hjepa")
+
+# A training step costs about three times the encoding of its images, so encoding 9 % as many images as are trained on
+# between two evaluations takes 3 % of the time.
+_SHARE_OF_IMAGES = 0.09
+_FEWEST = 40
+_K = 20
+# Below this share of its width a representation counts as collapsing, whatever else is best about it.
+HEALTHY_RANK = 0.05
+
+
+class OnlineEvaluation:
+    """Evaluates the target encoder on a fixed part of the training images, never on test images.
+
+    Args:
+        config: the configuration.
+        dataset: the training images.
+        mean, std: normalisation.
+        device: where the model is.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        dataset: ImageDataset,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        device: torch.device,
+    ) -> None:
+        self.config = config
+        self.dataset = dataset
+        self.normalisation = (mean, std)
+        self.device = device
+        affordable = int(_SHARE_OF_IMAGES * len(dataset) * config.evaluation.eval_frequency)
+        count = min(config.evaluation.online_images, max(_FEWEST, affordable), len(dataset))
+        chosen = np.random.Generator(np.random.Philox(key=[config.seed, 0x6F6E6C])).permutation(len(dataset))[:count]
+        labels = dataset.labels
+        if labels is not None:
+            known = labels.numpy()[chosen] >= 0
+            # Labels serve k-NN; without enough of them the unlabelled images still serve the rank.
+            chosen = chosen[known] if known.sum() >= _FEWEST else chosen
+        self.indices = torch.from_numpy(np.sort(chosen))
+        picked = None if labels is None else labels[self.indices]
+        self.labels = picked if picked is not None and bool((picked >= 0).all()) else None
+
+    @torch.inference_mode()
+    def __call__(self, model: HJEPA) -> dict[str, float]:
+        """Evaluate.
+
+        Returns:
+            `knn` (accuracy, with labels), and per level `rank/level_<n>`, `std/level_<n>`, `cosine/level_<n>`; `rank` of
+            all levels side by side.
+        """
+        features = self._features(model)
+        if not all(bool(torch.isfinite(f).all()) for f in features):
+            log.warning("online evaluation: the features are not finite; the model has diverged")
+            return {"rank": 0.0} | {f"rank/level_{level}": 0.0 for level in range(len(features))}
+        together = torch.cat([torch.nn.functional.normalize(f, dim=1) for f in features], dim=1)
+        values: dict[str, float] = {}
+        if self.labels is not None:
+            # Every fourth image asks, the others answer.
+            asks = torch.arange(len(together)) % 4 == 3
+            k = min(_K, int((~asks).sum()))
+            predicted = knn_predict(together[~asks], self.labels[~asks], together[asks], k=k)[k]
+            values["knn"] = accuracy(predicted, self.labels[asks])
+        values["rank"] = rankme(together)
+        for level, level_features in enumerate(features):
+            values[f"rank/level_{level}"] = rankme(level_features)
+            values[f"std/level_{level}"] = float(feature_std(level_features).mean())
+            values[f"cosine/level_{level}"] = mean_cosine(level_features)
+        return values
+
+    def _features(self, model: HJEPA) -> list[Tensor]:
+        was_training = model.training
+        model.eval()
+        mean, std = self.normalisation
+        batches = eval_batches(
+            self.dataset,
+            self.indices,
+            model.geometry.image_size,
+            mean=mean,
+            std=std,
+            batch_size=max(self.config.data.batch_size, 64),
+            num_workers=self.config.data.num_workers,
+            device=self.device,
+        )
+        parts = [[f.mean(dim=1).float().cpu() for f in model(batch.images)] for batch in batches]
+        model.train(was_training)
+        return [torch.cat(level) for level in zip(*parts, strict=True)]
+
+
+def score(values: dict[str, float], metric: str, loss: float, width: int) -> float:
+    """How good a checkpoint is, higher is better.
+
+    Args:
+        values: what `OnlineEvaluation` returned.
+        metric: `auto`, `knn`, `rank` or `loss`.
+        loss: training loss.
+        width: width of one level.
+    """
+    if metric == "loss":
+        return -loss
+    if metric == "knn" or (metric == "auto" and "knn" in values):
+        return values.get("knn", 0.0)
+    # Effective rank counts only while no level is collapsing.
+    levels = [v for name, v in values.items() if name.startswith("rank/level_")]
+    return values["rank"] if min(levels) >= HEALTHY_RANK * width else 0.0

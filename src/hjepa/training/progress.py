@@ -1,0 +1,85 @@
+"""What a person sees while a model trains: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+log = logging.getLogger("hjepa")
+
+
+class Progress:
+    """Progress of a run.
+
+    Args:
+        first, last: steps of this process's part of the run.
+        bar: draw a bar; without one every logging interval is a line.
+    """
+
+    def __init__(self, first: int, last: int, *, bar: bool | None = None) -> None:
+        self._last = last
+        self._bar = sys.stdout.isatty() if bar is None else bar
+        self._progress: Any = None
+        if self._bar:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as RichProgress
+
+            self._progress = RichProgress(
+                BarColumn(bar_width=20),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.description}"),
+                console=Console(file=sys.stdout),
+            )
+            self._task = self._progress.add_task("warming up", total=last, completed=first)
+            self._progress.start()
+
+    def advance(self, step: int) -> None:
+        """A step is done."""
+        if self._progress is not None:
+            self._progress.update(self._task, completed=step)
+
+    def report(self, record: dict[str, Any], seconds_left: float) -> None:
+        """A logging interval is done."""
+        text = describe(record)
+        if self._progress is not None:
+            self._progress.update(self._task, description=text)
+        log.log(
+            logging.DEBUG if self._bar else logging.INFO,
+            "step %d/%d  epoch %.2f  %s  left %s",
+            record["step"],
+            self._last,
+            record["epoch"],
+            text,
+            duration(seconds_left),
+        )
+
+    def close(self) -> None:
+        """Leave the terminal in order."""
+        if self._progress is not None:
+            self._progress.stop()
+
+
+def describe(record: dict[str, Any]) -> str:
+    """One line for a training record: every level's loss beside its chance level, and the pace."""
+    levels = []
+    level = 0
+    while f"loss/level_{level}" in record:
+        levels.append(f"{record[f'loss/level_{level}']:.3f}/{record[f'chance/level_{level}']:.3f}")
+        level += 1
+    return (
+        f"loss {record['loss']:.3f}  level/chance {' '.join(levels)}  lr {record['lr']:.2e}  "
+        f"{record['images_per_second']:.0f} img/s  data wait {record['data_wait']:.0%}"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them: `45s`, `3m20s`, `2h05m`."""
+    total = int(seconds + 0.5)
+    if total < 60:
+        return f"{total}s"
+    if total < 3600:
+        return f"{total // 60}m{total % 60:02d}s"
+    return f"{total // 3600}h{total % 3600 // 60:02d}m"

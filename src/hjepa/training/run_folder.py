@@ -1,0 +1,129 @@
+"""The run folder: what it holds and where."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hjepa.config import dump_config
+from hjepa.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from hjepa.config import Config
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run.
+
+    Attributes:
+        root: the run folder.
+        checkpoints: folder of checkpoints, inside it unless the configuration says otherwise.
+    """
+
+    root: Path
+    checkpoints: Path
+
+    @property
+    def last(self) -> Path:
+        """The newest checkpoint."""
+        return self.checkpoints / "last.pth"
+
+    @property
+    def best(self) -> Path:
+        """The best checkpoint."""
+        return self.checkpoints / "best_model.pth"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object per line."""
+        return self.root / "metrics.jsonl"
+
+    def prepare(self, config: Config, device: torch.device, world_size: int) -> None:
+        """Create the folders and write the resolved configuration and the environment."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.root / "config.yaml", dump_config(config))
+            write_atomically(
+                self.root / "environment.json", json.dumps(environment(config, device, world_size), indent=2)
+            )
+        except OSError as error:
+            raise UserError(f"{self.root}: cannot be written ({error.strerror}); choose another --output-dir") from None
+
+
+def locate(config: Config, output_dir: str | Path | None) -> RunFolder:
+    """The run folder of a configuration; ``--output-dir`` overrides its folders."""
+    if output_dir is not None:
+        return RunFolder(Path(output_dir), Path(output_dir) / "checkpoints")
+    root = config.logging.log_dir or Path("runs") / config.logging.experiment_name
+    return RunFolder(root, config.checkpoint.checkpoint_dir or root / "checkpoints")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a text file in one step, so that a reader never sees half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def environment(config: Config, device: torch.device, world_size: int) -> dict[str, Any]:
+    """What a reader needs to repeat the run."""
+    import numpy
+    import torch
+    import torchvision
+
+    from hjepa.version import __version__
+
+    return {
+        "hjepa": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": numpy.__version__,
+        "platform": platform.platform(),
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else platform.processor() or device.type,
+        "threads": torch.get_num_threads(),
+        "processes": world_size,
+        "seed": config.seed,
+        "commit": git_commit(),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+def git_commit() -> str | None:
+    """Commit of the source tree the package runs from, with `+` for uncommitted changes; nothing when installed."""
+    here = Path(__file__).resolve().parent
+    try:
+        head = subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+        if head.returncode:
+            return None
+        status = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return head.stdout.strip() + ("+" if status.stdout.strip() else "")

@@ -1,0 +1,164 @@
+"""Features of held-out images, from the trained encoder, its untrained copy and the pixels, in one pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hjepa.errors import DataError, UserError
+
+if TYPE_CHECKING:
+    from hjepa.models import HJEPA
+    from hjepa.visualization.images import Images
+
+LARGEST_GALLERY = 1500
+SMALLEST_GALLERY = 200
+# About a minute and a half of two CPU cores; only large encoders on a CPU get fewer images.
+_CPU_FLOP = 2e13
+_PIXEL_SIDE = 32
+TOKEN_IMAGES = 96
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pooled features of held-out images; rows in the order of `rows`.
+
+    Attributes:
+        rows: int64 [N], rows of the test split.
+        labels: int64 [N], -1 for unknown; nothing without labels.
+        trained, untrained: levels side by side, each at length one, [N, L * D].
+        pixels: [N, P], shrunk to at most 32 a side.
+        levels: how many.
+    """
+
+    rows: Tensor
+    labels: Tensor | None
+    trained: Tensor
+    untrained: Tensor
+    pixels: Tensor
+    levels: int = 1
+
+    @property
+    def scope(self) -> str:
+        """For captions: which levels the features are of."""
+        return " (all levels)" if self.levels > 1 else ""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True)
+class TokenFeatures:
+    """Features of the cells of held-out images.
+
+    Attributes:
+        images: normalised, [B, C, H, W].
+        trained, untrained: per level [B, cells, D].
+    """
+
+    images: Tensor
+    trained: list[Tensor]
+    untrained: list[Tensor]
+
+
+def gallery_size(model: HJEPA, available: int) -> int:
+    """How many images to encode: 1,500, fewer where a large encoder runs on a CPU."""
+    size = LARGEST_GALLERY
+    if next(model.parameters()).device.type == "cpu":
+        weights = sum(p.numel() for p in model.target_encoder.parameters())
+        # Two encoders, two operations per weight and token.
+        per_image = 2 * 2 * weights * model.geometry.num_tokens
+        size = min(size, max(SMALLEST_GALLERY, int(_CPU_FLOP / per_image)))
+    return min(size, available)
+
+
+@torch.inference_mode()
+def encode_gallery(images: Images, trained: HJEPA, untrained: HJEPA) -> Gallery:
+    """Encode the first images of the random order.
+
+    Raises:
+        DataError: not one image can be read.
+        UserError: features that are not finite.
+    """
+    rows = images.order[: gallery_size(trained, len(images.order))]
+    parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    for batch in images.batches(rows):
+        parts.append(
+            (
+                batch.indices.cpu(),
+                _pooled(trained, batch.images),
+                _pooled(untrained, batch.images),
+                _pixels(batch.images),
+            )
+        )
+    if not parts:
+        raise DataError(
+            f"data.dataset={images.dataset.name}: no readable image in the test split; check data.data_path"
+        )
+    found, ours, control, pixels = (torch.cat(column) for column in zip(*parts, strict=True))
+    if not torch.isfinite(ours).all():
+        raise UserError("the features are NaN or infinite, so the run has diverged; use an earlier checkpoint")
+    labels = None if images.labels is None else images.labels[found]
+    return Gallery(found, labels, ours, control, pixels, trained.num_levels)
+
+
+@torch.inference_mode()
+def encode_tokens(images: Images, trained: HJEPA, untrained: HJEPA, count: int = TOKEN_IMAGES) -> TokenFeatures:
+    """Features of the cells of the first `count` images of the random order."""
+    kept: list[Tensor] = []
+    ours: list[list[Tensor]] = []
+    control: list[list[Tensor]] = []
+    for batch in images.batches(images.order[:count], batch_size=32):
+        kept.append(batch.images.cpu())
+        ours.append([level.float().cpu() for level in trained(batch.images)])
+        control.append([level.float().cpu() for level in untrained(batch.images)])
+    if not kept:
+        raise DataError(
+            f"data.dataset={images.dataset.name}: no readable image in the test split; check data.data_path"
+        )
+    return TokenFeatures(
+        torch.cat(kept),
+        [torch.cat(level) for level in zip(*ours, strict=True)],
+        [torch.cat(level) for level in zip(*control, strict=True)],
+    )
+
+
+def position_share(tokens: Tensor) -> float | None:
+    """How much of the variance of cell features the cell's position alone explains, over images.
+
+    The share of variance between positions in a one-way layout, corrected for the number of images: 1 when a cell's
+    features say only where it is, 0 when they say nothing of it.
+
+    Args:
+        tokens: [B, cells, D].
+
+    Returns:
+        0 to 1; nothing for fewer than two images, and for features that do not vary.
+    """
+    images, cells, _ = tokens.shape
+    if images < 2 or cells < 2:
+        return None
+    values = tokens.double()
+    within = float(values.var(dim=0, unbiased=True).sum(dim=-1).mean())
+    total = float(values.flatten(0, 1).var(dim=0, unbiased=True).sum())
+    scale = float(values.square().sum(dim=-1).mean())
+    if total <= 1e-12 * scale:
+        return None
+    return min(1.0, max(0.0, 1 - within / total))
+
+
+def _pooled(model: HJEPA, images: Tensor) -> Tensor:
+    return torch.cat([F.normalize(level.float().mean(dim=1), dim=1) for level in model(images)], dim=1).cpu()
+
+
+def _pixels(images: Tensor) -> Tensor:
+    images = images.float().cpu()
+    scale = min(1.0, _PIXEL_SIDE / max(images.shape[2:]))
+    if scale < 1:
+        size = [max(1, round(side * scale)) for side in images.shape[2:]]
+        images = F.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)
+    return images.flatten(1)

@@ -1,0 +1,130 @@
+"""The held-out images that figures show, as the model sees them and as a person sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hjepa.data import build_dataset, eval_batches
+from hjepa.errors import DataError
+from hjepa.visualization.style import Picture
+
+if TYPE_CHECKING:
+    from hjepa.config import DataConfig
+    from hjepa.data import Batch, ImageDataset
+    from hjepa.training import TrainedRun
+
+_STREAM = 0x766973
+_LARGEST_CLASS = 24
+
+
+class Images:
+    """Images of the test split, in a random order that is a function of the run's seed.
+
+    Args:
+        run: the run.
+        data: where its images are.
+
+    Attributes:
+        dataset: the test split.
+        order: all its rows in random order, labelled ones first where some are and some are not.
+
+    Raises:
+        DataError: they cannot be found or read.
+    """
+
+    def __init__(self, run: TrainedRun, data: DataConfig) -> None:
+        config = data.model_copy(update={"channels": run.channels})
+        self.dataset: ImageDataset = build_dataset(config, "test", seed=run.config.seed)
+        self.data = data
+        self.size = run.model.geometry.image_size
+        self.channels = run.channels
+        self._mean, self._std = run.mean, run.std
+        self._device = next(run.model.parameters()).device
+        draw = np.random.Generator(np.random.Philox(key=[run.config.seed, _STREAM]))
+        order = torch.from_numpy(draw.permutation(len(self.dataset)))
+        if self.labels is not None:
+            order = order[torch.argsort((self.labels[order] < 0).to(torch.int8), stable=True)]
+        self.order = order
+        self._gain: float | None = None
+
+    @property
+    def labels(self) -> Tensor | None:
+        """int64 [N], -1 where an image has none; nothing where no image has one."""
+        return self.dataset.labels
+
+    def label_of(self, row: int) -> int | None:
+        """The class of an image, if it is known."""
+        label = -1 if self.labels is None else int(self.labels[row])
+        return None if label < 0 else label
+
+    def class_name(self, label: int | None) -> str:
+        """The name of a class, shortened to fit under a picture; nothing for an unknown one."""
+        if label is None:
+            return ""
+        names = self.dataset.class_names
+        name = names[label] if names is not None and label < len(names) else str(label)
+        return name if len(name) <= _LARGEST_CLASS else name[: _LARGEST_CLASS - 1] + "…"
+
+    def batches(self, rows: Tensor, batch_size: int = 64) -> Iterator[Batch]:
+        """Normalised images [b, C, H, W] with their rows [b], batch by batch; unreadable files are left out."""
+        return eval_batches(
+            self.dataset,
+            rows,
+            self.size,
+            mean=self._mean,
+            std=self._std,
+            batch_size=batch_size,
+            num_workers=self.data.num_workers,
+            device=self._device,
+        )
+
+    def normalised(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised images [n, C, H, W] and the rows they belong to.
+
+        Raises:
+            DataError: not one of them can be read.
+        """
+        parts = list(self.batches(rows))
+        if not parts:
+            raise DataError(
+                f"data.dataset={self.dataset.name}: no readable image in the test split; check data.data_path"
+            )
+        return torch.cat([p.images for p in parts]), torch.cat([p.indices for p in parts])
+
+    def pictures(self, normalised: Tensor) -> list[Picture]:
+        """Normalised images as a person sees them; see `display_note` for what was changed."""
+        mean = torch.tensor(self._mean).view(-1, 1, 1)
+        std = torch.tensor(self._std).view(-1, 1, 1)
+        values = three_channels(normalised.float().cpu() * std + mean)
+        if self._gain is None:
+            bright = float(torch.quantile(values.flatten()[:: max(1, values.numel() // 100_000)], 0.99))
+            # Sixteen-bit sensors often fill the lowest part of their range only.
+            self._gain = 1 / bright if 0 < bright < 0.35 else 1.0
+        bytes_ = (values * self._gain * 255).round().clamp(0, 255).to(torch.uint8)
+        return [np.ascontiguousarray(p.permute(1, 2, 0).numpy()) for p in bytes_]
+
+    def display_note(self) -> str:
+        """What a reader must know of how images are shown, as a sentence or nothing."""
+        notes = []
+        if self.channels == 2:
+            notes.append("the two channels are shown as red and green")
+        elif self.channels > 3:
+            notes.append(f"the first three of {self.channels} channels are shown as red, green and blue")
+        if self._gain is not None and self._gain > 1:
+            notes.append(f"brightened {self._gain:.2g} times for display")
+        text = "; ".join(notes)
+        return text[:1].upper() + text[1:] + "." if text else ""
+
+
+def three_channels(images: Tensor) -> Tensor:
+    """[n, C, H, W] as [n, 3, H, W]: grey for one channel, the first three of many."""
+    channels = images.shape[1]
+    if channels == 1:
+        return images.expand(-1, 3, -1, -1)
+    return F.pad(images, [0, 0, 0, 0, 0, 3 - channels]) if channels < 3 else images[:, :3]

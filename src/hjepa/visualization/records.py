@@ -1,0 +1,109 @@
+"""What ``metrics.jsonl`` says, and the other files of a run folder that a report reads."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hjepa.errors import UserError
+
+
+@dataclass(frozen=True)
+class Records:
+    """The records of a run in the order of steps.
+
+    Attributes:
+        train: of logging intervals.
+        evaluations: of online evaluations.
+        unreadable: number of lines that are no JSON (a run that was killed may leave half a line).
+    """
+
+    train: list[dict[str, Any]] = field(default_factory=list)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    unreadable: int = 0
+
+    def until(self, step: int) -> Records:
+        """The records up to a step, for a checkpoint that is not the last."""
+        return Records(
+            [r for r in self.train if r["step"] <= step],
+            [r for r in self.evaluations if r["step"] <= step],
+            self.unreadable,
+        )
+
+    @property
+    def steps_per_epoch(self) -> float | None:
+        """Optimiser steps per epoch; nothing without records."""
+        last = next((r for r in reversed(self.train + self.evaluations) if r.get("epoch")), None)
+        return None if last is None else last["step"] / last["epoch"]
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds of training so far; nothing without records."""
+        times = [r["time"] for r in self.train + self.evaluations if "time" in r]
+        return max(times) if times else None
+
+    def skipped_updates(self) -> int:
+        """Updates that were thrown away because the gradient was not finite."""
+        return max((int(r.get("skipped", 0)) for r in self.train), default=0)
+
+
+def series(records: list[dict[str, Any]], key: str, x: str = "step") -> tuple[list[float], list[float]]:
+    """The course of one quantity: positions and values, without records that lack it or hold no finite number."""
+    points = [(r[x], r[key]) for r in records if r.get(key) is not None and math.isfinite(r[key])]
+    return [p[0] for p in points], [p[1] for p in points]
+
+
+def level_keys(records: list[dict[str, Any]], prefix: str) -> list[str]:
+    """Keys like ``loss/level_0`` that occur in the records, by level."""
+    found = {key for r in records for key in r if key.startswith(f"{prefix}/level_")}
+    return sorted(found, key=lambda key: int(key.rpartition("_")[2]))
+
+
+def read_records(path: Path) -> Records:
+    """Read ``metrics.jsonl``; an absent file means no records.
+
+    Where a resumed run wrote a step again, its later record counts.
+
+    Raises:
+        UserError: the file is there but cannot be read.
+    """
+    if not path.is_file():
+        return Records()
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+    by_kind: dict[str, dict[int, dict[str, Any]]] = {"train": {}, "eval": {}}
+    unreadable = 0
+    for line in filter(str.strip, lines):
+        try:
+            record = json.loads(line)
+            by_kind.setdefault(record["kind"], {})[int(record["step"])] = record
+        except (ValueError, KeyError, TypeError):
+            unreadable += 1
+    train, evaluations = ([by_kind[kind][step] for step in sorted(by_kind[kind])] for kind in ("train", "eval"))
+    return Records(train, evaluations, unreadable)
+
+
+def read_json(path: Path, remedy: str) -> dict[str, Any] | None:
+    """A JSON object, or nothing where there is no such file.
+
+    Args:
+        path: the file.
+        remedy: what would put it right, for the error line.
+
+    Raises:
+        UserError: the file is there and holds no JSON object.
+    """
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error}); {remedy}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds no JSON object; {remedy}")
+    return content

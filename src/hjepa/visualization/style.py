@@ -1,0 +1,175 @@
+"""How every figure looks: two themes with the same hues, safe for colour-blind readers, and no chart junk.
+
+Figures are made through matplotlib's object interface on the Agg canvas: no window, no global state.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Picture = NDArray[np.uint8]
+"""``[H, W, 3]``."""
+
+DPI = 150
+WIDTH = 9.0
+"""Width of every figure in inches, so that text has the same size in all of them."""
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of a figure.
+
+    Attributes:
+        name: ``light`` or ``dark``.
+        background, text, muted, line: page, words, lesser words, axes and grid.
+        levels: one colour per level, finest first (after Okabe and Ito's palette).
+        classes: colours for classes.
+        same, other: marks of agreement and disagreement.
+    """
+
+    name: str
+    background: str
+    text: str
+    muted: str
+    line: str
+    levels: tuple[str, ...]
+    classes: tuple[str, ...]
+    same: str
+    other: str
+
+
+LIGHT = Theme(
+    name="light",
+    background="#ffffff",
+    text="#1f2328",
+    muted="#59636e",
+    line="#d1d9e0",
+    levels=("#0072b2", "#d55e00", "#009e73", "#aa3377"),
+    classes=(
+        "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00",
+        "#56b4e9", "#999933", "#882255", "#6f6f6f", "#332288",
+    ),
+    same="#0072b2",
+    other="#b0b8c0",
+)  # fmt: skip
+DARK = Theme(
+    name="dark",
+    background="#14171c",
+    text="#e6e9ed",
+    muted="#9aa4af",
+    line="#353c45",
+    levels=("#56b4e9", "#f0883e", "#2fc49a", "#e083b8"),
+    classes=(
+        "#56b4e9", "#e69f00", "#2fc49a", "#e083b8", "#f0703a",
+        "#a5d8ff", "#c8c85a", "#d0648f", "#a8a8a8", "#9a8cf0",
+    ),
+    same="#56b4e9",
+    other="#59636e",
+)  # fmt: skip
+
+
+def new_figure(height: float, theme: Theme, *, width: float = WIDTH) -> Figure:
+    """An empty figure on the Agg canvas, sizes in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor=theme.background)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def to_png(figure: Figure) -> bytes:
+    """The figure as PNG, the same bytes for the same figure."""
+    buffer = io.BytesIO()
+    # Without a creation date or a program version, equal figures are equal files.
+    figure.savefig(buffer, format="png", facecolor=figure.get_facecolor(), metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def plain_axes(axes: Axes, theme: Theme, title: str) -> None:
+    """Axes for a chart: two spines, a faint grid along y, the title on the left."""
+    axes.set_facecolor(theme.background)
+    axes.set_title(title, loc="left", fontsize=9.5, color=theme.text, pad=7)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("bottom", "left"):
+        axes.spines[side].set_color(theme.line)
+    axes.tick_params(colors=theme.muted, labelsize=8, length=3, width=0.8)
+    axes.grid(axis="y", color=theme.line, linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def bare_axes(axes: Axes) -> None:
+    """Axes for a picture: nothing but the picture."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def picture_grid(
+    rows: int,
+    columns: int,
+    aspect: float,
+    theme: Theme,
+    *,
+    top: float = 0.3,
+    below: float = 0.0,
+    groups: Sequence[int] = (),
+) -> tuple[Figure, list[list[Axes]]]:
+    """A figure of ``rows x columns`` pictures in axes without ticks.
+
+    Args:
+        aspect: height over width of a picture.
+        top: inches for column titles.
+        below: inches under each picture for its label.
+        groups: columns before which a wider gap separates groups of columns.
+
+    Returns:
+        the figure, and its axes row by row.
+    """
+    gap, wide, side = 0.06, 0.22, 0.02
+    # Few columns must not make giant pictures.
+    usable = WIDTH - 2 * side - gap * (columns - 1) - (wide - gap) * len(groups)
+    cell = min(usable / columns, 1.7, 2.4 / aspect)
+    height = cell * aspect
+    width = cell * columns + gap * (columns - 1) + (wide - gap) * len(groups) + 2 * side
+    total = top + rows * (height + below) + gap * (rows - 1) + side
+    figure = new_figure(total, theme, width=width)
+    axes: list[list[Axes]] = []
+    for row in range(rows):
+        line = []
+        y = top + row * (height + below + gap)
+        x = side
+        for column in range(columns):
+            if column:
+                x += wide if column in groups else gap
+            box = (x / width, 1 - (y + height) / total, cell / width, height / total)
+            cell_axes = figure.add_axes(box)
+            bare_axes(cell_axes)
+            line.append(cell_axes)
+            x += cell
+        axes.append(line)
+    return figure, axes
+
+
+def column_title(axes: Axes, text: str, theme: Theme, *, color: str | None = None, strong: bool = False) -> None:
+    """A title over the topmost picture of a column."""
+    axes.set_title(
+        text, fontsize=8, color=color or theme.muted, pad=4, fontweight="bold" if strong else "normal", linespacing=1.25
+    )
+
+
+def show(axes: Axes, picture: Picture) -> None:
+    """A picture, its pixels as squares where it is enlarged."""
+    axes.imshow(picture, aspect="auto", interpolation="nearest" if max(picture.shape[:2]) <= 96 else "antialiased")

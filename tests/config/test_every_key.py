@@ -1,0 +1,454 @@
+"""Every key of the configuration changes something that a real run shows.
+
+Each case trains the tiny configuration twice, without and with the key changed, and compares what can be observed of
+the two runs: weights, records, files, the log. Keys whose effect needs other means have a test of their own below,
+named in `ELSEWHERE`. A key in neither table fails the first test.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from tests.conftest import TINY, Observed, Run, run_tiny, tiny_config
+
+from hjepa.config import all_keys
+from hjepa.errors import UserError
+
+
+@dataclass
+class Case:
+    """A change of one key, what to look at, and settings under which the key matters."""
+
+    value: Any
+    see: Callable[[Observed], Any]
+    base: dict[str, Any] = field(default_factory=dict)
+
+
+def weights(run: Observed) -> bytes:
+    return run.weights.numpy().tobytes()
+
+
+def shape(name: str) -> Callable[[Observed], Any]:
+    def see(run: Observed) -> Any:
+        value = run.state["model_state_dict"].get(name)
+        return None if value is None else tuple(value.shape)
+
+    return see
+
+
+def record(name: str) -> Callable[[Observed], Any]:
+    return lambda run: [r.get(name) for r in run.records]
+
+
+def names(run: Observed) -> tuple[str, ...]:
+    return tuple(run.state["model_state_dict"])
+
+
+def messages(run: Observed) -> list[str]:
+    """Lines of the log without date, time and level."""
+    return [line.split(" ", 3)[-1] for line in run.log.splitlines()]
+
+
+def tokens(run: Observed) -> str:
+    return next(line for line in messages(run) if "tokens seen" in line)
+
+
+def first_line(run: Observed) -> str:
+    return next(line for line in messages(run) if " images; encoder" in line)
+
+
+def environment(name: str) -> Callable[[Observed], Any]:
+    return lambda run: json.loads((run.folder / "environment.json").read_text())[name]
+
+
+def periodic(run: Observed) -> set[str]:
+    return {f for f in run.files() if "checkpoint_" in f}
+
+
+def eval_steps(run: Observed) -> list[int]:
+    return [e["step"] for e in run.evals]
+
+
+CROP = {"data.augmentation.random_crop": True}
+VARIANCE = {"loss.variance_loss_weight": 0.1}
+RATE = record("lr")
+
+CASES: dict[str, Case] = {
+    "model.encoder_type": Case("vit_tiny_patch2_16", shape("context_encoder.patch_embed.proj.weight")),
+    "model.embed_dim": Case(48, shape("context_encoder.norm.weight")),
+    "model.depth": Case(3, names),
+    "model.num_heads": Case(1, weights),
+    "model.mlp_ratio": Case(2.0, shape("context_encoder.blocks.0.mlp.fc1.weight")),
+    "model.position": Case("rope", weights),
+    "model.layer_scale": Case(0.1, names),
+    "model.drop_path": Case(0.5, weights),
+    "model.num_hierarchies": Case(1, record("loss/level_1")),
+    "model.hierarchy": Case("pooled", names),
+    "model.levels": Case([{"depth": 1}, {"depth": 2, "stride": 2}], tokens),
+    "model.predictor.depth": Case(2, names),
+    "model.predictor.embed_dim": Case(24, shape("predictors.0.embed.weight")),
+    "model.predictor.num_heads": Case(2, weights),
+    "model.predictor.mlp_ratio": Case(2.0, shape("predictors.0.blocks.0.mlp.fc1.weight")),
+    "model.predictor.sharing": Case("separate", names),
+    "model.ema.momentum": Case(0.5, record("momentum")),
+    "model.ema.momentum_end": Case(0.997, record("momentum")),
+    "model.ema.momentum_warmup_epochs": Case(1.0, record("momentum")),
+    "data.dataset": Case("digits", first_line),
+    "data.image_size": Case(24, tokens),
+    "data.channels": Case(1, shape("context_encoder.patch_embed.proj.weight")),
+    "data.batch_size": Case(8, lambda run: run.outcome.step),
+    "data.subset": Case(64, first_line),
+    "data.test_fraction": Case(
+        0.5, first_line, {"data.dataset": "digits", "data.subset": None, "training.max_steps": 1}
+    ),
+    "data.mean": Case([0.1, 0.1, 0.1], weights, {"data.mean": [0.5] * 3, "data.std": [0.2] * 3}),
+    "data.std": Case([0.3, 0.3, 0.3], weights, {"data.mean": [0.5] * 3, "data.std": [0.2] * 3}),
+    "data.augmentation.random_crop": Case(False, weights),
+    "data.augmentation.crop_scale": Case([0.9, 1.0], weights, CROP),
+    "data.augmentation.crop_ratio": Case([1.0, 1.0], weights, CROP),
+    "data.augmentation.horizontal_flip": Case(False, weights),
+    "data.augmentation.color_jitter": Case(0.4, weights),
+    "masking.strategy": Case("random", weights),
+    "masking.num_masks": Case(1, tokens),
+    "masking.mask_scale": Case([0.3, 0.4], tokens),
+    "masking.aspect_ratio": Case([0.3, 3.0], weights, {"data.image_size": 32}),
+    "masking.num_context_masks": Case(3, tokens, {"masking.context_scale": [0.2, 0.3]}),
+    "masking.context_scale": Case([0.3, 0.4], tokens),
+    "masking.sets_per_image": Case(2, weights),
+    "masking.level_growth": Case(3.0, tokens, {"masking.strategy": "hierarchical", "masking.mask_scale": [0.1, 0.15]}),
+    "training.epochs": Case(3, lambda run: run.outcome.step),
+    "training.max_steps": Case(3, lambda run: run.outcome.step),
+    "training.warmup_epochs": Case(1.0, RATE),
+    "training.warmup_lr": Case(1e-4, RATE),
+    "training.lr": Case(5e-4, RATE),
+    "training.min_lr": Case(1e-4, RATE),
+    "training.lr_schedule": Case("linear", RATE),
+    "training.cooldown_epochs": Case(1.0, RATE, {"training.lr_schedule": "constant"}),
+    "training.lr_scaling": Case("linear", RATE),
+    "training.betas": Case([0.5, 0.6], weights),
+    "training.weight_decay": Case(0.5, weights),
+    "training.weight_decay_end": Case(0.5, record("weight_decay")),
+    "training.clip_grad": Case(0.01, weights),
+    "training.accumulation_steps": Case(2, lambda run: run.outcome.step),
+    "training.use_amp": Case(True, weights),
+    "training.amp_dtype": Case("fp16", weights, {"training.use_amp": True}),
+    "training.num_threads": Case(2, environment("threads"), {"training.num_threads": 1}),
+    "loss.type": Case("mse", record("loss")),
+    "loss.hierarchy_weights": Case([1.0, 0.1], record("loss")),
+    "loss.normalize_embeddings": Case(True, record("loss")),
+    "loss.temperature": Case(0.5, record("loss"), {"loss.type": "infonce"}),
+    "loss.variance_loss_weight": Case(0.2, record("variance")),
+    "loss.covariance_loss_weight": Case(0.2, record("covariance")),
+    "loss.sliced_gaussian_weight": Case(0.2, record("sliced_gaussian")),
+    "checkpoint.save_frequency": Case(2, periodic),
+    "checkpoint.save_every_steps": Case(5, periodic),
+    "checkpoint.keep_best_n": Case(1, lambda run: len(periodic(run)), {"training.epochs": 6}),
+    "logging.log_frequency": Case(4, lambda run: len(run.records)),
+    "logging.tensorboard.enabled": Case(True, lambda run: any("tfevents" in f for f in run.files())),
+    "evaluation.eval_frequency": Case(2, eval_steps),
+    "evaluation.online_images": Case(41, lambda run: run.evals[-1]["rank"], {"data.subset": 640}),
+    "seed": Case(1, weights),
+}
+
+# Keys whose effect is shown by a test of its own in this file.
+ELSEWHERE = {
+    "model.gradient_checkpointing": "test_gradient_checkpointing_runs_blocks_again",
+    "data.data_path": "test_data_path_and_bad_images",
+    "data.bad_images": "test_data_path_and_bad_images",
+    "data.classes_file": "test_classes_file_and_labels_file",
+    "data.labels_file": "test_classes_file_and_labels_file",
+    "data.download": "test_download_is_asked_before_the_network",
+    "data.storage": "test_storage_workers_and_prefetch",
+    "data.num_workers": "test_storage_workers_and_prefetch",
+    "data.prefetch_factor": "test_storage_workers_and_prefetch",
+    "data.pin_memory": "test_pinned_memory_and_tf32_on_a_gpu",
+    "training.tf32": "test_pinned_memory_and_tf32_on_a_gpu",
+    "training.optimizer": "test_the_optimiser_is_adamw",
+    "training.compile": "test_compile_compiles",
+    "checkpoint.best_metric": "test_best_metric",
+    "checkpoint.checkpoint_dir": "test_folders_of_the_configuration",
+    "logging.log_dir": "test_folders_of_the_configuration",
+    "logging.experiment_name": "test_folders_of_the_configuration",
+    "logging.wandb.enabled": "test_weights_and_biases",
+    "logging.wandb.project": "test_weights_and_biases",
+    "logging.wandb.tags": "test_weights_and_biases",
+    "evaluation.final": "test_final_evaluation_and_its_images",
+    "evaluation.train_images": "test_final_evaluation_and_its_images",
+    "evaluation.test_images": "test_final_evaluation_and_its_images",
+    "distributed.enabled": "test_distributed",
+    "distributed.backend": "test_distributed",
+    "device": "test_device",
+}
+
+
+def test_every_key_has_a_case() -> None:
+    assert set(CASES) | set(ELSEWHERE) == set(all_keys())
+    assert not set(CASES) & set(ELSEWHERE)
+    assert all(test in globals() for test in ELSEWHERE.values())
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Callable[[dict[str, Any]], Observed]:
+    """Runs without the change, trained once for all cases that share their settings."""
+    done: dict[str, Observed] = {}
+
+    def get(settings: dict[str, Any]) -> Observed:
+        key = json.dumps(settings, sort_keys=True)
+        if key not in done:
+            done[key] = run_tiny(tmp_path_factory.mktemp("reference") / "run", settings)
+        return done[key]
+
+    return get
+
+
+def test_two_equal_runs_look_equal(run: Run, reference: Callable[[dict[str, Any]], Observed]) -> None:
+    again = run()
+    for case in CASES.values():
+        if not case.base:
+            assert case.see(again) == case.see(reference({}))
+
+
+@pytest.mark.parametrize("key", CASES)
+def test_the_key_has_an_effect(key: str, run: Run, reference: Callable[[dict[str, Any]], Observed]) -> None:
+    case = CASES[key]
+    assert case.see(run({**case.base, key: case.value})) != case.see(reference(case.base))
+
+
+def test_gradient_checkpointing_runs_blocks_again() -> None:
+    from hjepa.models import build_model
+
+    calls = {}
+    for frugal in (False, True):
+        model = build_model(tiny_config({"model.gradient_checkpointing": frugal})).train()
+        count = 0
+
+        def counting(*_: Any) -> None:
+            nonlocal count
+            count += 1
+
+        model.context_encoder.blocks[0].register_forward_pre_hook(counting)
+        model.extract_features(torch.randn(2, 3, 16, 16), encoder="context").sum().backward()
+        calls[frugal] = count
+    assert calls == {False: 1, True: 2}
+
+
+def pictures(folder: Path, count: int = 40, size: int = 20) -> Path:
+    random = np.random.default_rng(0)
+    for index in range(count):
+        name = "left" if index % 2 else "right"
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        array = random.integers(0, 256, (size, size, 3), dtype=np.uint8)
+        Image.fromarray(array).save(folder / name / f"{index}.png")
+    return folder
+
+
+FOLDER = {"data.dataset": "folder", "data.subset": None, "training.max_steps": 1, "data.test_fraction": 0.1}
+
+
+def test_data_path_and_bad_images(run: Run, tmp_path: Path) -> None:
+    good = pictures(tmp_path / "good")
+    bad = pictures(tmp_path / "bad", 44)
+    (bad / "left" / "broken.png").write_text("no picture")
+    keys = {**FOLDER, "data.data_path": str(good)}
+    assert "folder: 36 images" in run(keys).log
+    seen = run({**keys, "data.data_path": str(bad)})
+    assert "broken.png" in seen.log
+    with pytest.raises(UserError, match=r"broken\.png"):
+        run({**keys, "data.data_path": str(bad), "data.bad_images": "stop"})
+
+
+def test_classes_file_and_labels_file(run: Run, tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "pictures")
+    keys = {**FOLDER, "data.data_path": str(folder)}
+    everything = run(keys)
+    (tmp_path / "classes.txt").write_text("left\n")
+    one_class = run({**keys, "data.classes_file": str(tmp_path / "classes.txt")})
+    assert "folder: 36 images" in everything.log
+    assert "folder: 18 images" in one_class.log
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for file in folder.rglob("*.png"):
+        file.rename(flat / file.name)
+    keys["data.data_path"] = str(flat)
+    assert "knn" not in run(keys).evals[-1]
+    rows = "".join(f"{i}.png,{'odd' if i % 2 else 'even'}\n" for i in range(40))
+    (tmp_path / "labels.csv").write_text("file,label\n" + rows)
+    assert "knn" in run({**keys, "data.labels_file": str(tmp_path / "labels.csv")}).evals[-1]
+
+
+def test_download_is_asked_before_the_network(run: Run, tmp_path: Path) -> None:
+    keys = {"data.dataset": "cifar10", "data.data_path": str(tmp_path / "none"), "data.download": False}
+    with pytest.raises(UserError, match=r"data\.download") as error:
+        run(keys)
+    assert "\n" not in str(error.value)
+
+
+def test_storage_workers_and_prefetch(run: Run) -> None:
+    import multiprocessing
+
+    from hjepa.data import TrainLoader, build_dataset
+
+    def loader(**keys: Any) -> TrainLoader:
+        config = tiny_config({f"data.{k}": v for k, v in keys.items()})
+        dataset = build_dataset(config.data, "train", seed=0)
+        return TrainLoader(
+            dataset, config.data, (16, 16), mean=[0.5] * 3, std=[0.2] * 3, seed=0, device=torch.device("cpu")
+        )
+
+    assert loader().storage == "device"
+    assert loader(storage="workers").storage == "workers"
+    before = len(multiprocessing.active_children())
+    batches = loader(storage="workers", num_workers=2).batches(0, 3)
+    next(batches)
+    assert len(multiprocessing.active_children()) == before + 2
+    del batches
+    asked: dict[int, int] = {}
+    for factor in (1, 3):
+        ahead = loader(storage="workers", num_workers=1, prefetch_factor=factor)
+        asked[factor] = jobs_asked_before_the_first_batch(ahead)
+    assert asked[3] > asked[1]
+    same = run({"data.storage": "workers", "data.num_workers": 1})
+    # Workers hand over 8-bit images, so losses agree to rounding, not bit by bit.
+    assert [r["loss"] for r in same.records] == pytest.approx([r["loss"] for r in run().records], rel=0.01)
+
+
+def jobs_asked_before_the_first_batch(loader: Any) -> int:
+    """How many batches a loader has planned when it delivers the first."""
+    plan = loader._plan
+    count = 0
+
+    def counting(start: int, stop: int) -> Any:
+        nonlocal count
+        for item in plan(start, stop):
+            count += 1
+            yield item
+
+    loader._plan = counting
+    next(iter(loader.batches(0, 6)))
+    return count
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="pinned memory and TF32 exist with a CUDA GPU only")
+def test_pinned_memory_and_tf32_on_a_gpu(run: Run) -> None:
+    plain = run({"device": "cuda", "training.tf32": False})
+    assert torch.get_float32_matmul_precision() == "highest"
+    fast = run({"device": "cuda", "training.tf32": True})
+    assert torch.get_float32_matmul_precision() == "high"
+    assert torch.allclose(plain.weights, fast.weights, atol=1e-2)
+    pinned = run({"device": "cuda", "data.pin_memory": True, "data.storage": "workers", "data.num_workers": 1})
+    assert pinned.outcome.completed
+
+
+def test_the_optimiser_is_adamw(run: Run) -> None:
+    state = run({"training.optimizer": "adamw"}).state["optimizer_state_dict"]["state"]
+    assert {"exp_avg", "exp_avg_sq", "step"} <= state[0].keys()
+    with pytest.raises(UserError, match=r"training\.optimizer"):
+        run({"training.optimizer": "sgd"})
+
+
+def test_compile_compiles(run: Run) -> None:
+    from torch._dynamo.utils import counters
+
+    keys = {"training.max_steps": 2, "model.predictor.sharing": "shared"}
+    plain = run(keys)
+    counters.clear()
+    compiled = run({**keys, "training.compile": True})
+    assert counters["stats"]["unique_graphs"] > 0
+    assert torch.allclose(plain.weights, compiled.weights, atol=1e-4)
+
+
+def test_best_metric(run: Run) -> None:
+    seen = {metric: run({"checkpoint.best_metric": metric}) for metric in ("auto", "knn", "rank", "loss")}
+    best = {m: torch.load(s.folder / "checkpoints" / "best_model.pth", weights_only=True) for m, s in seen.items()}
+    assert (
+        best["auto"]["retention"]["best"]
+        == best["knn"]["retention"]["best"]
+        == max(e["knn"] for e in seen["knn"].evals)
+    )
+    assert best["rank"]["retention"]["best"] == max(e["rank"] for e in seen["rank"].evals)
+    assert best["loss"]["retention"]["best"] == -best["loss"]["loss"]
+
+
+def test_folders_of_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hjepa.training import run_training
+
+    monkeypatch.chdir(tmp_path)
+    keys = {"training.max_steps": 1, "logging.experiment_name": "named"}
+    assert run_training(tiny_config(keys), console=False).run_dir == Path("runs/named")
+    keys |= {"logging.log_dir": "logs/a", "checkpoint.checkpoint_dir": "weights/a"}
+    outcome = run_training(tiny_config(keys), console=False)
+    assert Path("logs/a/metrics.jsonl").is_file()
+    assert outcome.checkpoint == Path("weights/a/last.pth")
+    assert outcome.checkpoint.is_file()
+
+
+def test_weights_and_biases(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    file = tmp_path / "tiny.yaml"
+    tree = {**TINY, "training": {**TINY["training"], "max_steps": 2}}
+    tree["logging"] = {**TINY["logging"], "wandb": {"enabled": True, "project": "projectname", "tags": ["tagname"]}}
+    file.write_text(yaml.safe_dump(tree))
+    # A process of its own: the client leaves threads and a service behind.
+    command = [sys.executable, "-m", "hjepa", "train", "--config", str(file), "--output-dir", str(tmp_path / "run")]
+    environment_ = {**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment_, timeout=180)
+    assert result.returncode == 0, result.stderr
+    files = list((tmp_path / "run" / "wandb").rglob("*.wandb"))
+    assert files
+    content = files[0].read_bytes()
+    assert b"projectname" in content
+    assert b"tagname" in content
+
+
+def test_final_evaluation_and_its_images(tmp_path: Path) -> None:
+    from hjepa import train
+
+    keys = {"evaluation.final": True, "evaluation.train_images": 60, "evaluation.test_images": 150}
+    with_end = train(tiny_config(keys), output_dir=tmp_path / "with", console=False)
+    assert with_end.results["train_images"] == 60
+    assert with_end.results["test_images"] == 150
+    assert (tmp_path / "with" / "results.json").is_file()
+    assert (tmp_path / "with" / "report.html").is_file()
+    without = train(tiny_config(), output_dir=tmp_path / "without", console=False)
+    assert not without.results
+    assert not (tmp_path / "without" / "results.json").exists()
+
+
+def test_distributed(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="torchrun"):
+        run({"distributed.enabled": True})
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump({**TINY, "training": {**TINY["training"], "max_steps": 1}}))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "hjepa"]
+    command = [
+        *launcher,
+        "train",
+        "--config",
+        str(file),
+        "--output-dir",
+        str(tmp_path / "run"),
+        "distributed.backend=nccl",
+    ]
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=180, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert result.returncode != 0
+    assert "distributed.backend: nccl needs CUDA" in result.stderr
+
+
+def test_device(run: Run) -> None:
+    assert environment("device")(run({"training.max_steps": 1, "device": "cpu"})) == "cpu"
+    with pytest.raises(UserError, match="device"):
+        run({"device": "cuda:99"})

@@ -1,0 +1,147 @@
+"""Reading configurations, and what a user's mistake looks like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hjepa.config import Config, all_keys, dump_config, load_config, preset_text, presets
+from hjepa.config.reference import json_schema, markdown, rows
+from hjepa.errors import UserError
+
+PLAN = Path(__file__).parents[2] / "configs" / "cpu_cifar10.yaml"
+
+
+def message(overrides: list[str], source: object = "quickstart") -> str:
+    with pytest.raises(UserError) as error:
+        load_config(source, overrides)  # type: ignore[arg-type]
+    return str(error.value)
+
+
+def test_the_plan_loads_unchanged() -> None:
+    config = load_config(PLAN)
+    tree = yaml.safe_load(PLAN.read_text())
+    assert config.model.ema.momentum_warmup_epochs == tree["model"]["ema"]["momentum_warmup_epochs"]
+    assert config.loss.hierarchy_weights == tree["loss"]["hierarchy_weights"]
+    geometry = config.geometry()
+    assert geometry.grid == (14, 14)
+    assert len(geometry.levels) == tree["model"]["num_hierarchies"]
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"model": {"encoder_type": "vit_tiny_patch16_224", "embed_dim": 128}, "data": {"image_size": 160}},
+        {"model": {"encoder_type": "vit_small_patch16_224", "num_hierarchies": 3}},
+        {"loss": {"variance_loss_weight": 0.1, "covariance_loss_weight": 0.05}},
+        {"training": {"lr_scaling": "linear"}},
+        {"distributed": {"enabled": True, "backend": "nccl"}},
+    ],
+)
+def test_the_plans_relatives_load(tree: dict[str, object]) -> None:
+    load_config(tree)
+
+
+def test_a_width_without_heads_gets_one_head_per_64() -> None:
+    geometry = load_config({"model": {"embed_dim": 128}}).geometry()
+    assert geometry.num_heads == 2
+    assert load_config({"model": {"encoder_type": "vit_base_patch16_224"}}).geometry().num_heads == 12
+
+
+def test_image_size_wins_over_the_name_and_may_be_oblong() -> None:
+    geometry = load_config({"data": {"image_size": [64, 96]}}).geometry()
+    assert geometry.grid == (4, 6)
+
+
+@pytest.mark.parametrize("name", presets())
+def test_presets_load_and_survive_a_round_trip(name: str) -> None:
+    config = load_config(name)
+    assert load_config(yaml.safe_load(dump_config(config))) == config
+    assert preset_text(name).startswith("#"), "the first line of a preset says what it is for"
+
+
+def test_overrides_win_over_the_file_and_are_read_as_yaml() -> None:
+    config = load_config(
+        "quickstart", ["training.lr=1e-4", "model.levels=[{depth: 2}, {depth: 6, stride: 2}]", "data.mean=null"]
+    )
+    assert config.training.lr == 1e-4
+    assert [level.stride for level in config.geometry().levels] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "hint"),
+    [
+        ("training.lrr=1", "training.lrr", "did you mean training.lr?"),
+        ("trainng.lr=1", "trainng", "did you mean training?"),
+        ("log_frequency=3", "log_frequency", "did you mean logging.log_frequency?"),
+        ("training.lr=-1", "training.lr", "greater than 0"),
+        ("training.lr=fast", "training.lr", "valid number"),
+        ("training.epochs=true", "training.epochs", "whole number"),
+        ("training.epochs=1.5", "training.epochs", "integer"),
+        ("data.dataset=cifr10", "data.dataset", "did you mean cifar10?"),
+        ("device=tpu", "device", "cuda"),
+        ("model=3", "model", "section"),
+        ("model.encoder_type=vit_tiny", "model.encoder_type", "vit_tiny_patch16_224"),
+        ("model.num_heads=5", "model.num_heads", "4 would"),
+        ("model.predictor.num_heads=5", "model.predictor.num_heads", "4 would"),
+        ("model.levels=[{depth: 3, stride: 5}]", "model.levels.0.stride", "1, 2, 4, 8 would"),
+        ("model.levels=[{depth: 9}]", "model.levels.0.depth", "use 1 to 6"),
+        ("model.levels=[{depth: 6}, {depth: 3}]", "model.levels.1", "finest"),
+        ("model.levels=[{depth: 6, stride: 2}, {depth: 6, stride: 2}]", "model.levels.1", "change one"),
+        ("model.num_hierarchies=5", "model.num_hierarchies", "less than or equal to 4"),
+        ("masking.mask_scale=[0.5, 0.2]", "masking.mask_scale", "above the second"),
+        ("data.image_size=33", "data.image_size", "32 would do"),
+        ("data.image_size=[32, 30]", "data.image_size", "[32, 32] would do"),
+        ("loss.hierarchy_weights=[1]", "loss.hierarchy_weights", "give 3"),
+        ("loss.hierarchy_weights=[0, 0, 0]", "loss.hierarchy_weights", "raise at least one"),
+        ("training.min_lr=1", "training.min_lr", "training.lr"),
+        ("data.mean=[0.5]", "data.mean", "data.std"),
+        ("training", "training", "section.key=value"),
+        ("seed=[1", "seed", "YAML"),
+    ],
+)
+def test_a_mistake_is_one_line_with_path_and_remedy(override: str, path: str, hint: str) -> None:
+    text = message([override])
+    assert "\n" not in text
+    assert path in text.split(":")[0] or text.startswith(f"'{path}")
+    assert hint in text
+
+
+def test_pooled_levels_that_do_not_nest_say_how_many_fit() -> None:
+    text = message(["model.num_hierarchies=4", "model.hierarchy=pooled", "data.image_size=40"])
+    assert "10x10" in text
+    assert "at most 3" in text
+
+
+def test_several_mistakes_are_one_line_each() -> None:
+    text = message(["training.lrr=1", "data.batch_size=0"])
+    assert len(text.splitlines()) == 2
+
+
+def test_a_missing_file_names_presets(tmp_path: Path) -> None:
+    assert "did you mean quickstart?" in message([], "quickstrt")
+    assert "YAML" in message([], str(tmp_path / "none.yaml"))
+
+
+def test_broken_yaml_names_the_line(tmp_path: Path) -> None:
+    file = tmp_path / "broken.yaml"
+    file.write_text("model:\n  depth: [1\n")
+    assert "line" in message([], file)
+    file.write_text("- 1\n- 2\n")
+    assert "sections" in message([], file)
+
+
+def test_the_reference_names_every_key_with_a_description() -> None:
+    table = markdown()
+    described = {key: text for key, _, _, text in rows()}
+    assert set(described) == set(all_keys())
+    assert all(described.values())
+    assert all(f"`{key}`" in table for key in all_keys())
+
+
+def test_the_schema_describes_the_tree() -> None:
+    schema = json_schema()
+    assert set(schema["properties"]) == set(Config.model_fields)
+    assert schema["additionalProperties"] is False

@@ -1,0 +1,153 @@
+"""Parquet in the Hugging Face layout, written on the spot."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from tests.data.image_files import encode, noise
+
+from hjepa.config import DataConfig
+from hjepa.data import ImageDataset, build_dataset
+from hjepa.errors import UserError
+
+STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+NAMES = ["ant", "bee", "cat"]
+
+
+def write(
+    file: Path,
+    count: int,
+    labels: list[Any] | None,
+    *,
+    first: int = 0,
+    names: list[str] | None = None,
+    column: str = "img",
+) -> None:
+    images = [{"bytes": encode(noise(first + i)), "path": None} for i in range(count)]
+    columns = {"id": pa.array(range(count)), column: pa.array(images, STRUCT)}
+    if labels is not None:
+        columns["label"] = pa.array(labels)
+    table = pa.table(columns)
+    if names is not None:
+        features = {column: {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": names}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, file, row_group_size=4)
+
+
+def parquet(path: Path | str, split: str = "train", **keys: object) -> ImageDataset:
+    return build_dataset(DataConfig(dataset="parquet", data_path=path, **keys), split)
+
+
+def fails(match: str, path: Path | str, **keys: object) -> None:
+    with pytest.raises(UserError, match=match) as caught:
+        parquet(path, **keys)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("storage", ["auto", "workers"])
+def test_round_trip_with_splits_and_names(tmp_path: Path, storage: str) -> None:
+    write(tmp_path / "train-00000-of-00002.parquet", 10, [i % 3 for i in range(10)], names=NAMES)
+    write(tmp_path / "train-00001-of-00002.parquet", 5, [2] * 5, first=10, names=NAMES)
+    write(tmp_path / "test.parquet", 6, [1] * 6, first=20, names=NAMES)
+    train, test = parquet(tmp_path, storage=storage), parquet(tmp_path, "test", storage=storage)
+    assert (len(train), len(test)) == (15, 6)
+    assert train.class_names == test.class_names == tuple(NAMES)
+    assert train.labels.tolist() == [i % 3 for i in range(10)] + [2] * 5
+    assert train.identifiers[11] == "train-00001-of-00002.parquet/1"
+    for index in range(15):
+        assert torch.equal(train.read(index), torch.from_numpy(noise(index).transpose(2, 0, 1).copy()))
+    assert (train.images is None) == (storage == "workers")
+
+
+def test_a_single_file_is_split_by_the_seed(tmp_path: Path) -> None:
+    write(tmp_path / "all.parquet", 20, [i % 2 for i in range(20)], column="picture")
+    train, test = parquet(tmp_path / "all.parquet"), parquet(tmp_path / "all.parquet", "test")
+    assert (len(train), len(test)) == (16, 4)
+    assert set(train.identifiers).isdisjoint(test.identifiers)
+    assert train.class_names == ("0", "1")
+    assert parquet(tmp_path, "test").identifiers == test.identifiers
+
+
+def test_labels_of_text_and_none_at_all(tmp_path: Path) -> None:
+    write(tmp_path / "train.parquet", 4, ["b", "c", None, "b"])
+    write(tmp_path / "validation.parquet", 2, ["a", "c"])
+    train, test = parquet(tmp_path), parquet(tmp_path, "test")
+    assert train.class_names == test.class_names == ("a", "b", "c")
+    assert train.labels.tolist() == [1, 2, -1, 1]
+    write(tmp_path / "train.parquet", 4, None)
+    assert parquet(tmp_path / "train.parquet").labels is None
+
+
+def test_bad_rows_are_named(tmp_path: Path) -> None:
+    images = [{"bytes": encode(noise(i)), "path": None} for i in range(4)]
+    images[1] = {"bytes": b"text", "path": None}
+    images[2] = {"bytes": None, "path": "beside.png"}
+    images[3] = {"bytes": None, "path": "nowhere.png"}
+    (tmp_path / "beside.png").write_bytes(encode(noise(9)))
+    pq.write_table(pa.table({"image": pa.array(images, STRUCT)}), tmp_path / "train.parquet")
+    pq.write_table(pa.table({"image": pa.array(images, STRUCT)}), tmp_path / "test.parquet")
+    dataset = parquet(tmp_path)
+    assert {b.path: b.reason for b in dataset.bad_files} == {
+        "train.parquet/1": "not an image",
+        "train.parquet/3": "missing",
+    }
+    assert torch.equal(dataset.read(1), torch.from_numpy(noise(9).transpose(2, 0, 1).copy()))
+
+
+def test_plain_binary_columns_and_worker_processes(tmp_path: Path) -> None:
+    table = pa.table({"jpg": pa.array([encode(noise(i)) for i in range(6)], pa.large_binary())})
+    pq.write_table(table, tmp_path / "a.parquet")
+    dataset = parquet(tmp_path / "a.parquet", storage="workers", test_fraction=0.01)
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert len(pickle.dumps(dataset)) < 5000
+    assert torch.equal(copy.read(0), dataset.read(0))
+
+
+def test_mistakes(tmp_path: Path) -> None:
+    fails("data.data_path: .*nowhere.parquet does not exist", tmp_path / "nowhere.parquet")
+    fails("no .parquet files in", tmp_path)
+    (tmp_path / "a.parquet").write_bytes(b"not parquet")
+    fails("a.parquet: cannot be read as Parquet", tmp_path / "a.parquet")
+    pq.write_table(pa.table({"x": [1], "label": [0]}), tmp_path / "a.parquet")
+    fails("no image column among x, label", tmp_path)
+    write(tmp_path / "a.parquet", 3, [0, 1, 5], names=NAMES)
+    fails("label 5 in column 'label', but the metadata names 3 classes", tmp_path)
+    write(tmp_path / "a.parquet", 3, [0.5, 1.0, 2.0])
+    fails("column 'label' holds double", tmp_path)
+    write(tmp_path / "a.parquet", 3, [0, 1, 2])
+    write(tmp_path / "b.parquet", 3, None, column="other")
+    fails("b.parquet: has other columns than a.parquet", tmp_path)
+    for part in ("one", "two"):
+        (tmp_path / "split" / part).mkdir(parents=True)
+        write(tmp_path / "split" / part / "train.parquet", 3, None)
+    fails("train files lie in several folders", tmp_path / "split")
+    with pytest.raises(UserError, match=r"data.data_path: needed for data.dataset=parquet"):
+        build_dataset(DataConfig(dataset="parquet"))
+
+
+def test_hub_names_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *args: Any, **keys: Any) -> Any:
+        if name.startswith("huggingface_hub"):
+            raise ImportError(name)
+        return real(name, *args, **keys)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    fails(r"nobody/nothing does not exist here; .*pip install 'hjepa\[hub\]'", "nobody/nothing")
+
+
+def test_hub_names_that_are_not_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    fails(
+        "nobody/nothing does not exist here and cannot be fetched.*data.download=true", "nobody/nothing", download=False
+    )

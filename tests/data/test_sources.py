@@ -1,0 +1,233 @@
+"""Embedded and downloaded sets, the latter from a local server with tiny archives in the true formats."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import tarfile
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.data.image_files import encode, noise
+from torchvision.datasets import CIFAR10, STL10
+
+from hjepa.config import DATASETS, DataConfig
+from hjepa.data import build_dataset
+from hjepa.data.build import SOURCES
+from hjepa.data.catalogue import CATALOGUE
+from hjepa.data.dataset import MemoryPixels
+from hjepa.data.shapes import CLASSES, generate
+from hjepa.data.sources import cifar, stl10
+from hjepa.errors import DataError, UserError
+
+RNG = np.random.default_rng(0)
+CIFAR_PIXELS = RNG.integers(0, 256, (12, 3072), dtype=np.uint8)
+STL_PIXELS = RNG.integers(0, 256, (9, 3, 96, 96), dtype=np.uint8)
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """A web server for a folder: (address, folder)."""
+    root = tmp_path / "served"
+    root.mkdir()
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(root))) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{httpd.server_address[1]}", root
+        httpd.shutdown()
+        thread.join()
+
+
+def pack(file: Path, folder: str, members: dict[str, bytes]) -> dict[str, str]:
+    """Write a .tar.gz and give the checksums of its members and its own (under "")."""
+    with tarfile.open(file, "w:gz") as archive:
+        for name, body in members.items():
+            entry = tarfile.TarInfo(f"{folder}/{name}")
+            entry.size = len(body)
+            archive.addfile(entry, io.BytesIO(body))
+    sums = {name: hashlib.md5(body).hexdigest() for name, body in members.items()}
+    return sums | {"": hashlib.md5(file.read_bytes()).hexdigest()}
+
+
+def tiny_cifar(address: str, root: Path) -> type[CIFAR10]:
+    def batch(rows: slice) -> bytes:
+        return pickle.dumps({"data": CIFAR_PIXELS[rows], "labels": list(range(12))[rows]})
+
+    names = [f"class{i}" for i in range(12)]
+    sums = pack(
+        root / "cifar.tar.gz",
+        CIFAR10.base_folder,
+        {
+            "data_batch_1": batch(slice(0, 8)),
+            "test_batch": batch(slice(8, 12)),
+            "batches.meta": pickle.dumps({"label_names": names}),
+        },
+    )
+
+    class Tiny(CIFAR10):
+        url = f"{address}/cifar.tar.gz"
+        filename = "cifar.tar.gz"
+        tgz_md5 = sums[""]
+        train_list = [["data_batch_1", sums["data_batch_1"]]]  # noqa: RUF012  as torchvision declares them
+        test_list = [["test_batch", sums["test_batch"]]]  # noqa: RUF012
+        meta = CIFAR10.meta | {"md5": sums["batches.meta"]}
+
+    return Tiny
+
+
+def test_cifar_is_downloaded_checked_and_read(server: tuple[str, Path], tmp_path: Path) -> None:
+    archive = tiny_cifar(*server)
+    data = DataConfig(dataset="cifar10")
+    train = cifar.find(data, "train", tmp_path / "here", archive)
+    assert isinstance(train.pixels, MemoryPixels)
+    assert torch.equal(train.pixels.images, torch.from_numpy(CIFAR_PIXELS[:8]).view(8, 3, 32, 32))
+    assert train.labels.tolist() == list(range(8))
+    assert train.class_names[3] == "class3"
+    assert train.identifiers[7] == "cifar10/train/7"
+    # Once there, neither the server nor the permission to download is needed; the inner folder does as well.
+    (server[1] / "cifar.tar.gz").unlink()
+    frozen = data.model_copy(update={"download": False})
+    test = cifar.find(frozen, "test", tmp_path / "here" / CIFAR10.base_folder, archive)
+    assert test.labels.tolist() == [8, 9, 10, 11]
+
+
+def test_download_failures_are_one_line(server: tuple[str, Path], tmp_path: Path) -> None:
+    archive = tiny_cifar(*server)
+
+    def fails(match: str, **keys: object) -> None:
+        with pytest.raises(DataError, match=match) as caught:
+            cifar.find(DataConfig(dataset="cifar10", **keys), "train", tmp_path / "here", archive)
+        assert "\n" not in str(caught.value)
+        assert archive.url in str(caught.value)
+
+    fails("not found or damaged at .*here, and data.download=false", download=False)
+    (server[1] / "cifar.tar.gz").write_bytes(b"something else")
+    fails(r"the download failed \(File not found or corrupted.*by hand into .*here")
+    (server[1] / "cifar.tar.gz").unlink()
+    (tmp_path / "here" / "cifar.tar.gz").unlink()
+    fails(r"the download failed \(HTTP Error 404")
+    archive.url = "http://127.0.0.1:9/cifar.tar.gz"
+    fails("the download failed .*refused")
+
+
+def test_cifar_points_to_parquet(tmp_path: Path) -> None:
+    (tmp_path / "train.parquet").write_bytes(b"")
+    with pytest.raises(DataError, match=r"holds Parquet files.*set data.dataset=parquet"):
+        build_dataset(DataConfig(dataset="cifar100", data_path=tmp_path))
+
+
+def test_stl10_keeps_unlabelled_images_for_training(server: tuple[str, Path], tmp_path: Path) -> None:
+    # In the files each channel is stored column by column.
+    raw = STL_PIXELS.transpose(0, 1, 3, 2)
+    members = {
+        "train_X.bin": raw[:4].tobytes(),
+        "train_y.bin": bytes([1, 2, 10, 1]),
+        "unlabeled_X.bin": raw[4:6].tobytes(),
+        "test_X.bin": raw[6:].tobytes(),
+        "test_y.bin": bytes([3, 2, 1]),
+        "class_names.txt": "\n".join(f"class{i}" for i in range(10)).encode(),
+        "fold_indices.txt": b"0\n",
+    }
+    sums = pack(server[1] / "stl.tar.gz", STL10.base_folder, members)
+
+    class Tiny(STL10):
+        url = f"{server[0]}/stl.tar.gz"
+        filename = "stl.tar.gz"
+        tgz_md5 = sums[""]
+        train_list = [[name, sums[name]] for name in ("train_X.bin", "train_y.bin", "unlabeled_X.bin")]  # noqa: RUF012
+        test_list = [[name, sums[name]] for name in ("test_X.bin", "test_y.bin")]  # noqa: RUF012
+
+    data = DataConfig(dataset="stl10")
+    train, test = (stl10.find(data, split, tmp_path / "here", Tiny) for split in ("train", "test"))
+    assert train.labels.tolist() == [0, 1, 9, 0, -1, -1]
+    assert test.labels.tolist() == [2, 1, 0]
+    assert torch.equal(train.pixels.images, torch.from_numpy(STL_PIXELS[:6]))
+    assert test.class_names[9] == "class9"
+
+
+def imagenet(root: Path, classes: int) -> None:
+    for part, count in (("train", 2), ("val", 1)):
+        for label in range(classes):
+            (root / part / f"n{label:08}").mkdir(parents=True)
+            for index in range(count):
+                data = encode(noise(7 * label + index, 8, 8), "JPEG")
+                (root / part / f"n{label:08}" / f"{part}_{index}.JPEG").write_bytes(data)
+
+
+def test_imagenet_is_read_from_an_extracted_copy(tmp_path: Path) -> None:
+    imagenet(tmp_path, 3)
+    train, test = (build_dataset(DataConfig(dataset="imagenet", data_path=tmp_path), s) for s in ("train", "test"))
+    assert (len(train), len(test), train.channels) == (6, 3, 3)
+    assert train.class_names == test.class_names == ("n00000000", "n00000001", "n00000002")
+    assert train.identifiers[0] == "train/n00000000/train_0.JPEG"
+
+
+def test_imagenet_instructions(tmp_path: Path) -> None:
+    data = DataConfig(dataset="imagenet", data_path=tmp_path)
+    with pytest.raises(DataError, match=r"register at https://image-net.org.*ILSVRC2012_img_train.tar") as caught:
+        build_dataset(data)
+    assert "\n" not in str(caught.value)
+    for name in ("ILSVRC2012_img_train.tar", "ILSVRC2012_devkit_t12.tar.gz"):
+        (tmp_path / name).write_bytes(b"not an archive")
+    with pytest.raises(DataError, match=r"ILSVRC2012_img_train.tar cannot be extracted") as caught:
+        build_dataset(data)
+    assert "\n" not in str(caught.value)
+
+
+def test_imagenet100_needs_its_classes(tmp_path: Path) -> None:
+    imagenet(tmp_path, 3)
+    data = DataConfig(dataset="imagenet100", data_path=tmp_path)
+    with pytest.raises(DataError, match=r"has 3 class folders; set data.classes_file"):
+        build_dataset(data)
+    chosen = tmp_path / "classes.txt"
+    chosen.write_text("n00000002\nn00000000\n", encoding="utf-8")
+    dataset = build_dataset(data.model_copy(update={"classes_file": chosen}))
+    assert dataset.class_names == ("n00000002", "n00000000")
+    assert dataset.labels.bincount().tolist() == [2, 2]
+
+
+def test_shapes_are_those_of_the_generator_and_a_subset_draws_no_more() -> None:
+    dataset = build_dataset(DataConfig(dataset="shapes", subset=24, image_size=16))
+    images, labels = generate(24, image_size=16)
+    assert torch.equal(dataset.images, images)
+    assert torch.equal(dataset.labels, labels)
+    assert dataset.class_names == CLASSES
+    assert dataset.description.startswith("shapes v")
+    assert build_dataset(DataConfig(dataset="shapes", subset=0.001, image_size=[8, 12], channels=1)).images.shape == (
+        20,
+        1,
+        8,
+        12,
+    )
+    with pytest.raises(UserError, match="image_size"):
+        build_dataset(DataConfig(dataset="shapes", subset=8, image_size=4))
+
+
+def test_digits_are_those_of_scikit_learn() -> None:
+    train, test = (build_dataset(DataConfig(dataset="digits"), split) for split in ("train", "test"))
+    assert len(train) + len(test) == 1797
+    assert set(train.identifiers).isdisjoint(test.identifiers)
+    assert train.images.shape[1:] == (1, 8, 8)
+    assert (train.images.min(), train.images.max()) == (0, 255)
+    colour = build_dataset(DataConfig(dataset="digits", channels=3, subset=50))
+    assert colour.images.shape == (50, 3, 8, 8)
+    assert colour.labels.bincount().tolist() == [5] * 10
+    with pytest.raises(DataError, match=r"data.channels: digits has 1 channels, which cannot become 5"):
+        build_dataset(DataConfig(dataset="digits", channels=5))
+
+
+def test_every_name_has_a_source_and_a_line_in_the_catalogue() -> None:
+    assert set(SOURCES) == set(DATASETS) == {entry.name for entry in CATALOGUE}

@@ -1,0 +1,125 @@
+"""The encoder: names, positions, dropping of hidden tokens."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hjepa.config import ModelConfig, resolve
+from hjepa.models import VisionTransformer
+from hjepa.models.levels import pool_cells
+from hjepa.models.positions import rope_angles, rotate, sincos_2d
+
+
+def encoder(size: int | tuple[int, int] = 32, channels: int = 3, **keys: object) -> VisionTransformer:
+    settings = {"encoder_type": "vit_tiny_patch8_32", "embed_dim": 32, "depth": 3, "num_heads": 2, **keys}
+    config = ModelConfig.model_validate(settings)
+    torch.manual_seed(0)
+    return VisionTransformer(config, resolve(config, size), channels)
+
+
+@pytest.mark.parametrize("position", ["sincos", "rope"])
+def test_hidden_tokens_cannot_influence_the_context(position: str) -> None:
+    model = encoder(position=position)
+    images = torch.randn(2, 3, 32, 32)
+    keep = torch.tensor([[0, 5, 6], [3, 10, 15]])
+    changed = images.clone()
+    for row, kept in enumerate(keep.tolist()):
+        for token in set(range(16)) - set(kept):
+            y, x = divmod(token, 4)
+            changed[row, :, y * 8 : y * 8 + 8, x * 8 : x * 8 + 8] = torch.randn(3, 8, 8)
+    for a, b in zip(model(images, keep).values(), model(changed, keep).values(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("position", ["sincos", "rope"])
+def test_keeping_all_tokens_is_encoding_the_whole_image_in_any_order(position: str) -> None:
+    model = encoder(position=position)
+    images = torch.randn(2, 3, 32, 32)
+    order = torch.randperm(16)
+    whole = model(images)
+    kept = model(images, order.expand(2, -1))
+    for depth, features in whole.items():
+        assert torch.allclose(features[:, order], kept[depth], atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "channels", "grid"), [((32, 48), 1, (4, 6)), ((16, 40), 5, (2, 5)), (8, 3, (1, 1))])
+def test_any_size_and_number_of_channels(size: int | tuple[int, int], channels: int, grid: tuple[int, int]) -> None:
+    model = encoder(size, channels)
+    height, width = (size, size) if isinstance(size, int) else size
+    taps = model(torch.randn(2, channels, height, width))
+    assert all(t.shape == (2, grid[0] * grid[1], 32) for t in taps.values())
+    with pytest.raises(ValueError, match="resize"):
+        model(torch.randn(2, channels, height + 8, width))
+
+
+def test_the_patch_projection_is_the_convolution() -> None:
+    model = encoder()
+    images = torch.randn(2, 3, 32, 32)
+    expected = model.patch_embed.proj(images).flatten(2).transpose(1, 2)
+    assert torch.allclose(model.patch_embed(images), expected, atol=1e-5)
+
+
+def test_only_the_blocks_that_a_tap_needs_exist() -> None:
+    model = encoder(levels=[{"depth": 1}, {"depth": 2}])
+    assert len(model.blocks) == 2
+    assert set(model(torch.randn(1, 3, 32, 32))) == {1, 2}
+
+
+def test_parameter_names_are_timms() -> None:
+    timm = pytest.importorskip("timm")
+    theirs = timm.create_model(
+        "vit_tiny_patch16_224", num_classes=0, global_pool="avg", class_token=False, fc_norm=False
+    )
+    config = ModelConfig(encoder_type="vit_tiny_patch16_224", num_hierarchies=1)
+    ours = VisionTransformer(config, resolve(config), 3)
+    names = {n: p.shape for n, p in theirs.state_dict().items() if n != "pos_embed"}
+    assert {n: p.shape for n, p in ours.state_dict().items()} == names
+
+
+def test_layer_scale_and_drop_path() -> None:
+    scaled = encoder(layer_scale=0.25)
+    assert all(bool((b.ls1.gamma == 0.25).all()) for b in scaled.blocks)
+    dropping = encoder(drop_path=0.9).train()
+    images = torch.randn(8, 3, 32, 32)
+    assert not torch.equal(dropping(images)[3], dropping(images)[3])
+    dropping.eval()
+    assert torch.equal(dropping(images)[3], dropping(images)[3])
+
+
+def test_gradient_checkpointing_changes_no_gradient() -> None:
+    plain, frugal = encoder(), encoder(gradient_checkpointing=True)
+    images = torch.randn(2, 3, 32, 32)
+    for model in (plain, frugal):
+        model.train()(images)[3].square().sum().backward()
+    for a, b in zip(plain.parameters(), frugal.parameters(), strict=True):
+        if a.grad is not None:
+            assert b.grad is not None
+            assert torch.allclose(a.grad, b.grad, atol=1e-5)
+
+
+def test_positions_are_distinct_and_cells_sit_at_their_centre() -> None:
+    table = sincos_2d(32, (6, 8))
+    assert torch.pdist(table).min() > 0.1
+    coarse = sincos_2d(32, (6, 8), stride=2)
+    assert coarse.shape == (12, 32)
+    # The centre of the first 2x2 cell is nearest to its four tokens.
+    nearest = (table - coarse[0]).norm(dim=1).topk(4, largest=False).indices
+    assert set(nearest.tolist()) == {0, 1, 8, 9}
+
+
+def test_rotary_scores_depend_on_relative_position_only() -> None:
+    angles = rope_angles(16, (5, 5))
+    q, k = torch.randn(1, 1, 1, 16), torch.randn(1, 1, 1, 16)
+    turned_q = rotate(q.expand(1, 1, 25, 16), angles)
+    turned_k = rotate(k.expand(1, 1, 25, 16), angles)
+    scores = (turned_q @ turned_k.transpose(-1, -2))[0, 0]
+    assert scores[0, 6] == pytest.approx(float(scores[12, 18]), abs=1e-4)
+    assert scores[0, 6] != pytest.approx(float(scores[0, 7]), abs=1e-4)
+
+
+def test_pooling_is_two_dimensional() -> None:
+    tokens = torch.arange(24.0).view(1, 24, 1)  # a 4 x 6 grid
+    pooled = pool_cells(tokens, (4, 6), 2)
+    assert pooled.shape == (1, 6, 1)
+    assert pooled[0, 0, 0] == (0 + 1 + 6 + 7) / 4

@@ -1,0 +1,174 @@
+"""The architecture: target, predictor, levels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hjepa import create_hjepa, load_config
+from hjepa.config import MaskingConfig
+from hjepa.errors import UserError
+from hjepa.masking import MaskSampler
+from hjepa.models import HJEPA, JepaOutput, build_model
+from hjepa.models.cost import step_cost
+
+
+def small(**keys: object) -> HJEPA:
+    settings = {"embed_dim": 32, "depth": 4, "num_heads": 2, "seed": 0, "num_hierarchies": 3, **keys}
+    return create_hjepa("vit_tiny_patch4_32", **settings)  # type: ignore[arg-type]
+
+
+def masks_for(model: HJEPA, batch: int, **keys: object):  # type: ignore[no-untyped-def]
+    strides = [level.stride for level in model.geometry.levels]
+    return MaskSampler(MaskingConfig.model_validate(keys), model.geometry.grid, strides, seed=0)(0, batch)
+
+
+FORMS = [
+    {"hierarchy": "depths"},
+    {"hierarchy": "pooled"},
+    {"hierarchy": "both"},
+    {"hierarchy": "both", "predictor_sharing": "separate"},
+    {"hierarchy": "depths", "predictor_sharing": "separate"},
+    {"num_hierarchies": 1},
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_shapes_of_every_hierarchy_form(form: dict[str, object]) -> None:
+    model = small(**form)
+    masks = masks_for(model, 4)
+    output = model(torch.randn(4, 3, 32, 32), masks)
+    assert isinstance(output, JepaOutput)
+    for level in range(model.num_levels):
+        expected = (4, masks.targets[level].shape[1], 32)
+        assert output.predictions[level].shape == expected
+        assert output.targets[level].shape == expected
+        assert not output.targets[level].requires_grad
+        assert output.pooled[level].shape == (4, 32)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_trainable_weight_gets_a_gradient_and_the_target_none(form: dict[str, object]) -> None:
+    model = small(**form)
+    output = model(torch.randn(4, 3, 32, 32), masks_for(model, 4))
+    assert isinstance(output, JepaOutput)
+    sum(p.square().sum() for p in output.predictions).backward()  # type: ignore[union-attr]
+    for name, parameter in model.named_parameters():
+        if name.startswith("target_encoder"):
+            assert parameter.grad is None
+            assert not parameter.requires_grad
+        else:
+            assert parameter.grad is not None, name
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_target_encoder_is_an_exact_copy_at_step_0(form: dict[str, object]) -> None:
+    model = small(**form)
+    context, target = model.context_encoder.state_dict(), model.target_encoder.state_dict()
+    assert context.keys() == target.keys()
+    assert all(torch.equal(context[name], target[name]) for name in context)
+
+
+def test_targets_are_layer_normalised_features_of_the_whole_image() -> None:
+    model = small(hierarchy="both")
+    images = torch.randn(2, 3, 32, 32)
+    masks = masks_for(model, 2)
+    output = model(images, masks)
+    assert isinstance(output, JepaOutput)
+    features = model(images)
+    assert isinstance(features, list)
+    for level, target in enumerate(output.targets):
+        assert torch.allclose(target.mean(-1), torch.zeros(target.shape[:2]), atol=1e-4)
+        assert torch.allclose(target.var(-1, unbiased=False), torch.ones(target.shape[:2]), atol=1e-2)
+        expected = torch.nn.functional.layer_norm(features[level][1, masks.targets[level][1, 0]], (32,))
+        assert torch.allclose(target[1, 0], expected, atol=1e-5)
+
+
+def test_mask_sets_share_one_target_pass() -> None:
+    model = small()
+    images = torch.randn(2, 3, 32, 32)
+    masks = masks_for(model, 2, sets_per_image=3)
+    passes = []
+    model.target_encoder.register_forward_hook(lambda _m, inputs, _o: passes.append(len(inputs[0])))
+    output = model(images, masks)
+    assert isinstance(output, JepaOutput)
+    assert passes == [2]
+    assert output.predictions[0].shape[0] == 6
+    # Row 2 * k + b belongs to image b.
+    features = model(images)
+    expected = torch.nn.functional.layer_norm(features[0][1, masks.targets[0][5, 0]], (32,))
+    assert torch.allclose(output.targets[0][5, 0], expected, atol=1e-5)
+
+
+def test_a_prediction_depends_on_the_visible_tokens_and_on_where_it_asks() -> None:
+    model = small().eval()
+    images = torch.randn(2, 3, 32, 32)
+    masks = masks_for(model, 2)
+    output = model(images, masks)
+    other = model(torch.randn(2, 3, 32, 32), masks)
+    assert isinstance(output, JepaOutput)
+    assert isinstance(other, JepaOutput)
+    assert not torch.allclose(output.predictions[0], other.predictions[0], atol=1e-4)
+    assert not torch.allclose(output.predictions[0][0, 0], output.predictions[0][0, 1], atol=1e-4)
+
+
+def test_a_further_level_costs_a_head_and_a_norm() -> None:
+    one, two = small(num_hierarchies=1), small(num_hierarchies=2)
+    blocks = sum(p.numel() for p in one.predictors[0].blocks.parameters())
+    assert sum(p.numel() for p in two.predictors[0].blocks.parameters()) == blocks
+    extra = sum(p.numel() for p in two.parameters()) - sum(p.numel() for p in one.parameters())
+    assert extra < 0.2 * sum(p.numel() for p in one.context_encoder.parameters())
+
+
+def test_extract_features() -> None:
+    model = small(hierarchy="depths")
+    images = torch.randn(2, 3, 32, 32, requires_grad=True)
+    together = model.extract_features(images)
+    assert together.shape == (2, 96)
+    assert torch.allclose(together[:, 32:64], model.extract_features(images, level=1))
+    assert model.extract_features(images, level=-1, pool="none").shape == (2, 64, 32)
+    model.extract_features(images, encoder="context").sum().backward()
+    assert images.grad is not None
+    assert model.context_encoder.patch_embed.proj.weight.grad is not None
+    with pytest.raises(ValueError, match="0 to 2"):
+        model.extract_features(images, level=3)
+    with pytest.raises(ValueError, match="one level"):
+        small(hierarchy="pooled").extract_features(images, pool="none")
+
+
+def test_weights_are_a_function_of_the_seed() -> None:
+    config = load_config("quickstart")
+    a, b = build_model(config), build_model(config)
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+    other = build_model(load_config("quickstart", ["seed=1"]))
+    assert not torch.equal(a.context_encoder.blocks[0].mlp.fc1.weight, other.context_encoder.blocks[0].mlp.fc1.weight)
+
+
+def test_building_with_a_seed_leaves_the_random_state_alone() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    build_model(load_config("quickstart"))
+    assert torch.rand(1) == expected
+
+
+def test_mistakes_are_named() -> None:
+    with pytest.raises(UserError, match=r"model\.num_heads"):
+        create_hjepa("vit_tiny_patch4_32", embed_dim=40, num_heads=3)
+
+
+@pytest.mark.parametrize("form", [{"hierarchy": "both"}, {"hierarchy": "depths", "predictor_sharing": "separate"}])
+def test_counted_flop_is_what_pytorch_counts(form: dict[str, object]) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    keys = {"embed_dim": 32, "depth": 4, "num_heads": 2, "num_hierarchies": 2, "hierarchy": form["hierarchy"]}
+    predictor = {"sharing": form.get("predictor_sharing", "shared")}
+    config = load_config({"model": {"encoder_type": "vit_tiny_patch4_32", "predictor": predictor, **keys}})
+    model = build_model(config)
+    masks = masks_for(model, 2)
+    counts = [t.shape[1] for t in masks.targets]
+    cost = step_cost(config.model, model.geometry, 3, masks.context.shape[1], tuple(counts), masks.groups)
+    with FlopCounterMode(display=False) as counter:
+        model(torch.randn(2, 3, 32, 32), masks)
+    forward = cost.target + cost.context / 3 + cost.predictor / 3
+    assert counter.get_total_flops() == pytest.approx(2 * forward, rel=0.02)

@@ -1,0 +1,117 @@
+"""Schedules, optimiser groups, moving average, devices."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.conftest import tiny_config
+from torch import nn
+
+from hjepa import create_hjepa
+from hjepa.errors import UserError
+from hjepa.training.device import resolve_device
+from hjepa.training.ema import TargetUpdate
+from hjepa.training.optimizer import build_optimizer, parameter_groups, set_hyperparameters
+from hjepa.training.progress import duration
+from hjepa.training.retention import Retention
+from hjepa.training.schedules import Schedules
+
+
+def schedules(steps_per_epoch: int = 10, batch: int = 256, **keys: object) -> Schedules:
+    return Schedules(tiny_config({f"training.{k}": v for k, v in keys.items()}), steps_per_epoch, batch)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "linear", "constant"])
+def test_learning_rate_warms_up_peaks_and_ends_low(kind: str) -> None:
+    s = schedules(epochs=10, warmup_epochs=2, lr=1.0, min_lr=0.01, lr_schedule=kind, cooldown_epochs=3)
+    rates = [s.lr(step) for step in range(100)]
+    assert 0 < rates[0] < 0.1, "the first update is already part of the warm-up"
+    assert rates[:20] == sorted(rates[:20])
+    assert max(rates) == pytest.approx(1.0)
+    assert rates[20] == pytest.approx(1.0)
+    falling = rates[20:]
+    assert falling == sorted(falling, reverse=True)
+    assert rates[-1] < 0.05
+    if kind == "constant":
+        assert rates[60] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("rule", "factor"), [("none", 1), ("linear", 4), ("sqrt", 2)])
+def test_learning_rate_scales_with_the_global_batch(rule: str, factor: float) -> None:
+    base, scaled = schedules(batch=1024), schedules(batch=1024, lr_scaling=rule)
+    for step in (0, 7, 15):
+        assert scaled.lr(step) == pytest.approx(factor * base.lr(step))
+
+
+def test_momentum_rises_from_zero_then_to_its_end() -> None:
+    keys = {"model.ema.momentum": 0.9, "model.ema.momentum_end": 1.0, "model.ema.momentum_warmup_epochs": 1}
+    s = Schedules(tiny_config({**keys, "training.epochs": 5}), 10, 16)
+    values = [s.momentum(step) for step in range(51)]
+    assert values[0] == 0
+    assert values == sorted(values)
+    assert values[10] == pytest.approx(0.9)
+    assert values[50] == pytest.approx(1.0)
+    constant = Schedules(tiny_config({"model.ema.momentum": 0.99, "model.ema.momentum_end": 0.99}), 10, 16)
+    assert {round(constant.momentum(step), 9) for step in range(20)} == {0.99}
+
+
+def test_weight_decay_moves_to_its_end() -> None:
+    s = schedules(epochs=10, weight_decay=0.04, weight_decay_end=0.4)
+    assert s.weight_decay(0) == pytest.approx(0.04)
+    assert s.weight_decay(50) == pytest.approx(0.22)
+    assert s.weight_decay(100) == pytest.approx(0.4)
+
+
+def test_only_matrices_decay() -> None:
+    model = create_hjepa("vit_tiny_patch4_16", embed_dim=32, depth=2, num_heads=2)
+    decayed, spared = parameter_groups(model, 0.1)
+    names = {id(p): n for n, p in model.named_parameters()}
+    spared_names = {names[id(p)] for p in spared["params"]}  # type: ignore[attr-defined]
+    assert all(n.endswith("bias") or "norm" in n or "mask_token" in n for n in spared_names)
+    assert all(names[id(p)].endswith("weight") for p in decayed["params"])  # type: ignore[attr-defined]
+    trainable = sum(p.requires_grad for p in model.parameters())
+    assert len(decayed["params"]) + len(spared["params"]) == trainable  # type: ignore[arg-type]
+    optimizer = build_optimizer(model, tiny_config().training)
+    set_hyperparameters(optimizer, 0.5, 0.25)
+    assert [g["weight_decay"] for g in optimizer.param_groups] == [0.25, 0.0]
+    assert {g["lr"] for g in optimizer.param_groups} == {0.5}
+
+
+def test_the_moving_average_moves_norms_and_all() -> None:
+    context, target = nn.LayerNorm(4), nn.LayerNorm(4)
+    nn.init.constant_(context.weight, 3.0)
+    TargetUpdate(context, target)(0.75)
+    assert torch.allclose(target.weight, torch.full((4,), 0.75 * 1 + 0.25 * 3))
+    TargetUpdate(context, target)(1.0)
+    assert torch.allclose(target.weight, torch.full((4,), 1.5))
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "mps", "tpu"])
+def test_a_device_that_is_not_there_is_named(name: str) -> None:
+    if name == "mps" and torch.backends.mps.is_available():
+        pytest.skip("this machine has an Apple GPU")
+    with pytest.raises(UserError, match=name) as error:
+        resolve_device(name)
+    assert "\n" not in str(error.value)
+
+
+def test_auto_finds_a_device() -> None:
+    assert resolve_device("auto").type in ("cpu", "cuda", "mps")
+
+
+def test_retention_keeps_the_best_and_the_newest(tmp_path: object) -> None:
+    from pathlib import Path
+
+    folder = Path(str(tmp_path))
+    retention = Retention(folder, keep=2)
+    for number, value in enumerate([0.3, 0.9, 0.5, 0.8, 0.1]):
+        retention.save_periodic(f"checkpoint_epoch_{number}.pth", {}, value)
+    left = {p.name for p in folder.glob("*.pth")}
+    assert left == {"checkpoint_epoch_1.pth", "checkpoint_epoch_3.pth", "checkpoint_epoch_4.pth"}
+    assert retention.offer_best({}, 0.9)
+    assert not retention.offer_best({}, 0.9)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(4.4, "4s"), (200, "3m20s"), (7500, "2h05m")])
+def test_durations_read_well(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

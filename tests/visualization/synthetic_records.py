@@ -1,0 +1,43 @@
+"""Made-up records and results of a healthy run, for rules that need numbers rather than a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def train_record(step: int, **changes: Any) -> dict[str, Any]:
+    """A record of a healthy interval, 200 steps to the epoch."""
+    record = {
+        "kind": "train",
+        "step": step,
+        "epoch": step / 200,
+        "time": step * 0.1,
+        "loss": 0.2,
+        "loss/level_0": 0.10,
+        "loss/level_1": 0.05,
+        "chance/level_0": 0.30,
+        "chance/level_1": 0.25,
+        "lr": 1e-3,
+        "momentum": 0.996,
+        "grad_norm": 0.5,
+        "skipped": 0,
+        "images_per_second": 200.0,
+        "data_wait": 0.01,
+    }
+    return record | {name.replace("__", "/"): value for name, value in changes.items()}
+
+
+def make_results(trained: float, untrained: float, pixels: float, *, step: int, images: int = 10_000) -> dict[str, Any]:
+    """Contents of results.json."""
+    scores = {"trained": trained, "untrained": untrained, "pixels": pixels, "pca": pixels - 0.01}
+    levels = [{"level": i, "trained": trained - 0.03, "untrained": untrained - 0.03} for i in range(2)]
+    ranks = [{"level": i, "trained": 30.0, "untrained": 8.0} for i in range(2)]
+    return {
+        "linear_probe": {**scores, "levels": levels},
+        "knn": {"k": 20, **scores, "levels": levels},
+        "rank": {"trained": 40.0, "untrained": 9.0, "levels": ranks, "width": 64},
+        "cka": [[1.0, 0.5], [0.5, 1.0]],
+        "chance": 0.1,
+        "test_images": images,
+        "step": step,
+    }

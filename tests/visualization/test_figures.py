@@ -1,0 +1,215 @@
+"""What figures are made of: properties of the calculations, not of the pixels on the page."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tests.visualization.synthetic_records import train_record
+
+from hjepa.errors import UserError
+from hjepa.masking import MaskSampler
+from hjepa.training import load_run, untrained_model
+from hjepa.visualization.curves import curves_exhibit
+from hjepa.visualization.embedding import principal_plane, tsne
+from hjepa.visualization.exhibit import Omitted
+from hjepa.visualization.features import encode_gallery, gallery_size, position_share
+from hjepa.visualization.images import Images, three_channels
+from hjepa.visualization.maps import pca_rgb
+from hjepa.visualization.masks import outline, seams
+from hjepa.visualization.neighbours import choose_queries, others, same_class
+from hjepa.visualization.records import Records, read_json, read_records, series
+from hjepa.visualization.style import DARK, LIGHT, new_figure, picture_grid, to_png
+
+
+def noise(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_records_survive_half_a_line_and_a_repeated_step(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    lines = [train_record(10), train_record(20, loss=9.0), train_record(20, loss=1.0), {"kind": "eval", "step": 20}]
+    path.write_text("\n".join(map(json.dumps, lines)) + '\n{"kind": "train", "st', encoding="utf-8")
+    records = read_records(path)
+    assert [r["step"] for r in records.train] == [10, 20]
+    assert records.train[1]["loss"] == 1.0
+    assert len(records.evaluations) == 1
+    assert records.unreadable == 1
+    assert records.steps_per_epoch == pytest.approx(200)
+    assert [r["step"] for r in records.until(15).train] == [10]
+
+
+def test_absent_files_mean_nothing_and_damaged_ones_are_named(tmp_path):
+    assert read_records(tmp_path / "metrics.jsonl").train == []
+    assert read_json(tmp_path / "results.json", "again") is None
+    (tmp_path / "results.json").write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match=r"results\.json: cannot be read as JSON .*; again"):
+        read_json(tmp_path / "results.json", "again")
+
+
+def test_series_leave_out_what_is_not_a_number():
+    records = [{"step": 1, "a": 1.0}, {"step": 2, "a": float("nan")}, {"step": 3}, {"step": 4, "a": None}]
+    assert series(records, "a") == ([1], [1.0])
+
+
+@pytest.mark.parametrize("count", [1, 2, 40])
+def test_curves_of_few_and_many_records(count):
+    train = [train_record(s) for s in range(10, 10 * count + 1, 10)]
+    exhibit = curves_exhibit(Records(train), ["level 0", "level 1"], 10 * count, "go on")
+    for theme in (LIGHT, DARK):
+        assert to_png(exhibit.draw(theme)).startswith(b"\x89PNG")
+    assert "level 1 loss 0.05 at the end with chance level 0.25" in exhibit.alt
+
+
+def test_curves_mark_a_checkpoint_that_is_not_the_last():
+    records = Records([train_record(s) for s in (100, 200, 300)])
+    assert "vertical line" in curves_exhibit(records, ["a", "b"], 200, "").caption
+    assert "vertical line" not in curves_exhibit(records, ["a", "b"], 300, "").caption
+    assert isinstance(curves_exhibit(Records(), ["a"], 5, "go on"), Omitted)
+
+
+def test_curves_cope_with_zero_losses_and_numbers_that_are_not_finite():
+    train = [train_record(s, loss__level_0=0.0, chance__level_0=0.0, grad_norm=None) for s in (10, 20)]
+    train.append(train_record(30, loss__level_1=float("nan"), lr=0.0))
+    assert to_png(curves_exhibit(Records(train), ["a", "b"], 30, "").draw(LIGHT))
+
+
+def test_outline_and_seams_account_for_every_edge():
+    cells = np.random.Generator(np.random.Philox(key=3)).random((6, 9)) < 0.5
+    around, between = outline(cells), seams(cells)
+    # Every cell has four edges; an inner one belongs to two cells.
+    assert len(around) + 2 * len(between) == 4 * cells.sum()
+    assert not set(around) & set(between)
+    assert len(outline(np.ones((2, 3), dtype=bool))) == 10
+
+
+def test_maps_are_grey_where_nothing_varies_and_coloured_where_something_does():
+    flat = pca_rgb(torch.ones(4, 6, 8), (2, 3), 2)
+    assert len(flat) == 2
+    assert flat[0].shape == (2, 3, 3)
+    assert np.ptp(flat[0]) == 0
+    coloured = pca_rgb(noise(4, 6, 8), (2, 3), 4)
+    assert np.ptp(np.stack(coloured)) == 255
+    narrow = pca_rgb(noise(4, 6, 2), (2, 3), 1)
+    assert narrow[0].shape == (2, 3, 3)
+
+
+def test_position_share_knows_both_extremes():
+    place = noise(1, 16, 8).expand(50, 16, 8)
+    assert position_share(place) == pytest.approx(1.0)
+    assert position_share(noise(50, 16, 8)) < 0.02
+    mixed = position_share(place + noise(50, 16, 8, seed=1))
+    assert 0.3 < mixed < 0.7
+    assert position_share(torch.ones(50, 16, 8)) is None
+    assert position_share(noise(1, 16, 8)) is None
+
+
+def test_neighbours_are_never_the_image_itself_even_among_duplicates():
+    features = torch.cat([noise(5, 8), noise(1, 8, seed=1).expand(6, 8)])
+    found = others(features, 3)
+    assert found.shape == (11, 3)
+    assert not (found == torch.arange(11)[:, None]).any()
+    assert set(found[7].tolist()) <= set(range(5, 11))
+
+
+def test_agreement_counts_known_classes_only():
+    found = torch.tensor([[1, 2], [0, 2], [0, 1], [0, 1]])
+    assert same_class(found, torch.tensor([0, 0, 1, -1])) == pytest.approx(2 / 6)
+
+
+def test_queries_cover_classes_then_fill_up():
+    labels = torch.tensor([2, 2, 0, -1, 1, 0])
+    assert choose_queries(labels, 6, 3).tolist() == [2, 4, 0]
+    assert choose_queries(labels, 6, 5).tolist() == [2, 4, 0, 1, 3]
+    assert choose_queries(labels, 6, 2).tolist() == [2, 0]
+    assert choose_queries(None, 6, 4).tolist() == [0, 1, 2, 3]
+    assert len(choose_queries(labels, 6, 10)) == 6
+
+
+def test_planes_and_layouts_are_functions_of_features_and_seed():
+    features = torch.cat([noise(30, 6), noise(30, 6, seed=1) + 8])
+    points, share = principal_plane(features)
+    assert points.shape == (60, 2)
+    assert 0.5 < share <= 1
+    # Two clusters this far apart stay apart along the first component.
+    assert (points[:30, 0] > 0).all() != (points[30:, 0] > 0).all()
+    assert principal_plane(torch.ones(5, 1))[0].shape == (5, 2)
+    first, again = tsne(features, 3), tsne(features, 3)
+    assert np.array_equal(first, again)
+
+
+def test_three_channels():
+    assert torch.equal(three_channels(torch.ones(2, 1, 4, 4)), torch.ones(2, 3, 4, 4))
+    two = three_channels(torch.ones(2, 2, 4, 4))
+    assert two[:, :2].all()
+    assert not two[:, 2].any()
+    many = noise(2, 7, 4, 4)
+    assert torch.equal(three_channels(many), many[:, :3])
+
+
+def test_images_come_in_an_order_that_the_seed_decides_and_look_as_stored(labelled_run):
+    run = load_run(labelled_run, device="cpu")
+    images, again = (Images(run, run.config.data) for _ in range(2))
+    assert torch.equal(images.order, again.order)
+    assert images.order.sort().values.tolist() == list(range(len(images.dataset)))
+    batch, rows = images.normalised(images.order[:3])
+    assert torch.equal(rows, images.order[:3])
+    shown = images.pictures(batch)
+    stored = images.dataset.read(int(rows[0])).float()
+    assert abs(shown[0].mean() - float(stored.mean())) < 3
+    assert images.display_note() == ""
+
+
+def test_dim_images_are_brightened_and_the_caption_says_so(labelled_run):
+    run = load_run(labelled_run, device="cpu")
+    images = Images(run, run.config.data)
+    dim = (torch.full((1, 1, 4, 4), 0.1) - torch.tensor(run.mean)) / torch.tensor(run.std)
+    assert images.pictures(dim)[0].max() == 255
+    assert "Brightened 10 times" in images.display_note()
+
+
+def test_gallery_holds_the_features_of_its_rows(labelled_run):
+    run = load_run(labelled_run, device="cpu")
+    images = Images(run, run.config.data)
+    gallery = encode_gallery(images, run.model, untrained_model(run))
+    assert len(gallery) == len(images.dataset) == gallery_size(run.model, len(images.dataset))
+    batch, rows = images.normalised(gallery.rows[:2])
+    with torch.no_grad():
+        features = run.model.extract_features(batch)
+    expected = torch.cat([torch.nn.functional.normalize(part, dim=1) for part in features.chunk(2, dim=1)], dim=1)
+    assert torch.allclose(gallery.trained[:2], expected, atol=1e-5)
+    assert torch.equal(gallery.labels[:2], images.dataset.labels[rows])
+    assert not torch.allclose(gallery.trained, gallery.untrained)
+
+
+@pytest.mark.parametrize(("columns", "aspect"), [(1, 1.0), (11, 0.5), (9, 2.0)])
+def test_pictures_keep_their_shape(columns, aspect):
+    figure, axes = picture_grid(3, columns, aspect, LIGHT, below=0.2, groups=(1,) if columns > 1 else ())
+    width, height = figure.get_size_inches()
+    assert width <= 9.001
+    box = axes[1][columns - 1].get_position()
+    assert box.height * height / (box.width * width) == pytest.approx(aspect, rel=1e-3)
+    assert box.x0 >= 0
+    assert box.x1 <= 1.001
+    assert axes[2][0].get_position().y0 >= 0
+
+
+def test_equal_figures_are_equal_files():
+    first, second = (to_png(new_figure(1, DARK)) for _ in range(2))
+    assert first == second
+
+
+def test_masks_drawn_are_those_of_training(pooled_run):
+    run = load_run(pooled_run, device="cpu")
+    geometry = run.model.geometry
+    strides = [level.stride for level in geometry.levels]
+    sampler = MaskSampler(run.config.masking, geometry.grid, strides, seed=run.config.seed)
+    from hjepa.visualization.masks import _draw
+
+    overlay = _draw(sampler, geometry, 0, 4)
+    assert overlay.context.sum(axis=(1, 2)).tolist() == [sampler.counts.context] * 4
+    assert [t.shape[1:] for t in overlay.targets] == [geometry.level_grid(i) for i in range(3)]
+    for target, count, stride in zip(overlay.targets, sampler.counts.targets, strides, strict=True):
+        assert target.sum(axis=(1, 2)).tolist() == [count] * 4
+        fine = target.repeat(stride, axis=1).repeat(stride, axis=2)
+        assert not (fine & overlay.context).any()

@@ -1,0 +1,218 @@
+"""Whole reports of real runs."""
+
+import html
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hjepa.config import load_config
+from hjepa.errors import CheckpointError, UserError
+from hjepa.visualization import visualize
+from hjepa.visualization.markup import data_uri, picture, prose
+from hjepa.visualization.style import LIGHT, new_figure, to_png
+
+FIGURES = ["curves.png", "masks.png", "maps.png", "neighbours.png", "embedding.png"]
+VOID = {"meta", "img", "source", "br"}
+
+
+class Page(HTMLParser):
+    """Checks that tags are balanced and collects what a browser would fetch or a screen reader would need."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.references: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.ids: list[str] = []
+        self.tags: set[str] = set()
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.tags.add(tag)
+        self.references += [v for k, v in attrs if k in ("src", "srcset", "href", "data", "action")]
+        if "id" in values:
+            self.ids.append(values["id"])
+        if tag == "img":
+            self.images.append(values)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def words(text: str) -> str:
+    body = re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)
+    return html.unescape(re.sub(r"<[^>]+>", " ", body))
+
+
+@pytest.fixture(scope="module")
+def labelled(labelled_run, tmp_path_factory):
+    """Figures and report of the labelled run, in a folder of their own."""
+    folder = tmp_path_factory.mktemp("report")
+    return visualize(labelled_run, output_dir=folder, generate_report=True, device="cpu")
+
+
+def test_files_written(labelled):
+    assert [path.name for path in labelled] == [*FIGURES, "report.html"]
+    for path in labelled[:-1]:
+        with Image.open(path) as figure:
+            assert figure.format == "PNG"
+            assert np.ptp(np.asarray(figure.convert("L"))) > 100
+
+
+def test_report_is_self_contained_and_small(labelled):
+    text = labelled[-1].read_text(encoding="utf-8")
+    assert len(text.encode()) < 8e6
+    page = Page(text)
+    assert "script" not in page.tags
+    assert "link" not in page.tags
+    for reference in page.references:
+        inside = reference.startswith(("data:image/", "#"))
+        assert inside or re.fullmatch(r"https://arxiv\.org/abs/[\d.]+", reference), reference[:80]
+    assert not re.search(r"url\(|@import", text)
+    for link in (r for r in page.references if r.startswith("#")):
+        assert link[1:] in page.ids
+    assert len(page.images) == len(FIGURES)
+    assert all(len(image["alt"]) > 30 for image in page.images)
+
+
+def test_report_holds_the_numbers(labelled, labelled_run):
+    text = words(labelled[-1].read_text(encoding="utf-8"))
+    results = json.loads((labelled_run / "results.json").read_text(encoding="utf-8"))
+    for reading in ("linear_probe", "knn"):
+        for who in ("trained", "untrained", "pixels", "pca"):
+            assert f"{100 * results[reading][who]:.1f}" in text
+        for level in results[reading]["levels"]:
+            assert f"{100 * level['trained']:.1f}" in text
+    for level in results["rank"]["levels"]:
+        assert f"{level['trained']:.1f}" in text
+    assert results["protocol"].partition("`")[0] in text
+
+
+def test_report_says_what_was_run(labelled, labelled_run):
+    raw = labelled[-1].read_text(encoding="utf-8")
+    text = words(raw)
+    assert "tiny & quick" in text
+    assert "<h1>tiny &amp; quick</h1>" in raw
+    assert "step 8 of 8" in text
+    assert "width 16, 2 blocks" in text
+    assert "tokens seen" in text
+    for heading in ("Numbers", "Training curves", "Masks", "Feature maps", "Nearest neighbours", "For the next run"):
+        assert heading in text
+    settings = html.unescape(re.search(r"<pre><code>(.*?)</code></pre>", raw, flags=re.DOTALL)[1])
+    import yaml
+
+    assert load_config(yaml.safe_load(settings)) == load_config(labelled_run / "config.yaml")
+
+
+def test_without_a_report_only_figures(labelled_run, tmp_path):
+    paths = visualize(labelled_run / "checkpoints" / "last.pth", output_dir=tmp_path / "a" / "b", device="cpu")
+    assert [p.name for p in paths] == FIGURES
+    assert not (tmp_path / "a" / "b" / "report.html").exists()
+
+
+def test_one_level_without_labels_stopped_early(unlabelled_run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(unlabelled_run, folder)
+    paths = visualize(folder, generate_report=True, device="cpu")
+    assert paths[0] == folder / "figures" / "curves.png"
+    assert paths[-1] == folder / "report.html"
+    text = words(paths[-1].read_text(encoding="utf-8"))
+    assert f"hjepa evaluate --checkpoint {folder}" in text
+    assert "since it was not evaluated" in text
+    assert "flat (one level)" in text
+    assert f"hjepa train --output-dir {folder} --resume auto" in text
+    assert "no labels" in text
+    assert "t-SNE is left out" in text
+    # The run folder itself as output folder means the same places.
+    assert visualize(folder, output_dir=folder, device="cpu") == paths[:-1]
+
+
+def test_an_evaluation_that_had_no_labels(unlabelled_run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(unlabelled_run, folder)
+    skipped = {"skipped": "no labels"}
+    rank = {"trained": 3.0, "untrained": 3.2, "levels": [{"level": 0, "trained": 3.0, "untrained": 3.2}]}
+    results = {"linear_probe": skipped, "knn": skipped, "rank": rank, "cka": [[1.0]], "chance": None, "step": 2}
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    text = words(visualize(folder, generate_report=True, device="cpu")[-1].read_text(encoding="utf-8"))
+    assert "Linear probe and k-NN were skipped: no labels" in text
+    assert "for lack of labels" in text
+
+
+def test_pooled_levels(pooled_run, tmp_path):
+    paths = visualize(pooled_run, output_dir=tmp_path, generate_report=True, device="cpu")
+    text = words(paths[-1].read_text(encoding="utf-8"))
+    Page(paths[-1].read_text(encoding="utf-8"))
+    assert "pooled 4\N{MULTIPLICATION SIGN}4" in text
+    assert "hierarchical blocks" in text
+    assert [p.name for p in paths[:-1]] == FIGURES
+
+
+def test_a_run_folder_without_records(unlabelled_run, tmp_path, caplog):
+    folder = tmp_path / "run"
+    shutil.copytree(unlabelled_run, folder)
+    for name in ("metrics.jsonl", "environment.json"):
+        (folder / name).unlink()
+    paths = visualize(folder, generate_report=True, device="cpu")
+    assert [p.name for p in paths] == [*FIGURES[1:], "report.html"]
+    assert "curves left out" in caplog.text
+    text = words(paths[-1].read_text(encoding="utf-8"))
+    assert "holds no records" in text
+    assert "not recorded" in text
+
+
+def test_images_that_moved(unlabelled_run, pictures, tmp_path):
+    folder, moved = tmp_path / "run", tmp_path / "moved"
+    shutil.copytree(unlabelled_run, folder)
+    shutil.copytree(pictures, moved)
+    paths = visualize(folder, output_dir=tmp_path / "out", device="cpu", overrides=[f"data.data_path={moved}"])
+    assert len(paths) == len(FIGURES)
+    with pytest.raises(UserError, match=r"^model\.depth: not a key that figures depend on"):
+        visualize(folder, overrides={"model.depth": 1})
+    with pytest.raises(UserError, match=r"did you mean data\.data_path"):
+        visualize(folder, overrides=["data.datapath=x"])
+    with pytest.raises(UserError, match="nowhere"):
+        visualize(folder, overrides={"data.data_path": str(tmp_path / "nowhere")}, device="cpu")
+
+
+def test_mistakes_are_one_line(labelled_run, tmp_path):
+    with pytest.raises(CheckpointError, match="no such file or folder"):
+        visualize(tmp_path / "nothing")
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(UserError, match="--output-dir") as caught:
+        visualize(labelled_run, output_dir=tmp_path / "file" / "x", device="cpu")
+    assert "\n" not in str(caught.value)
+    folder = tmp_path / "run"
+    shutil.copytree(labelled_run, folder)
+    (folder / "results.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(UserError, match="holds no JSON object; evaluate again"):
+        visualize(folder, device="cpu")
+
+
+def test_heavy_mosaics_travel_as_jpeg():
+    draw = np.random.Generator(np.random.Philox(key=2))
+    figure = new_figure(9, LIGHT)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(draw.integers(0, 255, (1350, 1350, 3), dtype=np.uint8), interpolation="nearest")
+    heavy = to_png(figure)
+    light = to_png(new_figure(1, LIGHT))
+    assert data_uri(light).startswith("data:image/png;base64,")
+    assert data_uri(heavy).startswith("data:image/jpeg;base64,")
+    assert len(data_uri(heavy)) < len(heavy)
+    assert 'width="1350" height="150"' in picture(light, light, 'a "quoted" <figure>')
+    assert "a &quot;quoted&quot; &lt;figure&gt;" in picture(light, light, 'a "quoted" <figure>')
+
+
+def test_prose_is_escaped_before_it_is_marked():
+    assert prose("`a<b>` & arXiv:2210.02885") == (
+        '<code>a&lt;b&gt;</code> &amp; <a href="https://arxiv.org/abs/2210.02885">arXiv:2210.02885</a>'
+    )
