@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.data.image_files import encode, noise
 from PIL import Image
+from tests.data.image_files import encode, noise
 from typer.testing import CliRunner
 
 from hjepa.cli.data import app

@@ -7,8 +7,8 @@ import io
 import numpy as np
 import pytest
 import torch
-from tests.data.image_files import encode, noise
 from PIL import Image, ImageFile
+from tests.data.image_files import encode, noise
 
 from hjepa.data.decode import Decoded, UnreadableImageError, convert_channels, decode
 

@@ -25,7 +25,7 @@ class Entry(NamedTuple):
 
 
 CATALOGUE = (
-    Entry("shapes", "20,000", "4,000", "any size", "8", "drawn on the spot", "part of hjepa, nothing to download"),
+    Entry("shapes", "20,000", "4,000", "any size", "6", "drawn on the spot", "part of hjepa, nothing to download"),
     Entry(
         "digits",
         "1,438",

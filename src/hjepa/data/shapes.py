@@ -1,16 +1,18 @@
 """Data set ``shapes``: labelled images drawn by a formula, so that nothing has to be downloaded.
 
-Construction. The class of an image is the shape of its one large object (:data:`CLASSES`). Everything else
-is drawn independently of the class: position, size, rotation and stretch of the object; a base colour and a
-colour contrast of random sign and hue, which decide whether the object is lighter, darker or only of another
-hue than its surroundings; a smooth texture over the object and another over the background; a soft step
-between two tones of the background; strokes behind the object as distractors; a gradient of light; mild pixel
-noise. Two things are common to all objects: they cover the same area at the same size parameter, and a relief
-runs along their outline, brighter inside and darker outside. The relief averages out to about zero, so that
-pixels by themselves say little about the class, yet it marks outlines in the same way whatever the colours:
-without it, nothing about an outline can be learned before the random sign of the contrast is seen through,
-which takes a small network far longer. Every shape equals its own mirror image: a horizontal flip keeps the
-class. Lengths are relative to the shorter image side; a larger image shows the same scene with finer pixels.
+Construction. An image is a wallpaper of copies of one object, and its class is the shape of that object
+(:data:`CLASSES`). Everything else is drawn independently of the class: size, position, rotation and stretch of the
+wallpaper, the distance of the copies and the shift from row to row; a base colour and a colour contrast of random sign
+and hue, which decide whether the objects are lighter, darker or only of another hue than what surrounds them; a smooth
+texture over the objects and another over the background; a soft step between two tones of the background; strokes behind
+the objects as distractors; a gradient of light; mild pixel noise. What is hidden can be told from what is seen, by the
+shape and the rhythm of the copies, but hardly by comparing pixels: there are too many ways to lay out a wallpaper. Two
+things are common to all objects: they cover the same area at the same size parameter, and a relief runs along their
+outline, brighter inside and darker outside. The relief averages out to about zero, so that pixels by themselves say little
+about the class, yet it marks outlines in the same way whatever the colours: without it, nothing about an outline can be
+learned before the random sign of the contrast is seen through, which takes a small network far longer. Every shape equals
+its own mirror image: a horizontal flip keeps the class. Lengths are relative to the shorter image side; a larger image
+shows the same scene with finer pixels.
 
 Randomness. Every number is a hash of (version, seed, split, image index, purpose): image ``i`` does not
 depend on how many images are drawn, and no generator state is read or changed.
@@ -36,7 +38,8 @@ _STROKES = 2
 _COLOUR = 1000
 _COLOURS_PER_CHANNEL = 8
 
-# Object: radius of the disk of equal area, centre offset, stretch, all in units of the shorter side.
+# Objects: radius of the disk of equal area, offset of the wallpaper, both in units of the shorter side; stretch; distance
+# of the copies in radii.
 _RADIUS = (0.14, 0.24)
 _SPACING = (3.1, 4.6)
 _OFFSET = 0.5
@@ -47,7 +50,7 @@ _CONTRAST = (0.35, 0.55)
 _BASE = (0.32, 0.62)
 _TEXTURE_OBJECT = (0.02, 0.08)
 _TEXTURE_BACKGROUND = (0.03, 0.1)
-# Relief along the outline: reach to either side, and the largest share of light it adds or takes.
+# Relief along the outline: reach to either side, and the largest value it adds or takes.
 _RELIEF_WIDTH = (0.045, 0.07)
 _RELIEF = (0.26, 0.42)
 # Texture waves per shorter side.
@@ -208,7 +211,7 @@ def _linear(a: Tensor, b: Tensor, c: Tensor, x: Tensor, y: Tensor) -> Tensor:
 def _object(
     draws: _Draws, labels: Tensor, x: Tensor, y: Tensor, half: tuple[float, float], pixel: float
 ) -> tuple[Tensor, Tensor]:
-    """Share of each pixel that the object covers, and share of its light that the relief takes."""
+    """Share of each pixel that the objects cover, and what the relief takes from its value."""
     radius = draws.uniform(*_RADIUS)
     # Along a longer side the object wanders over the added length as well.
     centre_x = draws.uniform(-1.0, 1.0) * (half[0] - 0.5 + _OFFSET)

@@ -1,0 +1,79 @@
+"""What the documents promise: their Python snippets run, their commands parse, their configurations load."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hjepa.cli.arguments import normalise
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    found = []
+    for document in DOCUMENTS:
+        for number, body in enumerate(re.findall(rf"```{language}\n(.*?)```", document.read_text(), re.S)):
+            found.append((f"{document.relative_to(ROOT)}#{number}", body))
+    return found
+
+
+def snippets() -> list[str]:
+    return [str(d.relative_to(ROOT)) for d in DOCUMENTS if "```python" in d.read_text()]
+
+
+@pytest.mark.parametrize("document", snippets())
+def test_python_snippets_run(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    import hjepa
+    from hjepa import api
+
+    # Training runs in the documents take minutes: here they see a few images, everything else runs as printed.
+    original = api.train
+    short = ["data.subset=256", "data.batch_size=64", "training.epochs=1", "evaluation.train_images=200"]
+    monkeypatch.setattr(hjepa, "train", lambda *a, **k: original(*a, **{**k, "overrides": short}), raising=False)
+    code = "\n".join(body for where, body in blocks("python") if where.rsplit("#", 1)[0] == document)
+    if "runs/quickstart" in code:
+        hjepa.train("quickstart", output_dir="runs/quickstart", console=False)
+    exec(compile(code, document, "exec"), {"__name__": "snippet"})
+
+
+def commands() -> list[tuple[str, str]]:
+    lines = []
+    for where, body in blocks("bash"):
+        for line in body.replace("\\\n", " ").splitlines():
+            line = line.split("  #")[0].strip()
+            if line.startswith("hjepa "):
+                lines.append((where, line))
+    return lines
+
+
+@pytest.mark.parametrize(("where", "line"), [pytest.param(w, c, id=f"{w} {c}") for w, c in commands()])
+def test_commands_name_real_verbs_options_and_keys(where: str, line: str) -> None:
+    import typer
+
+    from hjepa.cli.main import app
+    from hjepa.config import all_keys
+
+    command: Any = typer.main.get_command(app)
+    words = normalise(shlex.split(line)[1:])
+    while hasattr(command, "commands"):
+        assert words, line
+        command = command.commands[words.pop(0)]
+    options = {name for parameter in command.params for name in parameter.opts} | {"--help"}
+    for word in words:
+        if word.startswith("--"):
+            assert word.split("=")[0] in options, f"{where}: {word} in {line}"
+        elif "=" in word:
+            assert word.split("=")[0] in all_keys(), f"{where}: {word} in {line}"
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
