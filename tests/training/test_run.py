@@ -152,9 +152,24 @@ def test_a_damaged_checkpoint_is_one_line_that_names_another(run: Run, damage: s
     else:
         torch.save({"weights": torch.zeros(3)}, file)
     with pytest.raises(CheckpointError, match=r"last\.pth") as error:
-        run(folder=seen.folder, resume="auto")
+        run(resume=str(file))
     assert "\n" not in str(error.value)
     assert "use another one, for example" in str(error.value)
+    for other in file.parent.glob("*_2.pth"):
+        other.unlink()
+    (file.parent / "best_model.pth").unlink()
+    fallen_back = run(folder=seen.folder, resume="auto")
+    assert "going on from" in fallen_back.log
+    assert "checkpoint_epoch_1.pth instead" in fallen_back.log
+    equal_states(seen.state, fallen_back.state)
+
+
+def test_a_folder_with_damaged_checkpoints_only_is_an_error_not_a_fresh_start(run: Run) -> None:
+    seen = run({"training.max_steps": 2})
+    for file in (seen.folder / "checkpoints").glob("*.pth"):
+        file.write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match=r"last\.pth"):
+        run(folder=seen.folder, resume="auto")
 
 
 def test_a_checkpoint_never_runs_code(tmp_path: Path) -> None:

@@ -13,7 +13,14 @@ def course(step=20_000, **changes):
 
 def knn_course(values):
     return [
-        {"kind": "eval", "step": 1000 * (i + 1), "epoch": 5.0 * (i + 1), "knn": value, "rank/level_0": 20.0}
+        {
+            "kind": "eval",
+            "step": 1000 * (i + 1),
+            "epoch": 5.0 * (i + 1),
+            "knn": value,
+            "knn_queries": 1000,
+            "rank/level_0": 20.0,
+        }
         for i, value in enumerate(values)
     ]
 
@@ -163,15 +170,14 @@ def test_knn_that_disagrees_with_the_probe(evidence):
 
 
 def test_knn_over_time(evidence):
-    changes = {"evaluation.online_images": 4000, "data.batch_size": 512}
-    rising = run_rules.knn_trend(evidence(evaluations=knn_course([0.2, 0.3, 0.4, 0.5]), changes=changes))
+    rising = run_rules.knn_trend(evidence(evaluations=knn_course([0.2, 0.3, 0.4, 0.5])))
     assert "still rising" in rising.text
     assert "training.epochs=200" in rising.advice
-    fallen = run_rules.knn_trend(evidence(evaluations=knn_course([0.2, 0.5, 0.45, 0.3]), changes=changes))
+    fallen = run_rules.knn_trend(evidence(evaluations=knn_course([0.2, 0.5, 0.45, 0.3])))
     assert "step 2000" in fallen.text
     assert "best_model.pth" in fallen.advice
-    assert run_rules.knn_trend(evidence(evaluations=knn_course([0.3, 0.5, 0.5, 0.5]), changes=changes)) is None
-    assert run_rules.knn_trend(evidence(evaluations=knn_course([0.3, 0.5]), changes=changes)) is None
+    assert run_rules.knn_trend(evidence(evaluations=knn_course([0.3, 0.5, 0.5, 0.5]))) is None
+    assert run_rules.knn_trend(evidence(evaluations=knn_course([0.3, 0.5]))) is None
 
 
 def test_a_run_that_stopped_early(evidence):

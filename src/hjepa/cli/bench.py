@@ -22,7 +22,8 @@ def bench(
     """Images per second of the whole training step, and what share of the machine's matrix-product peak that is."""
     from hjepa.config import load_config, parse_override
     from hjepa.training.benchmark import benchmark_step
-    from hjepa.training.run_folder import write_atomically
+    from hjepa.training.device import resolve_device
+    from hjepa.training.run_folder import environment, write_atomically
 
     flags = {} if device is None else {"device": device}
     settings = load_config(config, {**dict(parse_override(text) for text in overrides or ()), **flags})
@@ -49,7 +50,10 @@ def bench(
     for name, value in rows:
         typer.echo(f"{name:<22}{value}")
     if json_file is not None:
+        about = environment(settings, resolve_device(settings.device), 1)
         write_atomically(
-            json_file, json.dumps({"config": settings.model_dump(mode="json"), **result.as_dict()}, indent=2) + "\n"
+            json_file,
+            json.dumps({**result.as_dict(), "environment": about, "config": settings.model_dump(mode="json")}, indent=2)
+            + "\n",
         )
         typer.echo(f"wrote {json_file}")

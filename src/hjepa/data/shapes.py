@@ -2,7 +2,7 @@
 
 Construction. An image is a wallpaper of copies of one object, and its class is the shape of that object
 (:data:`CLASSES`). Everything else is drawn independently of the class: size, position, rotation and stretch of the
-wallpaper, the distance of the copies and the shift from row to row; a base colour and a colour contrast of random sign
+wallpaper, the distances of the copies and the shift from row to row; a base colour and a colour contrast of random sign
 and hue, which decide whether the objects are lighter, darker or only of another hue than what surrounds them; a smooth
 texture over the objects and another over the background; a soft step between two tones of the background; strokes behind
 the objects as distractors; a gradient of light; mild pixel noise. What is hidden can be told from what is seen, by the
@@ -40,8 +40,8 @@ _COLOURS_PER_CHANNEL = 8
 
 # Objects: radius of the disk of equal area, offset of the wallpaper, both in units of the shorter side; stretch; distance
 # of the copies in radii.
-_RADIUS = (0.14, 0.24)
-_SPACING = (3.1, 4.6)
+_RADIUS = (0.15, 0.23)
+_SPACING = (3.0, 5.2)
 _OFFSET = 0.5
 _LOG_STRETCH = 0.12
 _TURN = math.pi
@@ -52,7 +52,7 @@ _TEXTURE_OBJECT = (0.02, 0.08)
 _TEXTURE_BACKGROUND = (0.03, 0.1)
 # Relief along the outline: reach to either side, and the largest value it adds or takes.
 _RELIEF_WIDTH = (0.045, 0.07)
-_RELIEF = (0.26, 0.42)
+_RELIEF = (0.32, 0.48)
 # Texture waves per shorter side.
 _FREQUENCY_OBJECT = (1.0, 3.5)
 _FREQUENCY_BACKGROUND = (0.5, 2.0)
@@ -229,12 +229,12 @@ def _object(
     bx, by = xy * cos - yy * sin, xy * sin + yy * cos
     u = _linear(ax, ay, -(ax * centre_x + ay * centre_y), x, y)
     v = _linear(bx, by, -(bx * centre_x + by * centre_y), x, y)
-    # The plane is folded into cells, each with one copy of the object in its middle; every second row may be shifted.
-    spacing = draws.uniform(*_SPACING).to(torch.float32)
-    brick = draws.uniform(0.0, 0.5).to(torch.float32)
-    row = torch.round(v / spacing)
-    u = u - spacing * brick * row
-    u, v = u - spacing * torch.round(u / spacing), v - spacing * row
+    # The plane is folded into cells, each with one copy of the object in its middle; rows are shifted
+    # against one another.
+    column_width, row_height = (draws.uniform(*_SPACING).to(torch.float32) for _ in range(2))
+    row = torch.round(v / row_height)
+    u = u - column_width * draws.uniform().to(torch.float32) * row
+    u, v = u - column_width * torch.round(u / column_width), v - row_height * row
     distance = torch.empty_like(u)
     for label in range(len(CLASSES)):
         rows = (labels == label).nonzero().flatten()

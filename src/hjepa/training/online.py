@@ -67,7 +67,7 @@ class OnlineEvaluation:
         """Evaluate.
 
         Returns:
-            `knn` (accuracy, with labels), and per level `rank/level_<n>`, `std/level_<n>`, `cosine/level_<n>`; `rank` of
+            `knn` (accuracy) and `knn_queries` with labels, and per level `rank/level_<n>`, `std/level_<n>`, `cosine/level_<n>`; `rank` of
             all levels side by side.
         """
         features = self._features(model)
@@ -82,6 +82,7 @@ class OnlineEvaluation:
             k = min(_K, int((~asks).sum()))
             predicted = knn_predict(together[~asks], self.labels[~asks], together[asks], k=k)[k]
             values["knn"] = accuracy(predicted, self.labels[asks])
+            values["knn_queries"] = int(asks.sum())
         values["rank"] = rankme(together)
         for level, level_features in enumerate(features):
             values[f"rank/level_{level}"] = rankme(level_features)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hjepa.data import TrainLoader, build_dataset, measure_statistics
-from hjepa.errors import UserError
+from hjepa.errors import CheckpointError, UserError
 from hjepa.models import build_model
 from hjepa.training import distribution
 from hjepa.training.checkpoint import find_checkpoint, read_checkpoint
@@ -77,15 +77,14 @@ def run_training(
     sampler = build_sampler(config)
     _check_regularisers(config, world.size, sampler.config.sets_per_image)
     folder = locate(config, output_dir)
-    checkpoint = _starting_point(folder, resume)
-    state = None if checkpoint is None else read_checkpoint(checkpoint)
+    start = _starting_point(folder, resume)
     distribution.start(config.distributed, world, device)
     try:
         if world.is_main:
             folder.prepare(config, device, world.size)
         distribution.barrier()
         with LogFile(folder.root / "training.log", console=console and world.is_main):
-            return _train(config, folder, device, world, state, checkpoint, console and world.is_main)
+            return _train(config, folder, device, world, start, console and world.is_main)
     finally:
         distribution.stop()
 
@@ -95,10 +94,12 @@ def _train(
     folder: RunFolder,
     device: torch.device,
     world: distribution.World,
-    state: dict[str, Any] | None,
-    checkpoint: Path | None,
+    begin: _Start | None,
     console: bool,
 ) -> Outcome:
+    state = None if begin is None else begin.state
+    for note in () if begin is None else begin.notes:
+        log.warning("%s", note)
     dataset = build_dataset(config.data, "train", seed=config.seed)
     data_state = _data_state(config, dataset) if state is None else state["data"]
     torch.manual_seed(config.seed * 1009 + world.rank)
@@ -122,9 +123,9 @@ def _train(
     trainer = Trainer(
         config, model, loader, online, retention, sinks, world=world, data_state=data_state, run_dir=folder.root
     )
-    if state is not None and checkpoint is not None:
-        _say_what_changed(config, state["config"])
-        trainer.restore(state, checkpoint)
+    if begin is not None:
+        _say_what_changed(config, begin.state["config"])
+        trainer.restore(begin.state, begin.checkpoint)
     if trainer.step >= trainer.last_step:
         log.info("%s: finished at step %d, nothing left to do", folder.root, trainer.step)
         for sink in sinks:
@@ -160,7 +161,16 @@ def _outcome(trainer: Trainer, folder: RunFolder, *, interrupted: bool = False, 
     )
 
 
-def _starting_point(folder: RunFolder, resume: str | Path | None) -> Path | None:
+@dataclass(frozen=True)
+class _Start:
+    """The checkpoint that a run goes on from, and what to say about those that could not be read."""
+
+    checkpoint: Path
+    state: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+def _starting_point(folder: RunFolder, resume: str | Path | None) -> _Start | None:
     if resume is None:
         if folder.last.exists():
             raise UserError(
@@ -169,8 +179,27 @@ def _starting_point(folder: RunFolder, resume: str | Path | None) -> Path | None
             )
         return None
     if str(resume) == "auto":
-        return folder.last if folder.last.exists() else None
-    return find_checkpoint(resume)
+        return _newest_readable(folder)
+    path = find_checkpoint(resume)
+    return _Start(path, read_checkpoint(path))
+
+
+def _newest_readable(folder: RunFolder) -> _Start | None:
+    """The newest checkpoint of a run folder that is whole: a damaged one falls back to the one before."""
+    files = [p for p in folder.checkpoints.glob("*.pth") if not p.name.startswith(".")]
+    files.sort(key=lambda p: (p == folder.last, p.stat().st_mtime), reverse=True)
+    problems: list[CheckpointError] = []
+    for file in files:
+        try:
+            state = read_checkpoint(file)
+        except CheckpointError as error:
+            problems.append(error)
+            continue
+        notes = [str(problem).split("; use ")[0] + f"; going on from {file} instead" for problem in problems]
+        return _Start(file, state, tuple(notes))
+    if problems:
+        raise problems[0]
+    return None
 
 
 def _data_state(config: Config, dataset: ImageDataset) -> dict[str, Any]:

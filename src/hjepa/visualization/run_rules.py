@@ -25,7 +25,7 @@ def knn_trend(e: Evidence) -> Finding | None:
     steps, values = series(e.seen.evaluations, "knn")
     if len(values) < 3:
         return None
-    queries = max(1, _online_images(e) // 4)
+    queries = max(1, e.seen.evaluations[-1].get("knn_queries", 1))
     error = math.sqrt(2 * max(0.01, values[-1] * (1 - values[-1])) / queries)
     top = max(values)
     if top - values[-1] > max(0.02, 2 * error):
@@ -44,13 +44,6 @@ def knn_trend(e: Evidence) -> Finding | None:
             train_longer(e),
         )
     return None
-
-
-def _online_images(e: Evidence) -> int:
-    """About how many images an online evaluation used: it takes at most 3 % of the time, see `OnlineEvaluation`."""
-    settings, training = e.config.evaluation, e.config.training
-    per_epoch = (e.records.steps_per_epoch or 0) * e.config.data.batch_size * training.accumulation_steps
-    return min(settings.online_images, max(40, int(0.09 * per_epoch * settings.eval_frequency)))
 
 
 def short_run(e: Evidence) -> Finding | None:
