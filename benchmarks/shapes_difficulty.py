@@ -137,7 +137,7 @@ def draw_sheet(path: Path, columns: int = 12, zoom: int = 2) -> None:
         for spine in axis.spines.values():
             spine.set_visible(False)
     figure.tight_layout(pad=0.3)
-    figure.savefig(path)
+    figure.savefig(path, bbox_inches="tight")
 
 
 def main() -> None:

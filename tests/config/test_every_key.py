@@ -102,6 +102,7 @@ CASES: dict[str, Case] = {
     "model.predictor.num_heads": Case(2, weights),
     "model.predictor.mlp_ratio": Case(2.0, shape("predictors.0.blocks.0.mlp.fc1.weight")),
     "model.predictor.sharing": Case("separate", names),
+    "model.predictor.coarse_to_fine": Case(True, weights, {"model.predictor.sharing": "separate"}),
     "model.ema.momentum": Case(0.5, record("momentum")),
     "model.ema.momentum_end": Case(0.997, record("momentum")),
     "model.ema.momentum_warmup_epochs": Case(1.0, record("momentum")),
@@ -175,7 +176,7 @@ ELSEWHERE = {
     "data.prefetch_factor": "test_storage_workers_and_prefetch",
     "data.pin_memory": "test_pinned_memory_and_tf32_on_a_gpu",
     "training.tf32": "test_pinned_memory_and_tf32_on_a_gpu",
-    "training.optimizer": "test_the_optimiser_is_adamw",
+    "training.optimizer": "test_muon_takes_the_hidden_matrices_and_adamw_the_rest",
     "training.compile": "test_compile_compiles",
     "checkpoint.best_metric": "test_best_metric",
     "checkpoint.checkpoint_dir": "test_folders_of_the_configuration",
@@ -351,9 +352,22 @@ def test_pinned_memory_and_tf32_on_a_gpu(run: Run) -> None:
     assert pinned.outcome.completed
 
 
-def test_the_optimiser_is_adamw(run: Run) -> None:
-    state = run({"training.optimizer": "adamw"}).state["optimizer_state_dict"]["state"]
-    assert {"exp_avg", "exp_avg_sq", "step"} <= state[0].keys()
+def test_muon_takes_the_hidden_matrices_and_adamw_the_rest(run: Run, tmp_path: Path) -> None:
+    adamw = run({"training.optimizer": "adamw"}).state["optimizer_state_dict"]["state"]
+    assert {"exp_avg", "exp_avg_sq", "step"} <= adamw[0].keys()
+    whole = run({"training.optimizer": "muon"})
+    hidden, rest = whole.state["optimizer_state_dict"]["members"]
+    assert all("momentum_buffer" in state and state["momentum_buffer"].ndim == 2 for state in hidden["state"].values())
+    assert all("exp_avg_sq" in state for state in rest["state"].values())
+    # four matrices in each of two blocks of the encoder and one of the predictor
+    assert len(hidden["state"]) == 12
+    assert len(hidden["state"]) + len(rest["state"]) == len(adamw)
+    # Its state travels: stopped and gone on equals uninterrupted.
+    run({"training.optimizer": "muon", "training.max_steps": 5}, folder=tmp_path / "halves")
+    resumed = run({"training.optimizer": "muon"}, folder=tmp_path / "halves", resume="auto")
+    assert torch.equal(resumed.weights, whole.weights)
+    with pytest.raises(UserError, match=r"training\.optimizer"):
+        run({"training.optimizer": "adamw"}, resume=str(tmp_path / "halves"))
     with pytest.raises(UserError, match=r"training\.optimizer"):
         run({"training.optimizer": "sgd"})
 

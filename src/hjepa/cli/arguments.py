@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 # Options that take several values, spaced, repeated or with commas.
-MANY = ("--k-values", "--hierarchy-levels", "--eval-type")
+MANY = ("--k-values", "--hierarchy-levels", "--eval-type", "--depths", "--seeds")
 
 
 def normalise(arguments: Sequence[str]) -> list[str]:

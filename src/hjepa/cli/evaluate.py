@@ -32,6 +32,10 @@ def evaluate(
     hierarchy_levels: Annotated[
         list[str] | None, typer.Option(help="Levels to report one by one, for example 0,2; all when not given.")
     ] = None,
+    depths: Annotated[
+        list[str] | None,
+        typer.Option(help="Also read the features after these encoder blocks, side by side, for example 2,4,6."),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per forward pass.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:<n> or mps.")] = "auto",
     output: Annotated[
@@ -43,6 +47,7 @@ def evaluate(
         raise UserError("--checkpoint: missing; give a checkpoint (.pth) or a run folder")
     ks = _numbers(k_values, "--k-values", "1,5,10,20")
     levels = _numbers(hierarchy_levels, "--hierarchy-levels", "0,1")
+    blocks = _numbers(depths, "--depths", "2,4,6")
 
     from hjepa.evaluation import evaluate as run
     from hjepa.evaluation import print_table
@@ -54,6 +59,7 @@ def evaluate(
         eval_type=split(eval_type) or "all",
         k_values=ks,
         levels=levels,
+        depths=blocks,
         batch_size=batch_size,
         device=device,
         output=output,

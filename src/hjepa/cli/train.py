@@ -18,7 +18,7 @@ def train(
         Path | None, typer.Option(help="Run folder, in place of the configuration's folders.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:<n> or mps.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the training images.")] = None,
     max_steps: Annotated[
         int | None, typer.Option(help="Stop after this many optimiser steps, counted from step 0.")
     ] = None,
@@ -37,7 +37,7 @@ def train(
         config,
         output_dir=output_dir,
         device=device,
-        epochs=epochs,
+        epochs=int(epochs) if epochs is not None and epochs.is_integer() else epochs,
         max_steps=max_steps,
         seed=seed,
         resume=resume,

@@ -32,6 +32,9 @@ class PredictorConfig(Section):
     sharing: Literal["shared", "separate"] = "shared"
     """`shared`: one predictor reads all levels of the context and has one output head per level. `separate`: one
     small predictor per level, which reads that level only."""
+    coarse_to_fine: bool = False
+    """For `separate`: the coarsest level is predicted first, and what was predicted for a cell is given to the queries
+    of the next finer level inside it."""
 
 
 class EmaConfig(Section):

@@ -64,7 +64,13 @@ class Config(Section):
         if training.lr_schedule == "constant" and training.warmup_epochs + training.cooldown_epochs > training.epochs:
             raise UserError(
                 f"training.cooldown_epochs: {training.cooldown_epochs:g} with warm-up {training.warmup_epochs:g} is more "
-                f"than training.epochs={training.epochs}"
+                f"than training.epochs={training.epochs:g}"
+            )
+        predictor = self.model.predictor
+        if predictor.coarse_to_fine and predictor.sharing == "shared":
+            raise UserError(
+                "model.predictor.coarse_to_fine: a shared predictor answers for all levels at once; set "
+                "model.predictor.sharing=separate"
             )
         if training.min_lr > training.lr:
             raise UserError(f"training.min_lr: {training.min_lr:g} is above training.lr={training.lr:g}")

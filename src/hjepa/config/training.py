@@ -14,8 +14,8 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 class TrainingConfig(Section):
     """The training loop."""
 
-    epochs: int = Field(default=100, ge=1)
-    """Passes over the training images; the schedules stretch over them."""
+    epochs: int | float = Field(default=100, gt=0)
+    """Passes over the training images; the schedules stretch over them. May be a fraction."""
     max_steps: int | None = Field(default=None, ge=1)
     """Stop after this many optimiser steps, counted from step 0; schedules still stretch over `epochs`."""
     warmup_epochs: float = Field(default=10.0, ge=0)
@@ -32,8 +32,9 @@ class TrainingConfig(Section):
     """For `constant`: epochs of linear decay at the end."""
     lr_scaling: Literal["none", "linear", "sqrt"] = "none"
     """Multiply the learning rates by (global batch / 256), its square root, or nothing."""
-    optimizer: Literal["adamw"] = "adamw"
-    """AdamW (fused where the device has it); norms, biases, positions and mask tokens are not decayed."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """`adamw`, fused; norms, biases and mask tokens are not decayed. `muon`: Muon for the matrices inside transformer
+    blocks, with updates scaled to AdamW's, and AdamW for the rest."""
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     """Decay rates of AdamW's moments."""
     weight_decay: float = Field(default=0.05, ge=0)

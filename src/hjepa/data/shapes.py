@@ -28,7 +28,7 @@ from torch import Tensor
 
 from hjepa.data import shape_fields as fields
 
-VERSION: int = 1
+VERSION: int = 2
 CLASSES: tuple[str, ...] = fields.NAMES
 SPLITS: tuple[str, ...] = ("train", "test")
 
@@ -40,26 +40,26 @@ _COLOURS_PER_CHANNEL = 8
 
 # Objects: radius of the disk of equal area, offset of the wallpaper, both in units of the shorter side; stretch; distance
 # of the copies in radii.
-_RADIUS = (0.15, 0.23)
-_SPACING = (3.0, 5.2)
+_RADIUS = (0.155, 0.235)
+_SPACING = (3.2, 5.4)
 _OFFSET = 0.5
 _LOG_STRETCH = 0.12
 _TURN = math.pi
 # Largest difference over the channels between object and background, before textures.
-_CONTRAST = (0.35, 0.55)
+_CONTRAST = (0.25, 0.45)
 _BASE = (0.32, 0.62)
 _TEXTURE_OBJECT = (0.02, 0.08)
 _TEXTURE_BACKGROUND = (0.03, 0.1)
 # Relief along the outline: reach to either side, and the largest value it adds or takes.
 _RELIEF_WIDTH = (0.045, 0.07)
-_RELIEF = (0.32, 0.48)
+_RELIEF = (0.37, 0.51)
 # Texture waves per shorter side.
 _FREQUENCY_OBJECT = (1.0, 3.5)
 _FREQUENCY_BACKGROUND = (0.5, 2.0)
 _STEP = 0.15
-_STROKE = 0.1
-_LIGHT = 0.35
-_NOISE = (0.004, 0.016)
+_STROKE = 0.06
+_LIGHT = 0.25
+_NOISE = (0.004, 0.012)
 
 
 def generate(

@@ -16,12 +16,16 @@ from torch import Tensor
 from hjepa.data import build_dataset
 from hjepa.errors import UserError
 from hjepa.evaluation.controls import pixel_components, pixel_size, pixels
-from hjepa.evaluation.features import View, encode, level_encoder
+from hjepa.evaluation.features import Encoder, View, depth_encoder, encode, level_encoder
 from hjepa.evaluation.results import origin, results_path, write_results
 from hjepa.evaluation.sample import draw_test, draw_train
 from hjepa.evaluation.scores import Representation, Task, knn_scores, probe_scores, side_by_side
 from hjepa.evaluation.settings import (
+    CONTROLS,
     MAIN_K,
+    Readings,
+    check_controls,
+    check_depths,
     check_k,
     check_levels,
     evaluation_config,
@@ -46,6 +50,8 @@ def evaluate(
     eval_type: str | Sequence[str] = "all",
     k_values: Sequence[int] | None = None,
     levels: Sequence[int] | None = None,
+    depths: Sequence[int] | None = None,
+    controls: Sequence[str] = CONTROLS,
     batch_size: int | None = None,
     device: str = "auto",
     output: str | Path | None = None,
@@ -67,6 +73,10 @@ def evaluate(
             largest. 1, 5, 10 and 20 when not given, as far as there are training images.
         levels: levels to report one by one; all when not given. ``trained`` and ``untrained`` are always all levels
             together.
+        depths: encoder blocks after which features are read in addition, side by side as ``trained_depths`` and
+            ``untrained_depths``: how a one-level model is compared with one that has levels there.
+        controls: what to compare with, of ``untrained``, ``pixels`` and ``pca``; leave them out only where they are
+            known already, as in a study.
         batch_size: images per forward pass; at least 64 when not given.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:<n>`` or ``mps``.
         output: the file to write. When not given ``results.json`` in the run folder, or for another data set
@@ -91,10 +101,11 @@ def evaluate(
         overrides=overrides,
     )
     wanted_levels = check_levels(levels, run.model.num_levels)
+    readings = Readings(check_depths(depths, run.model.geometry.depth), check_controls(controls))
     path = results_path(run, config, output, other_data=is_other_data(run.config, config))
     with _exact_products():
-        features = _features(run, config, k_values if "knn" in types else None)
-        results = _results(run, config, features, types, wanted_levels, k_values)
+        features = _features(run, config, readings, k_values if "knn" in types else None)
+        results = _results(run, config, features, readings, types, wanted_levels, k_values)
     write_results(path, results)
     log.info("wrote %s", path)
     return results
@@ -109,7 +120,7 @@ class _Features:
     description: str
 
 
-def _features(run: TrainedRun, config: Config, k_values: Sequence[int] | None) -> _Features:
+def _features(run: TrainedRun, config: Config, readings: Readings, k_values: Sequence[int] | None) -> _Features:
     model, seed = run.model, config.seed
     device = next(model.parameters()).device
     view = View(
@@ -121,11 +132,7 @@ def _features(run: TrainedRun, config: Config, k_values: Sequence[int] | None) -
         num_workers=config.data.num_workers,
         pin_memory=config.data.pin_memory,
     )
-    encoders = {
-        "trained": level_encoder(model),
-        "untrained": level_encoder(untrained_model(run)),
-        "pixels": pixels,
-    }
+    encoders = _encoders(run, readings)
     train = build_dataset(config.data, "train", seed=seed)
     test = build_dataset(config.data, "test", seed=seed)
     limits = config.evaluation
@@ -141,18 +148,33 @@ def _features(run: TrainedRun, config: Config, k_values: Sequence[int] | None) -
     train_features, train_rows = encode(train, train_rows, encoders, view)
     test_features, test_rows = encode(test, test_rows, encoders, view)
     _check_finite(train_features["trained"], run.checkpoint)
-    components = pixel_components(train_features["pixels"], test_features["pixels"])
     home = torch.device("cpu") if device.type == "mps" else device  # the solvers need float64
     representations = []
-    for name in ("trained", "untrained"):
+    for name in encoders:
+        parts = {"trained": model.num_levels, "untrained": model.num_levels}.get(name, 1)
         both = (train_features[name].to(home), test_features[name].to(home))
-        representations.append(Representation(name, *(list(f.chunk(model.num_levels, dim=1)) for f in both)))
-    representations.append(
-        Representation("pixels", [train_features["pixels"].to(home)], [test_features["pixels"].to(home)])
-    )
-    representations.append(Representation("pca", [components[0].to(home)], [components[1].to(home)]))
+        if name != "pixels" or "pixels" in readings.controls:
+            representations.append(Representation(name, *(list(f.chunk(parts, dim=1)) for f in both)))
+    if "pca" in readings.controls:
+        components = pixel_components(train_features["pixels"], test_features["pixels"])
+        representations.append(Representation("pca", [components[0].to(home)], [components[1].to(home)]))
     task = _task(train, train_rows, test, test_rows, seed)
     return _Features(representations, task, train.description)
+
+
+def _encoders(run: TrainedRun, readings: Readings) -> dict[str, Encoder]:
+    """What to encode images with, by the name of the representation."""
+    encoders: dict[str, Encoder] = {"trained": level_encoder(run.model)}
+    if readings.depths:
+        encoders["trained_depths"] = depth_encoder(run.model, readings.depths)
+    if "untrained" in readings.controls:
+        untrained = untrained_model(run)
+        encoders["untrained"] = level_encoder(untrained)
+        if readings.depths:
+            encoders["untrained_depths"] = depth_encoder(untrained, readings.depths)
+    if {"pixels", "pca"} & set(readings.controls):
+        encoders["pixels"] = pixels
+    return encoders
 
 
 def _task(train: ImageDataset, train_rows: Tensor, test: ImageDataset, test_rows: Tensor, seed: int) -> Task | str:
@@ -172,11 +194,13 @@ def _results(
     run: TrainedRun,
     config: Config,
     features: _Features,
+    readings: Readings,
     types: Sequence[str],
     levels: Sequence[int],
     k_values: Sequence[int] | None,
 ) -> dict[str, Any]:
-    trained, untrained = features.representations[:2]
+    networks = {r.name: r for r in features.representations if r.name in ("trained", "untrained")}
+    trained = networks["trained"]
     train_images, test_images = len(trained.train[0]), len(trained.test[0])
     task = None if isinstance(features.task, str) else features.task
     results: dict[str, Any] = {}
@@ -185,19 +209,15 @@ def _results(
     if "knn" in types:
         results["knn"] = _knn(features, levels, k_values)
     results["rank"] = {
-        "trained": rankme(side_by_side(trained.train)),
-        "untrained": rankme(side_by_side(untrained.train)),
+        **{name: rankme(side_by_side(r.train)) for name, r in networks.items()},
         "levels": [
-            {
-                "level": level,
-                "trained": rankme(trained.train[level]),
-                "untrained": rankme(untrained.train[level]),
-            }
-            for level in levels
+            {"level": level, **{name: rankme(r.train[level]) for name, r in networks.items()}} for level in levels
         ],
         "width": trained.train[0].shape[1],
         "images": train_images,
     }
+    if readings.depths:
+        results["depths"] = list(readings.depths)
     # NaN (a level that says the same of every image) is no JSON; null is.
     results["cka"] = [[None if math.isnan(v) else v for v in row] for row in cka_matrix(trained.train).tolist()]
     return results | {

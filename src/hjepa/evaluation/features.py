@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -45,6 +45,11 @@ class View:
 def level_encoder(model: HJEPA) -> Encoder:
     """All levels of the target encoder, averaged over cells and side by side: ``[B, levels * D]``."""
     return lambda images: model.extract_features(images, level="all", pool="mean", encoder="target")
+
+
+def depth_encoder(model: HJEPA, depths: Sequence[int]) -> Encoder:
+    """The target encoder read after some blocks, whatever its levels: ``[B, depths * D]``."""
+    return lambda images: model.extract_features(images, depths=depths, pool="mean", encoder="target")
 
 
 @torch.inference_mode()

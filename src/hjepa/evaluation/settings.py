@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hjepa.config import Config, load_config, parse_override
 from hjepa.errors import UserError
 
 EVAL_TYPES = ("linear_probe", "knn")
+CONTROLS = ("untrained", "pixels", "pca")
 MAIN_K = 20
 DEFAULT_KS = (1, 5, 10, 20)
 # Training batches may be tiny; without gradients there is room for more.
@@ -32,6 +34,19 @@ _CHANGEABLE = (
     "evaluation.train_images",
     "evaluation.test_images",
 )
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What is read beside the levels of the trained model.
+
+    Attributes:
+        depths: encoder blocks after which features are read.
+        controls: of `CONTROLS`.
+    """
+
+    depths: tuple[int, ...] = ()
+    controls: tuple[str, ...] = CONTROLS
 
 
 def parse_eval_types(eval_type: str | Sequence[str]) -> tuple[str, ...]:
@@ -89,6 +104,30 @@ def check_levels(levels: Sequence[int] | None, count: int) -> tuple[int, ...]:
                 + (f" to {count - 1}" if count > 1 else "")
             )
     return tuple(sorted(set(levels)))
+
+
+def check_depths(depths: Sequence[int] | None, count: int) -> tuple[int, ...]:
+    """Depths to read, ascending; none when not given.
+
+    Raises:
+        UserError: a depth that the encoder lacks.
+    """
+    for depth in depths or ():
+        if not 1 <= depth <= count:
+            raise UserError(f"depths: {depth} of an encoder with {count} blocks; use 1 to {count}")
+    return tuple(sorted(set(depths or ())))
+
+
+def check_controls(controls: Sequence[str]) -> tuple[str, ...]:
+    """Controls in the order of `CONTROLS`.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    for name in controls:
+        if name not in CONTROLS:
+            raise UserError(f"controls: {name!r} is not known; use {', '.join(CONTROLS)}")
+    return tuple(name for name in CONTROLS if name in controls)
 
 
 def evaluation_config(

@@ -32,12 +32,14 @@ def table_rows(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     rows = []
     levels = [entry["level"] for entry in rank["levels"]]
     single = len(results["cka"]) == 1
-    for key in ("trained", "untrained"):
+    for key in (k for k in ("trained", "untrained") if k in rank):
         rows.append(line(key if single else f"{key}, all levels", key))
         if not single:
             rows += [line(f"{key}, level {level}", key, level) for level in levels]
+        if readings and "depths" in results:
+            rows.append(line(f"{key}, after blocks {', '.join(map(str, results['depths']))}", f"{key}_depths"))
     if readings:
-        rows += [line(label, key) for key, label in _CONTROLS]
+        rows += [line(label, key) for key, label in _CONTROLS if key in readings[0][1]]
         rows.append(["chance", *(_percent(results["chance"]) for _ in readings), "-"])
     return header, rows
 

@@ -71,6 +71,8 @@ def step_cost(
             2 * context_tokens * D * width + depth * _block(context_tokens + n, width, ratio) + 2 * n * width * D
             for n in query_tokens
         )
+        if model.predictor.coarse_to_fine:
+            forward += sum(2 * n * D * width for n in query_tokens[:-1])
     return StepCost(
         target=encoder(geometry.num_tokens),
         context=3 * encoder(context_tokens) * sets_per_image,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -80,20 +81,29 @@ class VisionTransformer(nn.Module):
         nn.init.xavier_uniform_(self.patch_embed.proj.weight.flatten(1))
         nn.init.zeros_(cast(Tensor, self.patch_embed.proj.bias))
 
-    def forward(self, images: Tensor, keep: Tensor | None = None) -> dict[int, Tensor]:
+    def forward(
+        self, images: Tensor, keep: Tensor | None = None, depths: Sequence[int] | None = None
+    ) -> dict[int, Tensor]:
         """Encode images, or only their visible tokens. Hidden tokens are dropped at the input: they cost nothing and
         cannot influence anything.
 
         Args:
             images: [B, C, H, W], normalised.
             keep: int64 [B, Nc], row-major indices of visible tokens.
+            depths: where to tap; the levels' depths when not given.
 
         Returns:
             for each tapped depth the normalised features, [B, N, D] or [B, Nc, D].
 
         Raises:
-            ValueError: images of another shape than the encoder was built for.
+            ValueError: images of another shape than the encoder was built for, or a depth that it lacks.
         """
+        wanted = self.depths if depths is None else tuple(depths)
+        for depth in wanted:
+            if not 1 <= depth <= len(self.blocks):
+                raise ValueError(
+                    f"depth {depth} of an encoder with {len(self.blocks)} blocks; use 1 to {len(self.blocks)}"
+                )
         if images.shape[1:] != (self.channels, *self.image_size):
             raise ValueError(
                 f"images of shape {tuple(images.shape)} for an encoder of {self.channels} channels and "
@@ -111,13 +121,17 @@ class VisionTransformer(nn.Module):
                 x = cast(Tensor, checkpoint(block, x, angles, use_reentrant=False))
             else:
                 x = block(x, angles)
-            if depth in self.depths:
+            if depth in wanted:
                 taps[depth] = self.level_norm(depth)(x)
         return taps
 
     def level_norm(self, depth: int) -> nn.Module:
-        """The norm of the tap after ``depth`` blocks."""
-        return self.norm if depth == len(self.blocks) else self.level_norms[str(depth)]
+        """The norm of the tap after ``depth`` blocks; without learned parameters where no level is."""
+        if depth == len(self.blocks):
+            return self.norm
+        if str(depth) in self.level_norms:
+            return self.level_norms[str(depth)]
+        return nn.LayerNorm(self.embed_dim, eps=NORM_EPS, elementwise_affine=False)
 
 
 def gather_tokens(x: Tensor, index: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -64,7 +65,11 @@ class HJEPA(nn.Module):
                 [Predictor(config.predictor, geometry, levels, inputs=len(self.context_encoder.depths))]
             )
         else:
-            self.predictors = nn.ModuleList(Predictor(config.predictor, geometry, [i], inputs=1) for i in levels)
+            top_down = config.predictor.coarse_to_fine
+            self.predictors = nn.ModuleList(
+                Predictor(config.predictor, geometry, [i], inputs=1, conditioned=top_down and i < levels[-1])
+                for i in levels
+            )
         # Copied last, after every initialisation: a copy taken earlier would differ at step 0.
         self.target_encoder = copy.deepcopy(self.context_encoder).requires_grad_(False)
         self.target_encoder.gradient_checkpointing = False
@@ -134,16 +139,39 @@ class HJEPA(nn.Module):
             shared: dict[int, Tensor] = self.predictors[0](context, masks.context, groups)
             return shared
         predictions: dict[int, Tensor] = {}
-        for level, predictor in enumerate(self.predictors):
+        for level in reversed(range(self.num_levels)):
+            predictor = self.predictors[level]
+            coarser = None
+            if predictor.condition is not None:
+                coarser = self._around(predictions[level + 1], level, masks)
             context = taps[self.geometry.levels[level].depth]
-            predictions |= predictor(context, masks.context, [([level], masks.targets[level])])
+            predictions |= predictor(context, masks.context, [([level], masks.targets[level])], coarser)
         return predictions
+
+    def _around(self, predicted: Tensor, level: int, masks: Masks) -> Tensor:
+        """What was predicted at the next coarser level for the cell around each target cell of a level.
+
+        Args:
+            predicted: [B, Nt of the coarser level, D].
+
+        Returns:
+            [B, Nt of the level, D].
+        """
+        (rows, columns), (coarse_rows, coarse_columns) = (self.geometry.level_grid(i) for i in (level, level + 1))
+        ratio = rows // coarse_rows
+        cell = masks.targets[level]
+        parent = cell // columns // ratio * coarse_columns + cell % columns // ratio
+        # Every target lies in a target of the coarser level, so each place that is read has been written.
+        grid = predicted.new_zeros(len(predicted), coarse_rows * coarse_columns, predicted.shape[-1])
+        index = masks.targets[level + 1].unsqueeze(-1).expand(-1, -1, predicted.shape[-1])
+        return gather_tokens(grid.scatter(1, index, predicted), parent)
 
     def extract_features(
         self,
         images: Tensor,
         *,
         level: int | Literal["all"] = "all",
+        depths: Sequence[int] | None = None,
         pool: Literal["mean", "none"] = "mean",
         encoder: Literal["target", "context"] = "target",
     ) -> Tensor:
@@ -152,6 +180,7 @@ class HJEPA(nn.Module):
         Args:
             images: [B, C, H, W], normalised.
             level: a level (negative counts from the coarsest), or all of them side by side.
+            depths: read after these encoder blocks instead, side by side, whatever the levels are; `level` is ignored.
             pool: `mean` over cells, or `none`.
             encoder: the moving average (better features), or the encoder that was trained.
 
@@ -160,11 +189,15 @@ class HJEPA(nn.Module):
             [B, cells, L * D].
 
         Raises:
-            ValueError: no such level, or unpooled levels of unequal grids.
+            ValueError: no such level or depth, or unpooled levels of unequal grids.
         """
-        taps = (self.target_encoder if encoder == "target" else self.context_encoder)(images)
-        features = level_features(taps, self.geometry)
-        if level != "all":
+        network = self.target_encoder if encoder == "target" else self.context_encoder
+        if depths is not None:
+            taps = network(images, depths=depths)
+            features = [taps[depth] for depth in depths]
+        else:
+            features = level_features(network(images), self.geometry)
+        if depths is None and level != "all":
             if not -self.num_levels <= level < self.num_levels:
                 raise ValueError(
                     f"level {level} of a model with {self.num_levels} level(s); use 0 to {self.num_levels - 1}"

@@ -23,9 +23,18 @@ class Predictor(nn.Module):
         geometry: sizes of the model.
         levels: indices of the levels it predicts.
         inputs: number of encoder taps that it reads, concatenated.
+        conditioned: whether queries are told what was predicted at the next coarser level.
     """
 
-    def __init__(self, config: PredictorConfig, geometry: Geometry, levels: Sequence[int], inputs: int) -> None:
+    def __init__(
+        self,
+        config: PredictorConfig,
+        geometry: Geometry,
+        levels: Sequence[int],
+        inputs: int,
+        *,
+        conditioned: bool = False,
+    ) -> None:
         super().__init__()
         dim = geometry.predictor_dim
         self.levels = tuple(levels)
@@ -37,12 +46,17 @@ class Predictor(nn.Module):
         self.blocks = nn.ModuleList(Block(dim, geometry.predictor_heads, config.mlp_ratio) for _ in range(config.depth))
         self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
         self.heads = nn.ModuleDict({str(level): nn.Linear(dim, geometry.embed_dim) for level in levels})
+        self.condition = nn.Linear(geometry.embed_dim, dim) if conditioned else None
         init_transformer(self)
         for token in self.mask_tokens.values():
             nn.init.trunc_normal_(token, std=0.02)
 
     def forward(
-        self, context: Tensor, context_index: Tensor, groups: Sequence[tuple[Sequence[int], Tensor]]
+        self,
+        context: Tensor,
+        context_index: Tensor,
+        groups: Sequence[tuple[Sequence[int], Tensor]],
+        coarser: Tensor | None = None,
     ) -> dict[int, Tensor]:
         """Predict.
 
@@ -50,6 +64,8 @@ class Predictor(nn.Module):
             context: features of the visible tokens, [B, Nc, inputs * D].
             context_index: their row-major indices, int64 [B, Nc].
             groups: (levels, cell indices int64 [B, Nt] on those levels' grid) for each set of shared queries.
+            coarser: for a conditioned predictor of one level, what was predicted for the cells around its targets at
+                the next coarser level, [B, Nt, D].
 
         Returns:
             level -> predicted features [B, Nt, D].
@@ -57,7 +73,10 @@ class Predictor(nn.Module):
         sequence = [self.embed(context) + self._positions(1)[context_index]]
         for levels, index in groups:
             stride = self.strides[self.levels.index(levels[0])]
-            sequence.append(self.mask_tokens[str(stride)] + self._positions(stride)[index])
+            queries = self.mask_tokens[str(stride)] + self._positions(stride)[index]
+            if self.condition is not None and coarser is not None:
+                queries = queries + self.condition(coarser)
+            sequence.append(queries)
         x = torch.cat(sequence, dim=1)
         for block in self.blocks:
             x = block(x)

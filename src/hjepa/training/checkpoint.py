@@ -15,6 +15,7 @@ from hjepa.config import Config, load_config
 from hjepa.errors import CheckpointError, UserError
 from hjepa.models import HJEPA, build_model
 from hjepa.training.device import resolve_device
+from hjepa.training.optimizer import OptimizerPair
 
 FORMAT_VERSION = 1
 _REQUIRED = ("format_version", "epoch", "step", "loss", "model_state_dict", "optimizer_state_dict", "config", "data")
@@ -179,6 +180,21 @@ def load_weights(model: HJEPA, weights: dict[str, torch.Tensor], path: Path) -> 
     if extra is not None:
         raise CheckpointError(f"{path}: has a weight {extra} that the configured model lacks")
     model.load_state_dict(weights)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer | OptimizerPair, state: dict[str, Any], path: Path) -> None:
+    """Put an optimiser's state back.
+
+    Raises:
+        CheckpointError: it belongs to another optimiser.
+    """
+    try:
+        optimizer.load_state_dict(state)
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: its optimiser state does not fit training.optimizer ({error}); resume with the run's own "
+            "training.optimizer"
+        ) from None
 
 
 def _run_dir(given: Path, state: dict[str, Any]) -> Path | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -12,6 +12,7 @@ from hjepa.errors import UserError
 
 if TYPE_CHECKING:
     from hjepa.config import TrainingConfig
+    from hjepa.training.optimizer import OptimizerPair
 
 
 def resolve_device(name: str, local_rank: int = 0) -> torch.device:
@@ -75,3 +76,13 @@ class Precision:
         """Context of a forward pass."""
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.enabled):
             yield
+
+    # A GradScaler needs parameter groups and a step, which an `OptimizerPair` has, though it is no subclass.
+
+    def unscale(self, optimizer: torch.optim.Optimizer | OptimizerPair) -> None:
+        """Bring scaled gradients to their true size."""
+        self.scaler.unscale_(cast(torch.optim.Optimizer, optimizer))
+
+    def step(self, optimizer: torch.optim.Optimizer | OptimizerPair) -> None:
+        """Update, unless a scaled gradient overflowed."""
+        self.scaler.step(cast(torch.optim.Optimizer, optimizer))

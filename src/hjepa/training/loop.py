@@ -15,7 +15,7 @@ from hjepa.errors import UserError
 from hjepa.masking import MaskSampler
 from hjepa.objectives import LossTerms, Objective
 from hjepa.training import distribution
-from hjepa.training.checkpoint import load_weights
+from hjepa.training.checkpoint import load_optimizer, load_weights
 from hjepa.training.device import Precision
 from hjepa.training.ema import TargetUpdate
 from hjepa.training.online import OnlineEvaluation, score
@@ -183,12 +183,12 @@ class Trainer:
 
     def _apply_gradient(self) -> Tensor | None:
         """Clip and update; a gradient that is not finite touches neither the weights nor, later, the target."""
-        self.precision.scaler.unscale_(self.optimizer)
+        self.precision.unscale(self.optimizer)
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         norm = nn.utils.clip_grad_norm_(parameters, self.config.training.clip_grad or float("inf"))
         finite = bool(torch.isfinite(norm))
         if finite:
-            self.precision.scaler.step(self.optimizer)
+            self.precision.step(self.optimizer)
         self.precision.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self._count_skipped(finite)
@@ -362,7 +362,7 @@ class Trainer:
     def restore(self, state: dict[str, Any], path: Path) -> None:
         """Go on from a checkpoint, bit by bit."""
         load_weights(self.model, state["model_state_dict"], path)
-        self.optimizer.load_state_dict(state["optimizer_state_dict"])
+        load_optimizer(self.optimizer, state["optimizer_state_dict"], path)
         if self.precision.scaler.is_enabled() and state["scaler_state_dict"]:
             self.precision.scaler.load_state_dict(state["scaler_state_dict"])
         self.step = state["step"]

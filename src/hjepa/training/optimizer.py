@@ -1,34 +1,93 @@
-"""AdamW with weight decay where it belongs."""
+"""AdamW with weight decay where it belongs, and Muon for hidden matrices."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from hjepa.config import TrainingConfig
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Trainable parameters in two groups: matrices, which decay, and the rest, which does not.
+class OptimizerPair:
+    """Two optimisers that share the parameters of a model and act as one.
+
+    Groups of both are reachable through ``param_groups``, so that schedules and gradient scalers treat it as they
+    treat a single optimiser.
+
+    Args:
+        members: each with parameters of its own.
+    """
+
+    def __init__(self, members: Sequence[torch.optim.Optimizer]) -> None:
+        self.members = tuple(members)
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Groups of all members."""
+        return [group for member in self.members for group in member.param_groups]
+
+    def step(self) -> None:
+        """One update of each member."""
+        for member in self.members:
+            member.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget all gradients."""
+        for member in self.members:
+            member.zero_grad(set_to_none=set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        """States of the members, in order."""
+        return {"members": [member.state_dict() for member in self.members]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put the states back.
+
+        Raises:
+            ValueError: the state of another kind of optimiser.
+        """
+        states = state.get("members", ())
+        if len(states) != len(self.members):
+            raise ValueError(f"the state of {len(states)} optimisers for {len(self.members)}")
+        for member, own in zip(self.members, states, strict=True):
+            member.load_state_dict(own)
+
+
+def parameter_groups(parameters: Sequence[Tensor], weight_decay: float) -> list[dict[str, object]]:
+    """Parameters in two groups: matrices, which decay, and the rest, which does not.
 
     Norms, biases, LayerScale factors and mask tokens have one axis; every weight matrix has more.
     """
-    trainable = [p for p in model.parameters() if p.requires_grad]
     return [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay, "decays": True},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0, "decays": False},
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay, "decays": True},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0, "decays": False},
     ]
 
 
-def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """The optimiser of a configuration; fused, which is one kernel over all parameters."""
-    return torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=config.lr, betas=config.betas, fused=True)
+def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer | OptimizerPair:
+    """The optimiser of a configuration.
+
+    `adamw`: fused, one kernel over all parameters. `muon`: Muon (Jordan et al., 2024) for the matrices inside
+    transformer blocks, AdamW for everything else; updates are scaled to the size of AdamW's (Liu et al.,
+    arXiv:2502.16982), so that both follow one learning rate.
+    """
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    hidden = [p for name, p in named if config.optimizer == "muon" and p.ndim == 2 and "blocks." in name]
+    taken = {id(p) for p in hidden}
+    rest = [p for _, p in named if id(p) not in taken]
+    adamw = torch.optim.AdamW(parameter_groups(rest, config.weight_decay), lr=config.lr, betas=config.betas, fused=True)
+    if not hidden:
+        return adamw
+    group = {"params": hidden, "weight_decay": config.weight_decay, "decays": True}
+    muon = torch.optim.Muon([group], lr=config.lr, adjust_lr_fn="match_rms_adamw")
+    return OptimizerPair([muon, adamw])
 
 
-def set_hyperparameters(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -> None:
+def set_hyperparameters(optimizer: torch.optim.Optimizer | OptimizerPair, lr: float, weight_decay: float) -> None:
     """Write the scheduled values of this step into the optimiser."""
     for group in optimizer.param_groups:
         group["lr"] = lr

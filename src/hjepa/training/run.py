@@ -266,7 +266,7 @@ def _announce(trainer: Trainer, dataset: ImageDataset, model: HJEPA, device: tor
     )
     if t.warmup_epochs >= t.epochs:
         log.warning(
-            "training.warmup_epochs %g spans all %d epochs: the learning rate only rises", t.warmup_epochs, t.epochs
+            "training.warmup_epochs %g spans all %g epochs: the learning rate only rises", t.warmup_epochs, t.epochs
         )
     if trainer.step:
         log.info("going on from step %d", trainer.step)

@@ -30,7 +30,7 @@ class Schedules:
     @property
     def total_steps(self) -> int:
         """Steps over which the schedules stretch."""
-        return self.config.training.epochs * self.steps_per_epoch
+        return max(1, round(self.config.training.epochs * self.steps_per_epoch))
 
     @property
     def lr_factor(self) -> float:

@@ -133,7 +133,7 @@ def _training(run: TrainedRun, evidence: Evidence) -> str:
     training = run.config.training
     total = evidence.total_steps
     planned = f" of {total:,}" if total is not None else ""
-    epochs = "" if evidence.epochs is None else f", {evidence.epochs:.3g} of {training.epochs} epochs"
+    epochs = "" if evidence.epochs is None else f", {evidence.epochs:.3g} of {training.epochs:g} epochs"
     batch = f"batch {run.config.data.batch_size}"
     if training.accumulation_steps > 1:
         batch += f" \N{MULTIPLICATION SIGN} {training.accumulation_steps} accumulated"

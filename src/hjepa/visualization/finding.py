@@ -30,7 +30,7 @@ class Finding:
 
 def train_longer(e: Evidence) -> str:
     """The advice that several rules give, in the same words, so that it is given once."""
-    return f"Train longer: `training.epochs={2 * e.config.training.epochs}` is the next thing to try."
+    return f"Train longer: `training.epochs={2 * e.config.training.epochs:g}` is the next thing to try."
 
 
 def finished(e: Evidence) -> bool:

@@ -1,0 +1,72 @@
+"""`hjepa ablate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hjepa.cli.arguments import split
+from hjepa.errors import UserError
+
+
+def ablate(
+    study: Annotated[
+        str | None, typer.Argument(metavar="STUDY", help="YAML file, or the name of a study that ships with hjepa.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Configuration keys changed in every cell."),
+    ] = None,
+    output_dir: Annotated[Path | None, typer.Option(help="Folder of the study; runs/studies/<name> otherwise.")] = None,
+    seeds: Annotated[list[str] | None, typer.Option(help="Only these seeds, for example 0,1.")] = None,
+    cells: Annotated[
+        list[str] | None, typer.Option(help="Only this cell; repeat the option for several.", metavar="CELL")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:<n> or mps.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only plan: check cells, count images and FLOP.")] = False,
+    list_studies: Annotated[bool, typer.Option("--list", help="List the studies that ship with hjepa.")] = False,
+) -> None:
+    """Compare configurations: a grid of cells with paired seeds at equal budget; a table, a plot, every configuration.
+
+    The same command goes on with a study that was stopped.
+    """
+    from hjepa.config import parse_override
+    from hjepa.research import load_study, run_study, study_names
+    from hjepa.research.summary import format_study
+
+    if list_studies:
+        for name in study_names():
+            _, known = load_study(name)
+            typer.echo(f"{name:<16}{len(known.all_cells())} cells x {len(known.seeds)} seeds  {known.title}")
+        return
+    if study is None:
+        raise UserError(f"STUDY: missing; give a YAML file or one of {', '.join(study_names())}")
+    outcome = run_study(
+        study,
+        output_dir=output_dir,
+        seeds=_seeds(seeds),
+        cells=cells,
+        overrides=dict(parse_override(text) for text in overrides or ()),
+        device=device,
+        dry_run=dry_run,
+    )
+    if dry_run:
+        typer.echo(format_study(outcome.results))
+        return
+    if outcome.interrupted:
+        typer.echo("stopped; the same command goes on")
+        raise typer.Exit(130)
+    typer.echo(f"wrote {outcome.folder}/results.md, results.json and results.png")
+
+
+def _seeds(values: list[str] | None) -> list[int] | None:
+    if values is None:
+        return None
+    found = []
+    for part in split(values):
+        if not part.isdigit():
+            raise UserError(f"--seeds: {part!r} is not a whole number from 0 on; for example --seeds 0,1,2")
+        found.append(int(part))
+    return found

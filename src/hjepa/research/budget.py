@@ -1,0 +1,133 @@
+"""What a cell of a study costs, and how cells are brought to an equal budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hjepa.config import load_config
+from hjepa.data import build_dataset
+from hjepa.errors import UserError
+from hjepa.masking import MaskSampler
+from hjepa.models.cost import step_cost
+from hjepa.training.schedules import Schedules
+
+if TYPE_CHECKING:
+    from hjepa.config import Config
+    from hjepa.research.study import Study
+
+# Keys in epochs that are stretched along with the length of a run.
+_LENGTHS = ("training.epochs", "training.warmup_epochs", "training.cooldown_epochs", "model.ema.momentum_warmup_epochs")
+# Epochs are rounded to whole steps, so that budgets are equal only up to a step.
+_TOLERANCE = 0.02
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One configuration of a study, without a seed.
+
+    Attributes:
+        name: as in the study.
+        changes: dotted keys that it changes.
+        config: the configuration, with the study's first seed.
+        images: training images seen in a run, repeats counted.
+        flop_per_image: counted, see `hjepa.models.cost`.
+        tokens: tokens per image that each part works on.
+    """
+
+    name: str
+    changes: dict[str, Any]
+    config: Config
+    images: int
+    flop_per_image: float
+    tokens: dict[str, int]
+
+    @property
+    def flop(self) -> float:
+        """FLOP of a run's training."""
+        return self.images * self.flop_per_image
+
+
+def plan_cells(study: Study, name: str, overrides: dict[str, Any]) -> list[Cell]:
+    """Every cell with its cost, checked before anything is trained.
+
+    Args:
+        study: the study.
+        name: for messages.
+        overrides: dotted keys changed in every cell, after the study's own.
+
+    Raises:
+        UserError: a configuration that cannot be, or images seen that differ under ``budget: images``.
+    """
+    counter = _Counter()
+    base = study.base if isinstance(study.base, dict) else str(study.base)
+    changes = study.all_cells()
+    # What a cell varies wins over what all share; only the command line's own keys win over both.
+    trees = {n: {**study.overrides, **keys, **overrides, "seed": study.seeds[0]} for n, keys in changes.items()}
+    cells: dict[str, Cell] = {}
+    for cell_name, tree in trees.items():
+        try:
+            cells[cell_name] = counter.cell(cell_name, changes[cell_name], load_config(base, tree))
+        except UserError as error:
+            lines = str(error).splitlines()
+            raise UserError("\n".join(f"{name}: cell {cell_name!r}: {line}" for line in lines)) from None
+    reference = cells[study.reference_cell]
+    if study.budget == "flop":
+        return [counter.stretched(cell, reference) for cell in cells.values()]
+    for cell in cells.values():
+        if abs(cell.images - reference.images) > _TOLERANCE * reference.images:
+            raise UserError(
+                f"{name}: cell {cell.name!r} sees {cell.images} images and {reference.name!r} {reference.images}; a "
+                "comparison needs an equal budget: change training.epochs of the cell, or set budget: flop"
+            )
+    return list(cells.values())
+
+
+class _Counter:
+    """Costs of configurations; reads each training set once, for its size and channels."""
+
+    def __init__(self) -> None:
+        self._sizes: dict[str, tuple[int, int]] = {}
+
+    def cell(self, name: str, changes: dict[str, Any], config: Config) -> Cell:
+        geometry = config.geometry()
+        sampler = MaskSampler(
+            config.masking, geometry.grid, [level.stride for level in geometry.levels], seed=config.seed
+        )
+        size, channels = self._size(config)
+        batch = config.data.batch_size * config.training.accumulation_steps
+        if size < batch:
+            raise UserError(f"data.batch_size: {batch} images per optimiser step of a training set of {size}")
+        schedules = Schedules(config, size // batch, batch)
+        steps = min(schedules.total_steps, config.training.max_steps or schedules.total_steps)
+        cost = step_cost(
+            config.model,
+            geometry,
+            channels,
+            sampler.counts.context,
+            sampler.counts.targets,
+            sampler.groups,
+            config.masking.sets_per_image,
+        )
+        return Cell(name, changes, config, steps * batch, cost.total, cost.tokens)
+
+    def stretched(self, cell: Cell, reference: Cell) -> Cell:
+        """The cell at the reference's FLOP."""
+        factor = reference.flop / cell.flop
+        if abs(factor - 1) < 1e-9:
+            return cell
+        tree = cell.config.model_dump(mode="json")
+        keys: dict[str, Any] = {}
+        for key in _LENGTHS:
+            value: Any = tree
+            for part in key.split("."):
+                value = value[part]
+            keys[key] = value * factor
+        return self.cell(cell.name, cell.changes, load_config(tree, keys))
+
+    def _size(self, config: Config) -> tuple[int, int]:
+        key = f"{config.data.model_dump_json(exclude={'batch_size', 'augmentation', 'image_size'})} {config.seed}"
+        if key not in self._sizes:
+            dataset = build_dataset(config.data, "train", seed=config.seed)
+            self._sizes[key] = (len(dataset), dataset.channels)
+        return self._sizes[key]

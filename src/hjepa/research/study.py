@@ -1,0 +1,151 @@
+"""What a study compares: a YAML file with a base configuration, cells and seeds."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import re
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+
+from hjepa.config.base import Section
+from hjepa.errors import UserError
+
+STUDY_PACKAGE = "hjepa.research.studies"
+
+
+class Study(Section):
+    """A grid of configurations times seeds on one data set.
+
+    The cells are those named under `cells`, crossed with every combination of values under `grid`. Each cell is trained
+    with every seed; a seed decides weights, order of images, crops and masks, so that two cells at the same seed are a
+    pair.
+    """
+
+    title: str = Field(min_length=1)
+    """What is studied, in a few words."""
+    question: str = ""
+    """What the study is to decide."""
+    base: str | dict[str, Any] = "quickstart"
+    """Preset, YAML file or sections that every cell starts from."""
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    """Dotted keys changed in every cell."""
+    seeds: list[int] = Field(default_factory=lambda: [0, 1, 2], min_length=1)
+    """Seeds of every cell."""
+    budget: Literal["images", "flop"] = "images"
+    """What is equal between cells: the images seen, or the FLOP spent (epochs, warm-up and cool-down of a cell are then
+    stretched or shortened to the FLOP of the reference)."""
+    depths: list[int] = Field(default_factory=list)
+    """Encoder blocks after which the features of every cell are read in addition, side by side: a one-level encoder is
+    so compared with one that has levels there."""
+    reference: str | None = None
+    """Name of the cell that the others are compared with; the first when not given."""
+    cells: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Cells by name, each with the dotted keys it changes."""
+    grid: dict[str, list[Any]] = Field(default_factory=dict)
+    """Dotted keys with the values to try; crossed with `cells` and with one another."""
+
+    def all_cells(self) -> dict[str, dict[str, Any]]:
+        """Every cell by name, in order, with its dotted keys."""
+        named = self.cells or {"": {}}
+        found: dict[str, dict[str, Any]] = {}
+        for name, keys in named.items():
+            for values in itertools.product(*self.grid.values()):
+                pairs = dict(zip(self.grid, values, strict=True))
+                parts = [name] if name else []
+                parts += [f"{key.rpartition('.')[2]}={_short(value)}" for key, value in pairs.items()]
+                found[", ".join(parts) or "base"] = {**keys, **pairs}
+        return found
+
+    @property
+    def reference_cell(self) -> str:
+        """The cell that others are compared with."""
+        return self.reference or next(iter(self.all_cells()))
+
+
+def study_names() -> list[str]:
+    """Names of the studies that ship with the package."""
+    return sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in resources.files(STUDY_PACKAGE).iterdir()
+        if entry.name.endswith(".yaml")
+    )
+
+
+def load_study(source: str | Path | Mapping[str, Any]) -> tuple[str, Study]:
+    """Read and check a study.
+
+    Args:
+        source: YAML file, name of a study that ships with the package, or a mapping.
+
+    Returns:
+        a name for its folder, and the study.
+
+    Raises:
+        UserError: one line per mistake, with the key and what would do.
+    """
+    name, tree = _read(source)
+    try:
+        study = Study.model_validate(tree)
+    except ValidationError as error:
+        raise UserError("\n".join(_explain(name, detail) for detail in error.errors())) from None
+    cells = study.all_cells()
+    if study.reference is not None and study.reference not in cells:
+        close = difflib.get_close_matches(study.reference, list(cells), n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"cells are {', '.join(map(repr, cells))}"
+        raise UserError(f"{name}: reference: {study.reference!r} is not a cell; {hint}")
+    if len(set(study.seeds)) < len(study.seeds):
+        raise UserError(f"{name}: seeds: {study.seeds} names a seed twice; each counts once")
+    if any(key == "seed" for keys in cells.values() for key in keys):
+        raise UserError(f"{name}: cells: a cell sets `seed`; list the seeds under `seeds`, every cell gets all of them")
+    return name, study
+
+
+def _read(source: str | Path | Mapping[str, Any]) -> tuple[str, Any]:
+    if isinstance(source, Mapping):
+        return "study", dict(source)
+    if isinstance(source, str) and source in study_names():
+        return source, yaml.safe_load((resources.files(STUDY_PACKAGE) / f"{source}.yaml").read_text(encoding="utf-8"))
+    path = Path(source)
+    if not path.is_file():
+        close = difflib.get_close_matches(str(source), study_names(), n=1)
+        hint = f"did you mean {close[0]}?" if close else f"give a YAML file or one of {', '.join(study_names())}"
+        raise UserError(f"{source}: no such study; {hint}")
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as text ({error}); give a YAML file") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark is not None else ""
+        raise UserError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', error)})") from None
+    return path.stem, tree if tree is not None else {}
+
+
+def _explain(name: str, detail: Any) -> str:
+    key = ".".join(map(str, detail["loc"]))
+    if detail["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(key, list(Study.model_fields), n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(Study.model_fields)}"
+        return f"{name}: {key}: unknown key; {hint}"
+    message = detail["msg"].removeprefix("Value error, ")
+    given = "" if detail["type"] == "missing" else f"{detail['input']!r} does not do, "
+    return f"{name}: {key + ': ' if key else ''}{given}{message[0].lower()}{message[1:]}"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list):
+        return "/".join(_short(part) for part in value)
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+
+
+def slug(text: str) -> str:
+    """A folder name for a cell."""
+    return re.sub(r"[^a-z0-9.=]+", "-", text.lower()).strip("-.") or "cell"
