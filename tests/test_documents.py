@@ -77,3 +77,22 @@ def test_links_between_documents_lead_somewhere() -> None:
     for document in DOCUMENTS:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def documented_modules() -> list[str]:
+    package = ROOT / "src"
+    return sorted(
+        str(f.relative_to(package)).removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+        for f in (package / "hjepa").rglob("*.py")
+        if ">>> " in f.read_text()
+    )
+
+
+@pytest.mark.parametrize("name", documented_modules())
+def test_examples_in_docstrings_run(name: str) -> None:
+    import doctest
+    import importlib
+
+    found = doctest.testmod(importlib.import_module(name))
+    assert found.attempted
+    assert not found.failed

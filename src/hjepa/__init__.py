@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hjepa.version import __version__
 
 _HOMES = {
+    "ablate": "hjepa.api",
     "train": "hjepa.api",
     "evaluate": "hjepa.api",
     "visualize": "hjepa.api",
@@ -32,6 +33,7 @@ _HOMES = {
     "build_dataloader": "hjepa.data",
     "load_pretrained": "hjepa.api",
     "load_run": "hjepa.training",
+    "PretrainedEncoder": "hjepa.zoo",
     "UserError": "hjepa.errors",
 }
 
@@ -44,10 +46,12 @@ __all__ = [
     "MaskingConfig",
     "Masks",
     "ModelConfig",
+    "PretrainedEncoder",
     "RunResult",
     "TrainingConfig",
     "UserError",
     "__version__",
+    "ablate",
     "build_dataloader",
     "build_dataset",
     "build_model",
@@ -61,13 +65,14 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from hjepa.api import RunResult, evaluate, load_pretrained, train, visualize
+    from hjepa.api import RunResult, ablate, evaluate, load_pretrained, train, visualize
     from hjepa.config import Config, DataConfig, LossConfig, MaskingConfig, ModelConfig, TrainingConfig, load_config
     from hjepa.data import build_dataloader, build_dataset
     from hjepa.errors import UserError
     from hjepa.masking import Masks, MaskSampler
     from hjepa.models import HJEPA, build_model, create_hjepa
     from hjepa.training import load_run
+    from hjepa.zoo import PretrainedEncoder
 
 
 def __getattr__(name: str) -> Any:

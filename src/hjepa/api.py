@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from hjepa.config import Config, load_config
 
 if TYPE_CHECKING:
-    from hjepa.models import HJEPA
+    from hjepa.research import StudyOutcome
+    from hjepa.zoo import PretrainedEncoder
 
 log = logging.getLogger("hjepa")
 
@@ -202,12 +203,47 @@ def visualize(
     return draw(checkpoint, output_dir=output_dir, generate_report=generate_report, device=device)
 
 
-def load_pretrained(name_or_path: str | Path, *, device: str = "cpu") -> HJEPA:
-    """A trained model from a checkpoint or a run folder, in evaluation mode.
+def ablate(
+    study: str | Path | Mapping[str, Any],
+    *,
+    output_dir: str | Path | None = None,
+    seeds: Sequence[int] | None = None,
+    cells: Sequence[str] | None = None,
+    overrides: Overrides = (),
+    device: str | None = None,
+    dry_run: bool = False,
+    console: bool = True,
+) -> StudyOutcome:
+    """Compare configurations with paired seeds at equal budget; see `hjepa.research.run_study`.
+
+    Example:
+        >>> import hjepa
+        >>> plan = hjepa.ablate("levels", dry_run=True, overrides=["data.subset=256"])
+        >>> [cell["name"] for cell in plan.results["cells"]]
+        ['one level', 'two levels', 'three levels', 'four levels']
+    """
+    from hjepa.config import parse_override
+    from hjepa.research import run_study
+
+    keys = overrides if isinstance(overrides, Mapping) else dict(parse_override(text) for text in overrides)
+    return run_study(
+        study,
+        output_dir=output_dir,
+        seeds=seeds,
+        cells=cells,
+        overrides=keys,
+        device=device,
+        dry_run=dry_run,
+        console=console,
+    )
+
+
+def load_pretrained(source: str | Path, *, device: str = "cpu") -> PretrainedEncoder:
+    """A trained encoder by name, from a packed folder, a run folder or a checkpoint; see `hjepa.zoo.load_pretrained`.
 
     Raises:
         CheckpointError: nothing there, or damaged.
     """
-    from hjepa.training import load_run
+    from hjepa.zoo import load_pretrained as load
 
-    return load_run(name_or_path, device=device).model
+    return load(source, device=device)

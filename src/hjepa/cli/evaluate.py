@@ -19,7 +19,8 @@ def evaluate(
         ),
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Checkpoint (.pth), or a run folder for its last one. Required.")
+        Path | None,
+        typer.Option(help="Checkpoint (.pth), run folder for its last one, packed folder, or shipped model. Required."),
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="Another data set than the run's.")] = None,
     data_path: Annotated[Path | None, typer.Option(help="Where the data set lies.")] = None,

@@ -33,7 +33,8 @@ from hjepa.evaluation.settings import (
     parse_eval_types,
 )
 from hjepa.metrics import cka_matrix, rankme
-from hjepa.training import TrainedRun, load_run, untrained_model
+from hjepa.training import TrainedRun, untrained_model
+from hjepa.zoo import load_encoder
 
 if TYPE_CHECKING:
     from hjepa.config import Config
@@ -65,7 +66,7 @@ def evaluate(
     and k-NN are skipped, which the log and the results say.
 
     Args:
-        checkpoint: a ``.pth`` file or a run folder (its last checkpoint).
+        checkpoint: a ``.pth`` file, a run folder (its last checkpoint), a packed folder or a shipped model's name.
         dataset: another data set than the run's, by name.
         data_path: where it lies.
         eval_type: ``linear_probe``, ``knn`` or ``all``; with commas or as a sequence.
@@ -91,7 +92,7 @@ def evaluate(
             an output file that cannot be written.
     """
     types = parse_eval_types(eval_type)
-    run = load_run(checkpoint, device=device)
+    run = load_encoder(checkpoint, device=device)
     config = evaluation_config(
         run.config,
         run.channels,

@@ -1,0 +1,83 @@
+"""The model card, written from what a run left behind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hjepa.config import Config
+
+_DATA = {"parquet": "images in Parquet files", "folder": "a folder of images"}
+
+
+def model_card(about: dict[str, Any], config: Config, results: dict[str, Any] | None, size: int) -> str:
+    """Markdown.
+
+    Args:
+        about: contents of ``model.json``.
+        config: configuration of the run.
+        results: contents of ``results.json``, where it was evaluated.
+        size: bytes of the weights.
+    """
+    levels = ", ".join(
+        f"block {level['depth']}" + (f" stride {level['stride']}" if level["stride"] > 1 else "")
+        for level in about["levels"]
+    )
+    data = results["description"] if results else _DATA.get(config.data.dataset, config.data.dataset)
+    height, width = about["image_size"]
+    lines = [
+        f"# {about['name']}",
+        "",
+        f"A vision transformer pretrained without labels by hierarchical joint-embedding prediction, on {data}.",
+        "",
+        "```python",
+        "import hjepa",
+        "",
+        f'encoder = hjepa.load_pretrained("{about["name"]}")',
+        f"features = encoder.embed(images)  # uint8 [N, {about['channels']}, H, W] -> [N, {len(about['levels']) * about['embed_dim']}]",
+        "```",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| encoder | width {about['embed_dim']}, {about['depth']} blocks, patch {about['patch_size']}, {about['parameters'] / 1e6:.2f} M parameters |",
+        f"| images | {height}x{width}, {about['channels']} channels |",
+        f"| levels | {levels} |",
+        f"| training | {about['epoch']} epochs, {about['step']} steps of {config.data.batch_size * config.training.accumulation_steps} images, seed {about['seed']}, on {about.get('device')} |",
+        f"| weights | half precision, {size / 1e6:.1f} MB; features differ by {about['half_precision_error']:.2%} from full precision |",
+        f"| code | hjepa {about.get('hjepa')}, commit {about.get('commit')}, torch {about.get('torch')} |",
+        "",
+    ]
+    if about.get("command"):
+        lines += ["Reproduce it with", "", "```bash", str(about["command"]), "```", ""]
+    lines += _table(results) if results else ["It was not evaluated.", ""]
+    lines += [
+        "## Use and limits",
+        "",
+        f"Features of small natural images at {height}x{width}; larger pictures are shrunk to that. It was trained on one data set of "
+        "a few classes, so features for other kinds of images are worth what your own evaluation says. It carries whatever "
+        "biases that data set has. Configuration: `config.yaml`; all figures: `results.json`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _table(results: dict[str, Any]) -> list[str]:
+    probe, knn = results.get("linear_probe", {}), results.get("knn", {})
+    if "trained" not in probe:
+        return []
+    lines = [
+        f"## Results on {results['description']}",
+        "",
+        f"| features | linear probe | k-NN-{knn['k']} |",
+        "|---|---:|---:|",
+    ]
+
+    def row(label: str, a: float, b: float) -> str:
+        return f"| {label} | {100 * a:.1f} | {100 * b:.1f} |"
+
+    lines.append(row("trained, all levels", probe["trained"], knn["trained"]))
+    for entry, other in zip(probe["levels"], knn["levels"], strict=True):
+        lines.append(row(f"trained, level {entry['level']}", entry["trained"], other["trained"]))
+    for key, label in (("untrained", "untrained, all levels"), ("pixels", "raw pixels"), ("pca", "PCA of pixels")):
+        if key in probe:
+            lines.append(row(label, probe[key], knn[key]))
+    return [*lines, "", results["protocol"], ""]

@@ -1,0 +1,93 @@
+"""The folder that a packed encoder is: which files, and reading them."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hjepa.config import load_config
+from hjepa.errors import CheckpointError
+from hjepa.models import build_model
+from hjepa.training import TrainedRun
+from hjepa.training.device import resolve_device
+
+if TYPE_CHECKING:
+    from hjepa.models import HJEPA
+
+WEIGHTS, ABOUT, CONFIG, CARD, RESULTS = "model.safetensors", "model.json", "config.yaml", "README.md", "results.json"
+FORMAT_VERSION = 1
+
+
+def shipped_models() -> list[str]:
+    """Names of the trained encoders that come with the package."""
+    return sorted(entry.name for entry in shipped_folder().iterdir() if (entry / WEIGHTS).is_file())
+
+
+def shipped_folder() -> Path:
+    """Where they lie."""
+    return Path(str(resources.files("hjepa.zoo"))) / "models"
+
+
+def is_packed(folder: Path) -> bool:
+    """Whether a folder holds a packed encoder."""
+    return (folder / WEIGHTS).is_file() and (folder / ABOUT).is_file()
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """What ``model.json`` says.
+
+    Raises:
+        CheckpointError: damaged, or written by a newer version.
+    """
+    try:
+        about: dict[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        version = int(about["format_version"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / ABOUT}: cannot be read ({error}); pack the run again") from None
+    if version > FORMAT_VERSION:
+        raise CheckpointError(f"{folder}: packed by a newer hjepa (format {version}); update hjepa")
+    return about
+
+
+def read_packed(folder: Path, device: str) -> TrainedRun:
+    """The packed encoder as a model for reading; its predictor is untrained.
+
+    Raises:
+        CheckpointError: something is missing, damaged or does not fit.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    about = read_about(folder)
+    config = load_config(folder / CONFIG)
+    model = build_model(config, about["channels"])
+    try:
+        weights = {name: value.float() for name, value in load_file(folder / WEIGHTS).items()}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder / WEIGHTS}: damaged ({error}); pack the run again") from None
+    _put(model, weights, folder)
+    return TrainedRun(
+        model=model.to(resolve_device(device)).eval(),
+        config=config,
+        channels=about["channels"],
+        mean=tuple(about["mean"]),
+        std=tuple(about["std"]),
+        step=about["step"],
+        epoch=about["epoch"],
+        checkpoint=folder,
+        # Results of a new evaluation go to the current folder, never into the package.
+        run_dir=Path(),
+    )
+
+
+def _put(model: HJEPA, weights: dict[str, torch.Tensor], folder: Path) -> None:
+    for encoder in (model.target_encoder, model.context_encoder):
+        own = encoder.state_dict()
+        wrong = sorted(own.keys() ^ weights.keys()) or sorted(n for n in own if own[n].shape != weights[n].shape)
+        if wrong:
+            raise CheckpointError(f"{folder}: weight {wrong[0]} does not fit its {CONFIG}; pack the run again")
+        encoder.load_state_dict(weights)

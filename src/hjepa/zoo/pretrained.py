@@ -1,0 +1,116 @@
+"""A trained encoder with everything that using it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from hjepa.models import HJEPA
+
+
+class PretrainedEncoder(nn.Module):
+    """The target encoder of a trained model, with its normalisation.
+
+    Args:
+        model: the model that was trained.
+        mean, std: normalisation per channel, for pixel values between 0 and 1.
+        card: what is known about it: `name`, `step`, `commit`, `results` and so on.
+
+    Example:
+        >>> import torch
+        >>> import hjepa
+        >>> encoder = hjepa.load_pretrained("hjepa-tiny-cifar10")
+        >>> pictures = torch.randint(0, 256, (4, 3, 48, 40), dtype=torch.uint8)
+        >>> tuple(encoder.embed(pictures).shape) == (4, encoder.num_levels * encoder.embed_dim)
+        True
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: HJEPA, mean: Sequence[float], std: Sequence[float], card: dict[str, Any]) -> None:
+        super().__init__()
+        self.model = model
+        self.card = card
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1), persistent=False)
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of each level's features."""
+        return self.model.embed_dim
+
+    @property
+    def num_levels(self) -> int:
+        """Number of levels."""
+        return self.model.num_levels
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width that the encoder works at."""
+        return self.model.geometry.image_size
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """Bring pictures to the form that the encoder was trained on.
+
+        Args:
+            images: [B, C, H, W] of any size, uint8 (0 to 255) or float (0 to 1).
+
+        Returns:
+            float [B, C, h, w]: resized so that the shorter side fits, cropped in the middle, normalised.
+
+        Raises:
+            ValueError: another number of axes or channels.
+        """
+        if images.ndim != 4 or images.shape[1] != len(self.mean):
+            raise ValueError(
+                f"images of shape {tuple(images.shape)} for an encoder of {len(self.mean)} channels; give "
+                f"[B, {len(self.mean)}, H, W]"
+            )
+        x = images.to(self.mean.device)
+        x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
+        height, width = self.image_size
+        if x.shape[2:] != (height, width):
+            scale = max(height / x.shape[2], width / x.shape[3])
+            size = (max(height, round(x.shape[2] * scale)), max(width, round(x.shape[3] * scale)))
+            x = F.interpolate(x, size=size, mode="bilinear", antialias=True, align_corners=False)
+            top, left = (size[0] - height) // 2, (size[1] - width) // 2
+            x = x[:, :, top : top + height, left : left + width]
+        return (x - self.mean) / self.std
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Features of every level of preprocessed images, [B, cells, D] each, finest first. Differentiable."""
+        levels: list[Tensor] = self.model(images)
+        return levels
+
+    def extract_features(
+        self,
+        images: Tensor,
+        *,
+        level: int | Literal["all"] = "all",
+        depths: Sequence[int] | None = None,
+        pool: Literal["mean", "none"] = "mean",
+    ) -> Tensor:
+        """Features of preprocessed images; see `hjepa.HJEPA.extract_features`."""
+        return self.model.extract_features(images, level=level, depths=depths, pool=pool)
+
+    @torch.no_grad()
+    def embed(self, images: Tensor, *, level: int | Literal["all"] = "all", batch_size: int = 256) -> Tensor:
+        """Mean-pooled features of raw pictures.
+
+        Args:
+            images: [N, C, H, W] as for `preprocess`.
+            level: a level, or all side by side.
+            batch_size: images per forward pass.
+
+        Returns:
+            [N, D], or [N, levels * D].
+        """
+        starts = range(0, len(images), batch_size)
+        parts = [images[start : start + batch_size] for start in starts]
+        return torch.cat([self.extract_features(self.preprocess(part), level=level) for part in parts])

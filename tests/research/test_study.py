@@ -1,0 +1,78 @@
+"""Reading studies: grids, names, and a line for every mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hjepa.errors import UserError
+from hjepa.research import load_study, study_names
+from hjepa.research.study import slug
+
+LEVELS: dict[str, Any] = {
+    "title": "Levels",
+    "cells": {"one": {"model.num_hierarchies": 1}, "two": {"model.num_hierarchies": 2}},
+}
+
+
+def test_cells_are_crossed_with_the_grid_in_order() -> None:
+    _, study = load_study(LEVELS | {"grid": {"training.lr": [0.001, 0.002], "model.depth": [2]}})
+    cells = study.all_cells()
+    assert list(cells) == [
+        "one, lr=0.001, depth=2",
+        "one, lr=0.002, depth=2",
+        "two, lr=0.001, depth=2",
+        "two, lr=0.002, depth=2",
+    ]
+    assert cells["two, lr=0.002, depth=2"] == {"model.num_hierarchies": 2, "training.lr": 0.002, "model.depth": 2}
+    assert study.reference_cell == "one, lr=0.001, depth=2"
+    assert len({slug(name) for name in cells}) == 4
+
+
+def test_a_grid_alone_needs_no_cells() -> None:
+    _, study = load_study({"title": "t", "grid": {"training.lr": [0.001, 0.002]}})
+    assert list(study.all_cells()) == ["lr=0.001", "lr=0.002"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"cels": {}}, ["cels", "did you mean cells"]),
+        ({"seeds": []}, ["seeds"]),
+        ({"seeds": [1, 1]}, ["seeds", "twice"]),
+        ({"reference": "tow"}, ["reference", "'two'"]),
+        ({"budget": "hours"}, ["budget", "'images' or 'flop'"]),
+        ({"cells": {"one": {"seed": 3}}}, ["seed", "seeds"]),
+        ({"title": ""}, ["title"]),
+    ],
+)
+def test_every_mistake_has_its_line(change: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        load_study(LEVELS | change)
+    assert "\n" not in str(error.value)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_files_that_are_not_studies(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="did you mean levels"):
+        load_study("levls")
+    with pytest.raises(UserError, match="no such study"):
+        load_study(tmp_path / "none.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("title: [")
+    with pytest.raises(UserError, match=r"broken\.yaml.*not valid YAML"):
+        load_study(broken)
+
+
+def test_the_studies_that_ship_cover_what_is_claimed() -> None:
+    for name in study_names():
+        found, study = load_study(name)
+        assert found == name
+        assert study.question
+        assert len(study.all_cells()) > 1
+        assert len(study.seeds) >= 3
+    assert {"levels", "forms", "masks", "mask_sets", "objective", "ema", "predictor", "optimiser", "encoder"} <= set(
+        study_names()
+    )

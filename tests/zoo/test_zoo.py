@@ -1,0 +1,147 @@
+"""Packing a run and using what was packed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tests.conftest import run_tiny
+
+import hjepa
+from hjepa.errors import CheckpointError, UserError
+from hjepa.evaluation import evaluate
+from hjepa.training import load_run
+from hjepa.zoo import load_pretrained, pack_run, shipped_models
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("zoo") / "run"
+    run_tiny(folder, {"evaluation.train_images": 96, "evaluation.test_images": 60})
+    evaluate(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def packed(run_dir: Path) -> Path:
+    return pack_run(run_dir, run_dir.parent / "packed", name="tiny-shapes", command="hjepa train --config tiny.yaml")
+
+
+@pytest.fixture
+def pictures() -> torch.Tensor:
+    return torch.randint(0, 256, (5, 3, 24, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_packed_encoder_gives_the_features_of_the_run(run_dir: Path, packed: Path, pictures: torch.Tensor) -> None:
+    small, full = load_pretrained(packed), load_pretrained(run_dir)
+    assert torch.allclose(small.embed(pictures), full.embed(pictures), rtol=0.05, atol=0.02)
+    run = load_run(run_dir, device="cpu")
+    x = full.preprocess(pictures)
+    assert torch.equal(full.embed(pictures), run.model.extract_features(x).detach())
+    assert torch.equal(full.embed(pictures, batch_size=2), full.embed(pictures))
+    assert [tuple(level.shape) for level in small(x)] == [(5, 16, 32)] * 2
+    weights = load_file(packed / "model.safetensors")
+    assert {w.dtype for w in weights.values()} == {torch.float16}
+    assert not any("predictor" in name for name in weights)
+
+
+def test_preprocessing_is_that_of_the_evaluation(run_dir: Path) -> None:
+    from hjepa.data import build_dataset, eval_batches
+
+    run = load_run(run_dir, device="cpu")
+    data = build_dataset(run.config.data, "test", seed=0)
+    rows = torch.arange(8)
+    (batch,) = eval_batches(
+        data, rows, (16, 16), mean=run.mean, std=run.std, batch_size=8, num_workers=0, device=torch.device("cpu")
+    )
+    images, _ = hjepa.data.shapes.generate(8, image_size=16, split="test")  # type: ignore[attr-defined]
+    assert torch.allclose(load_pretrained(run_dir).preprocess(images), batch.images, atol=1e-5)
+
+
+def test_a_packed_encoder_can_be_trained_on(packed: Path, pictures: torch.Tensor) -> None:
+    encoder = load_pretrained(packed)
+    features = encoder.extract_features(encoder.preprocess(pictures))
+    assert not features.requires_grad
+    encoder.requires_grad_(True)
+    loss = encoder.extract_features(encoder.preprocess(pictures)).square().mean()
+    loss.backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in encoder.parameters())
+
+
+def test_a_packed_encoder_is_evaluated_like_a_run(
+    run_dir: Path, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = evaluate(packed)
+    assert (tmp_path / "results.json").is_file()
+    before = json.loads((run_dir / "results.json").read_text())
+    assert found["linear_probe"]["untrained"] == before["linear_probe"]["untrained"]
+    assert found["linear_probe"]["trained"] == pytest.approx(before["linear_probe"]["trained"], abs=0.06)
+
+
+def test_the_card_says_what_it_is(packed: Path) -> None:
+    card = (packed / "README.md").read_text()
+    results = json.loads((packed / "results.json").read_text())
+    assert "hjepa train --config tiny.yaml" in card
+    assert f"{100 * results['linear_probe']['trained']:.1f}" in card
+    assert "raw pixels" in card
+    about = json.loads((packed / "model.json").read_text())
+    assert 0 < about["half_precision_error"] < 0.01
+    assert "data_path: null" in (packed / "config.yaml").read_text()
+
+
+def test_what_cannot_be_packed_is_said(run_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--name"):
+        pack_run(run_dir, tmp_path / "p", name="My Model")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("do not touch")
+    with pytest.raises(UserError, match="holds other things"):
+        pack_run(run_dir, tmp_path / "full", name="x")
+    assert (tmp_path / "full" / "thesis.txt").read_text() == "do not touch"
+    with pytest.raises(CheckpointError, match="no such"):
+        pack_run(tmp_path / "none", tmp_path / "p", name="x")
+
+
+def test_damage_is_found(packed: Path, tmp_path: Path) -> None:
+    import shutil
+
+    for number, spoil in enumerate(("truncate", "lacking", "newer", "about")):
+        folder = shutil.copytree(packed, tmp_path / str(number))
+        weights = folder / "model.safetensors"
+        if spoil == "truncate":
+            weights.write_bytes(weights.read_bytes()[:-100])
+        elif spoil == "lacking":
+            state = load_file(weights)
+            state.pop("norm.weight")
+            save_file(state, weights)
+        elif spoil == "newer":
+            about = json.loads((folder / "model.json").read_text())
+            (folder / "model.json").write_text(json.dumps({**about, "format_version": 99}))
+        else:
+            (folder / "model.json").write_text("{")
+        with pytest.raises(CheckpointError, match=str(folder)) as error:
+            load_pretrained(folder)
+        assert "\n" not in str(error.value)
+
+
+def test_names_that_are_not_known_are_named() -> None:
+    with pytest.raises(CheckpointError, match="shipped model"):
+        load_pretrained("hjepa-gigantic")
+
+
+@pytest.mark.parametrize("name", shipped_models())
+def test_shipped_models_load_and_keep_their_promises(name: str, pictures: torch.Tensor) -> None:
+    from hjepa.zoo.files import shipped_folder
+
+    encoder = hjepa.load_pretrained(name)
+    assert sum(p.numel() for p in encoder.model.target_encoder.parameters()) <= 6_000_000
+    assert (shipped_folder() / name / "model.safetensors").stat().st_size <= 12_000_000
+    features = encoder.embed(pictures)
+    assert features.shape == (5, encoder.num_levels * encoder.embed_dim)
+    assert torch.isfinite(features).all()
+    probe = encoder.card["results"]["linear_probe"]
+    assert probe["trained"] > probe["untrained"] > 0
+    assert encoder.card["command"].startswith("hjepa train")
