@@ -152,6 +152,7 @@ CASES: dict[str, Case] = {
     "loss.temperature": Case(0.5, record("loss"), {"loss.type": "infonce"}),
     "loss.variance_loss_weight": Case(0.2, record("variance")),
     "loss.covariance_loss_weight": Case(0.2, record("covariance")),
+    "loss.regularised_levels": Case("all", record("variance"), VARIANCE),
     "loss.sliced_gaussian_weight": Case(0.2, record("sliced_gaussian")),
     "checkpoint.save_frequency": Case(2, periodic),
     "checkpoint.save_every_steps": Case(5, periodic),

@@ -29,6 +29,8 @@ FORMS = [
     {"hierarchy": "both"},
     {"hierarchy": "both", "predictor_sharing": "separate"},
     {"hierarchy": "depths", "predictor_sharing": "separate"},
+    {"hierarchy": "depths", "predictor_sharing": "separate", "coarse_to_fine": True},
+    {"hierarchy": "both", "predictor_sharing": "separate", "coarse_to_fine": True},
     {"num_hierarchies": 1},
 ]
 
@@ -112,6 +114,31 @@ def test_a_prediction_depends_on_the_visible_tokens_and_on_where_it_asks() -> No
     assert not torch.allclose(output.predictions[0][0, 0], output.predictions[0][0, 1], atol=1e-4)
 
 
+def test_coarse_to_fine_tells_each_cell_what_was_predicted_around_it() -> None:
+    model = small(hierarchy="both", predictor_sharing="separate", coarse_to_fine=True)
+    masks = masks_for(model, 2, strategy="hierarchical", num_masks=2, mask_scale=(0.1, 0.1))
+    columns = model.geometry.level_grid(0)[1]
+    coarse_columns = model.geometry.level_grid(1)[1]
+    # What was "predicted" for a coarse cell is its own index.
+    predicted = masks.targets[1].unsqueeze(-1).expand(-1, -1, 32).float()
+    around = model._around(predicted, 0, masks)
+    for image in range(2):
+        for place, cell in enumerate(masks.targets[0][image].tolist()):
+            assert around[image, place, 0] == cell // columns // 2 * coarse_columns + cell % columns // 2
+    images = torch.randn(2, 3, 32, 32)
+    before = model(images, masks)
+    with torch.no_grad():
+        model.predictors[2].heads["2"].bias.add_(torch.randn(32))  # type: ignore[union-attr, operator]
+    after = model(images, masks)
+    for level in range(3):
+        assert not torch.equal(before.predictions[level], after.predictions[level])
+    apart = small(hierarchy="both", predictor_sharing="separate")
+    before = apart(images, masks)
+    with torch.no_grad():
+        apart.predictors[2].heads["2"].bias.add_(1.0)  # type: ignore[union-attr, operator]
+    assert torch.equal(before.predictions[0], apart(images, masks).predictions[0])
+
+
 def test_a_further_level_costs_a_head_and_a_norm() -> None:
     one, two = small(num_hierarchies=1), small(num_hierarchies=2)
     blocks = sum(p.numel() for p in one.predictors[0].blocks.parameters())
@@ -155,9 +182,18 @@ def test_building_with_a_seed_leaves_the_random_state_alone() -> None:
 def test_mistakes_are_named() -> None:
     with pytest.raises(UserError, match=r"model\.num_heads"):
         create_hjepa("vit_tiny_patch4_32", embed_dim=40, num_heads=3)
+    with pytest.raises(UserError, match=r"predictor\.sharing=separate"):
+        create_hjepa("vit_tiny_patch4_32", coarse_to_fine=True)
 
 
-@pytest.mark.parametrize("form", [{"hierarchy": "both"}, {"hierarchy": "depths", "predictor_sharing": "separate"}])
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"hierarchy": "both"},
+        {"hierarchy": "depths", "predictor_sharing": "separate"},
+        {"hierarchy": "both", "predictor_sharing": "separate", "coarse_to_fine": True},
+    ],
+)
 def test_counted_flop_is_what_pytorch_counts(form: dict[str, object]) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 

@@ -117,6 +117,16 @@ def test_regularisers_are_reported_unweighted_and_added_weighted() -> None:
     assert terms.total == pytest.approx(float(expected), rel=1e-5)
 
 
+def test_all_levels_can_be_regularised_in_equal_parts() -> None:
+    target = [normalised(4, 16, 32)] * 2
+    collapsed, spread = torch.zeros(8, 32), 3 * normalised(8, 32)
+    last, every = (Objective("mse", [1.0, 1.0], variance=0.5, regularise_all=each) for each in (False, True))
+    # Collapse of a finer level is invisible to a term on the coarsest.
+    assert last(target, target, [collapsed, spread]).regularisers["variance"] == variance_loss(spread)
+    both = every(target, target, [collapsed, spread]).regularisers["variance"]
+    assert both == pytest.approx((variance_loss(collapsed) + variance_loss(spread)).item() / 2)
+
+
 def test_directions_of_the_sliced_test_change_with_the_step() -> None:
     pooled = [normalised(16, 8)]
     objective = Objective("mse", [1.0], sliced_gaussian=1.0)

@@ -106,6 +106,11 @@ def resolve(model: ModelConfig, image_size: int | tuple[int, int] | None = None)
     predictor_dim = model.predictor.embed_dim or dim
     predictor_heads = model.predictor.num_heads or max(1, predictor_dim // 64)
     _check_heads("model.predictor", predictor_dim, predictor_heads)
+    if model.predictor.coarse_to_fine and model.predictor.sharing == "shared":
+        raise UserError(
+            "model.predictor.coarse_to_fine: a shared predictor answers for all levels at once; set "
+            "model.predictor.sharing=separate"
+        )
     if predictor_dim % 4:
         raise UserError(f"model.predictor.embed_dim: {predictor_dim} must be a multiple of 4 for its positions")
     return Geometry(

@@ -27,3 +27,5 @@ class LossConfig(Section):
     sliced_gaussian_weight: float = Field(default=0.0, ge=0)
     """Weight of the sliced test against a standard normal distribution on the same features (after LeJEPA,
     arXiv:2511.08544)."""
+    regularised_levels: Literal["coarsest", "all"] = "coarsest"
+    """Levels whose features the terms above work on; over `all` they are averaged."""

@@ -66,12 +66,6 @@ class Config(Section):
                 f"training.cooldown_epochs: {training.cooldown_epochs:g} with warm-up {training.warmup_epochs:g} is more "
                 f"than training.epochs={training.epochs:g}"
             )
-        predictor = self.model.predictor
-        if predictor.coarse_to_fine and predictor.sharing == "shared":
-            raise UserError(
-                "model.predictor.coarse_to_fine: a shared predictor answers for all levels at once; set "
-                "model.predictor.sharing=separate"
-            )
         if training.min_lr > training.lr:
             raise UserError(f"training.min_lr: {training.min_lr:g} is above training.lr={training.lr:g}")
         if (self.data.mean is None) != (self.data.std is None):

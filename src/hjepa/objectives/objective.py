@@ -32,8 +32,8 @@ class LossTerms:
 class Objective:
     """Weighted sum of the levels' losses and of the regularisers.
 
-    Regularisers work on the context encoder's features of the coarsest level, averaged over visible tokens, and on one
-    micro-batch, gathered over processes.
+    Regularisers work on the context encoder's features of the coarsest level (or of every level, averaged), pooled over
+    visible tokens, and on one micro-batch, gathered over processes.
 
     Args:
         loss: `smoothl1`, `mse`, `l1`, `cosine` or `infonce`.
@@ -41,6 +41,7 @@ class Objective:
         normalize: compare unit vectors.
         temperature: for `infonce`.
         variance, covariance, sliced_gaussian: weights of the regularisers.
+        regularise_all: regularise every level instead of the coarsest.
         gather: collects [B, D] features from all processes, with gradient for the local part.
         seed: of the random directions of the sliced test.
     """
@@ -55,6 +56,7 @@ class Objective:
         variance: float = 0.0,
         covariance: float = 0.0,
         sliced_gaussian: float = 0.0,
+        regularise_all: bool = False,
         gather: Callable[[Tensor], Tensor] | None = None,
         seed: int = 0,
     ) -> None:
@@ -63,6 +65,7 @@ class Objective:
         self.normalize = normalize
         self.temperature = temperature
         self.weights = {"variance": variance, "covariance": covariance, "sliced_gaussian": sliced_gaussian}
+        self.regularise_all = regularise_all
         self.gather = gather
         self.seed = seed
 
@@ -81,7 +84,7 @@ class Objective:
             for p, t in zip(predictions, targets, strict=True)
         ]
         total = torch.stack([w * loss for w, loss in zip(self.level_weights, losses, strict=True)]).sum()
-        terms = self._regularisers(pooled[-1], step)
+        terms = self._regularisers(pooled if self.regularise_all else pooled[-1:], step)
         for name, term in terms.items():
             total = total + self.weights[name] * term
         return LossTerms(
@@ -90,19 +93,20 @@ class Objective:
             regularisers={name: term.detach() for name, term in terms.items()},
         )
 
-    def _regularisers(self, features: Tensor, step: int) -> dict[str, Tensor]:
+    def _regularisers(self, levels: Sequence[Tensor], step: int) -> dict[str, Tensor]:
         if not any(self.weights.values()):
             return {}
-        if self.gather is not None:
-            features = self.gather(features)
-        terms = {}
-        if self.weights["variance"]:
-            terms["variance"] = variance_loss(features)
-        if self.weights["covariance"]:
-            terms["covariance"] = covariance_loss(features)
-        if self.weights["sliced_gaussian"]:
-            terms["sliced_gaussian"] = sliced_gaussian_loss(features, seed=(self.seed * 1_000_003 + step) % 2**63)
-        return terms
+        seed = (self.seed * 1_000_003 + step) % 2**63
+        found: dict[str, list[Tensor]] = {name: [] for name, weight in self.weights.items() if weight}
+        for level in levels:
+            features = level if self.gather is None else self.gather(level)
+            if self.weights["variance"]:
+                found["variance"].append(variance_loss(features))
+            if self.weights["covariance"]:
+                found["covariance"].append(covariance_loss(features))
+            if self.weights["sliced_gaussian"]:
+                found["sliced_gaussian"].append(sliced_gaussian_loss(features, seed=seed))
+        return {name: torch.stack(terms).mean() for name, terms in found.items()}
 
     @torch.no_grad()
     def chance(self, targets: Sequence[Tensor]) -> Tensor:

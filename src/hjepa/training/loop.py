@@ -395,6 +395,7 @@ def build_objective(config: Config) -> Objective:
         variance=loss.variance_loss_weight,
         covariance=loss.covariance_loss_weight,
         sliced_gaussian=loss.sliced_gaussian_weight,
+        regularise_all=loss.regularised_levels == "all",
         gather=distribution.gather_rows,
         seed=config.seed,
     )
