@@ -9,7 +9,7 @@ from hjepa import create_hjepa, load_config
 from hjepa.config import MaskingConfig
 from hjepa.errors import UserError
 from hjepa.masking import MaskSampler
-from hjepa.models import HJEPA, JepaOutput, build_model
+from hjepa.models import HJEPA, JepaOutput, build_model, distinct_levels
 from hjepa.models.cost import step_cost
 
 
@@ -31,6 +31,8 @@ FORMS = [
     {"hierarchy": "depths", "predictor_sharing": "separate"},
     {"hierarchy": "depths", "predictor_sharing": "separate", "coarse_to_fine": True},
     {"hierarchy": "both", "predictor_sharing": "separate", "coarse_to_fine": True},
+    {"levels": [(2, 1), (4, 2), (4, 0)]},
+    {"levels": [(2, 1), (4, 0)], "predictor_sharing": "separate", "coarse_to_fine": True},
     {"num_hierarchies": 1},
 ]
 
@@ -139,6 +141,30 @@ def test_coarse_to_fine_tells_each_cell_what_was_predicted_around_it() -> None:
     assert torch.equal(before.predictions[0], apart(images, masks).predictions[0])
 
 
+def test_a_level_of_the_whole_image_predicts_its_average() -> None:
+    model = small(levels=[(2, 1), (4, 1), (4, 0)])
+    masks = masks_for(model, 3)
+    assert masks.groups == ((0, 1), (2,))
+    assert torch.equal(masks.targets[2], torch.zeros(3, 1, dtype=torch.int64))
+    plain = small(levels=[(2, 1), (4, 1)])
+    # The other levels hide and show what they would without it.
+    assert torch.equal(masks_for(plain, 3).context, masks.context)
+    assert torch.equal(masks_for(plain, 3).targets[1], masks.targets[1])
+    images = torch.randn(3, 3, 32, 32)
+    output = model(images, masks)
+    assert isinstance(output, JepaOutput)
+    average = model.target_encoder(images)[4].mean(dim=1, keepdim=True)
+    expected = torch.nn.functional.layer_norm(average, (32,))
+    assert torch.allclose(output.targets[2], expected, atol=1e-5)
+    assert distinct_levels(model.geometry) == (0, 1)
+
+
+@pytest.mark.parametrize("levels", [[(2, 0), (4, 1)], [(4, 0)]])
+def test_the_whole_image_is_the_last_of_several_levels(levels: list[tuple[int, int]]) -> None:
+    with pytest.raises(UserError, match="stride: 0 averages the whole image"):
+        small(levels=levels)
+
+
 def test_a_further_level_costs_a_head_and_a_norm() -> None:
     one, two = small(num_hierarchies=1), small(num_hierarchies=2)
     blocks = sum(p.numel() for p in one.predictors[0].blocks.parameters())
@@ -190,16 +216,16 @@ def test_mistakes_are_named() -> None:
     "form",
     [
         {"hierarchy": "both"},
-        {"hierarchy": "depths", "predictor_sharing": "separate"},
-        {"hierarchy": "both", "predictor_sharing": "separate", "coarse_to_fine": True},
+        {"hierarchy": "depths", "predictor": {"sharing": "separate"}},
+        {"hierarchy": "both", "predictor": {"sharing": "separate", "coarse_to_fine": True}},
+        {"levels": [{"depth": 2}, {"depth": 4, "stride": 0}]},
     ],
 )
 def test_counted_flop_is_what_pytorch_counts(form: dict[str, object]) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
-    keys = {"embed_dim": 32, "depth": 4, "num_heads": 2, "num_hierarchies": 2, "hierarchy": form["hierarchy"]}
-    predictor = {"sharing": form.get("predictor_sharing", "shared")}
-    config = load_config({"model": {"encoder_type": "vit_tiny_patch4_32", "predictor": predictor, **keys}})
+    keys = {"embed_dim": 32, "depth": 4, "num_heads": 2, "num_hierarchies": 2}
+    config = load_config({"model": {"encoder_type": "vit_tiny_patch4_32", **keys, **form}})
     model = build_model(config)
     masks = masks_for(model, 2)
     counts = [t.shape[1] for t in masks.targets]

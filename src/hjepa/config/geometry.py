@@ -25,7 +25,7 @@ _NAME = re.compile(r"vit_(tiny|small|base|large|huge)_patch(\d+)_(\d+)")
 
 @dataclass(frozen=True)
 class Level:
-    """One level: tapped after ``depth`` blocks, averaged over ``stride`` x ``stride`` tokens."""
+    """One level: tapped after ``depth`` blocks, averaged over ``stride`` x ``stride`` tokens (0: over all)."""
 
     depth: int
     stride: int
@@ -57,7 +57,7 @@ class Geometry:
     def level_grid(self, level: int) -> tuple[int, int]:
         """Cells of a level as (rows, columns)."""
         stride = self.levels[level].stride
-        return self.grid[0] // stride, self.grid[1] // stride
+        return (self.grid[0] // stride, self.grid[1] // stride) if stride else (1, 1)
 
 
 def resolve(model: ModelConfig, image_size: int | tuple[int, int] | None = None) -> Geometry:
@@ -140,6 +140,12 @@ def _levels(model: ModelConfig, depth: int, grid: tuple[int, int]) -> tuple[Leve
                 raise UserError(
                     f"model.levels.{i}.depth: {level.depth} is more than the encoder's {depth} blocks; use 1 to {depth}"
                 )
+            if level.stride == 0:
+                if i + 1 < len(levels) or i == 0:
+                    raise UserError(
+                        f"model.levels.{i}.stride: 0 averages the whole image, which can only be the last of several levels"
+                    )
+                continue
             if grid[0] % level.stride or grid[1] % level.stride:
                 raise UserError(
                     f"model.levels.{i}.stride: {level.stride} does not divide the token grid {grid[0]}x{grid[1]}; "
@@ -147,6 +153,12 @@ def _levels(model: ModelConfig, depth: int, grid: tuple[int, int]) -> tuple[Leve
                 )
         coarsest = max(level.stride for level in levels)
         for i, level in enumerate(levels):
+            if i and level.depth < levels[i - 1].depth:
+                raise UserError(
+                    f"model.levels.{i}: finer than level {i - 1}; list levels from finest (shallow, small stride) to coarsest"
+                )
+            if level.stride == 0:
+                continue
             if coarsest % level.stride:
                 raise UserError(
                     f"model.levels.{i}.stride: {level.stride} does not divide the coarsest stride {coarsest}, so cells "
@@ -154,7 +166,7 @@ def _levels(model: ModelConfig, depth: int, grid: tuple[int, int]) -> tuple[Leve
                 )
             if i and (level.depth, level.stride) == (levels[i - 1].depth, levels[i - 1].stride):
                 raise UserError(f"model.levels.{i}: the same depth and stride as level {i - 1}; change one of them")
-            if i and (level.depth < levels[i - 1].depth or level.stride < levels[i - 1].stride):
+            if i and level.stride < levels[i - 1].stride:
                 raise UserError(
                     f"model.levels.{i}: finer than level {i - 1}; list levels from finest (shallow, small stride) to coarsest"
                 )

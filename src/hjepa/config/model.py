@@ -14,8 +14,9 @@ class LevelConfig(Section):
 
     depth: int = Field(ge=1)
     """Number of encoder blocks after which the level is tapped."""
-    stride: int = Field(default=1, ge=1)
-    """Side of the square of tokens that is averaged into one cell of this level (1 = no pooling)."""
+    stride: int = Field(default=1, ge=0)
+    """Side of the square of tokens that is averaged into one cell of this level (1 = no pooling). 0 averages the whole
+    image into a single cell, which is always predicted, from whatever part the context shows; for the last level."""
 
 
 class PredictorConfig(Section):

@@ -33,6 +33,7 @@ from hjepa.evaluation.settings import (
     parse_eval_types,
 )
 from hjepa.metrics import cka_matrix, rankme
+from hjepa.models import distinct_levels
 from hjepa.training import TrainedRun, untrained_model
 from hjepa.zoo import load_encoder
 
@@ -155,7 +156,9 @@ def _features(run: TrainedRun, config: Config, readings: Readings, k_values: Seq
         parts = {"trained": model.num_levels, "untrained": model.num_levels}.get(name, 1)
         both = (train_features[name].to(home), test_features[name].to(home))
         if name != "pixels" or "pixels" in readings.controls:
-            representations.append(Representation(name, *(list(f.chunk(parts, dim=1)) for f in both)))
+            distinct = distinct_levels(model.geometry) if parts > 1 else None
+            train_levels, test_levels = (list(f.chunk(parts, dim=1)) for f in both)
+            representations.append(Representation(name, train_levels, test_levels, distinct))
     if "pca" in readings.controls:
         components = pixel_components(train_features["pixels"], test_features["pixels"])
         representations.append(Representation("pca", [components[0].to(home)], [components[1].to(home)]))
@@ -210,7 +213,7 @@ def _results(
     if "knn" in types:
         results["knn"] = _knn(features, levels, k_values)
     results["rank"] = {
-        **{name: rankme(side_by_side(r.train)) for name, r in networks.items()},
+        **{name: rankme(side_by_side(r.together[0])) for name, r in networks.items()},
         "levels": [
             {"level": level, **{name: rankme(r.train[level]) for name, r in networks.items()}} for level in levels
         ],

@@ -21,11 +21,19 @@ class Representation:
         name: ``trained``, ``untrained``, ``pixels`` or ``pca``.
         train: ``[N, D]`` per level; controls without levels have one.
         test: ``[M, D]`` per level.
+        distinct: levels that count when all are put together; the others repeat one of them.
     """
 
     name: str
     train: list[Tensor]
     test: list[Tensor]
+    distinct: tuple[int, ...] | None = None
+
+    @property
+    def together(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The levels that say different things, of both splits."""
+        chosen = range(len(self.train)) if self.distinct is None else self.distinct
+        return [self.train[i] for i in chosen], [self.test[i] for i in chosen]
 
 
 @dataclass(frozen=True)
@@ -115,7 +123,7 @@ def _scores(
     together: dict[str, float] = {}
     alone: dict[int, dict[str, float]] = {level: {} for level in levels}
     for r in representations:
-        together[r.name] = score(r.name, r.train, r.test)
+        together[r.name] = score(r.name, *r.together)
         if r.name not in ("trained", "untrained"):
             continue
         for level in levels:

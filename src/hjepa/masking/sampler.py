@@ -7,7 +7,8 @@ The steps for one batch:
    predicted), seldom some more when the blocks overlap much;
 3. finer levels predict the cells inside (`multiblock`, `random`), or those of smaller blocks nested in the large ones
    (`hierarchical`);
-4. the context is a random choice of fixed size among the tokens inside the context block(s) and outside all targets.
+4. a level of the whole image (stride 0) always predicts its single cell;
+5. the context is a random choice of fixed size among the tokens inside the context block(s) and outside all targets.
 
 Context and targets are therefore disjoint by construction. The fixed counts are low quantiles of what the
 configured blocks cover, measured once on draws of their own. Nothing depends on the batch size: the random numbers
@@ -65,7 +66,7 @@ class MaskSampler:
     Args:
         config: the ``masking`` section.
         grid: tokens as (rows, columns).
-        strides: stride of each level, finest first; each divides the last.
+        strides: stride of each level, finest first; each divides the last. The last may be 0, the whole image.
         seed: seed of the run.
 
     Raises:
@@ -77,14 +78,15 @@ class MaskSampler:
     ) -> None:
         self.config = config
         self.grid = grid
-        self.strides = tuple(strides)
+        self.strides = tuple(stride for stride in strides if stride)
+        self.whole = len(self.strides) < len(strides)
         self.seed = seed
         self._coarse = self.strides[-1]
         self._coarse_grid = (grid[0] // self._coarse, grid[1] // self._coarse)
         self._tokens = grid[0] * grid[1]
         self._cells = self._coarse_grid[0] * self._coarse_grid[1]
         self._nested = config.strategy == "hierarchical" and len(self.strides) > 1
-        self.counts = self._calibrate()
+        self._local = self._calibrate()
 
     def __call__(self, step: int, positions: range | int) -> Masks:
         """Masks of one batch.
@@ -101,10 +103,12 @@ class MaskSampler:
         u = _uniform(self.seed, _STREAM, step, positions, self._randoms * sets)
         # [B, K * R] -> [K * B, R]: set by set
         u = u.reshape(len(positions), sets, self._randoms).swapaxes(0, 1).reshape(-1, self._randoms)
-        counts = self.counts
+        counts = self._local
         hidden, boxes = self._hidden_cells(u, counts.targets[-1], scattered=self.config.strategy == "random")
         targets = self._level_targets(u, hidden, boxes, counts.targets)
         context = self._context(u, hidden, counts.context)
+        if self.whole:
+            targets.append(np.zeros((len(context), 1), dtype=np.int64))
         return Masks(
             context=torch.from_numpy(context),
             targets=tuple(torch.from_numpy(t) for t in targets),
@@ -113,14 +117,21 @@ class MaskSampler:
         )
 
     @property
+    def counts(self) -> TokenCounts:
+        """Tokens per image and mask set."""
+        local = self._local
+        return TokenCounts(local.context, (*local.targets, 1), local.hidden) if self.whole else local
+
+    @property
     def groups(self) -> tuple[tuple[int, ...], ...]:
         """Levels that predict the same cells."""
+        whole = ((len(self.strides),),) if self.whole else ()
         if self._nested:
-            return tuple((level,) for level in range(len(self.strides)))
+            return (*((level,) for level in range(len(self.strides))), *whole)
         by_stride: dict[int, list[int]] = {}
         for level, stride in enumerate(self.strides):
             by_stride.setdefault(stride, []).append(level)
-        return tuple(tuple(levels) for levels in by_stride.values())
+        return (*(tuple(levels) for levels in by_stride.values()), *whole)
 
     # -- random numbers ------------------------------------------------------------------------------------------
 
@@ -284,7 +295,8 @@ class MaskSampler:
         if self._cells < 2:
             raise UserError(
                 f"masking: the coarsest level has a single cell on the {self.grid[0]}x{self.grid[1]} token grid, so "
-                "nothing could be hidden and seen; use a smaller patch, a larger data.image_size or a smaller stride"
+                "nothing could be hidden and seen; use a smaller patch, a larger data.image_size, a smaller stride, or "
+                "stride 0, which predicts the whole image from what is seen"
             )
         if largest >= 1:
             raise UserError(

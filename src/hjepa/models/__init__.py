@@ -3,6 +3,7 @@
 from hjepa.models.build import build_model, create_hjepa
 from hjepa.models.encoder import VisionTransformer
 from hjepa.models.hjepa import HJEPA, JepaOutput
+from hjepa.models.levels import distinct_levels
 from hjepa.models.predictor import Predictor
 
-__all__ = ["HJEPA", "JepaOutput", "Predictor", "VisionTransformer", "build_model", "create_hjepa"]
+__all__ = ["HJEPA", "JepaOutput", "Predictor", "VisionTransformer", "build_model", "create_hjepa", "distinct_levels"]

@@ -158,9 +158,9 @@ class HJEPA(nn.Module):
             [B, Nt of the level, D].
         """
         (rows, columns), (coarse_rows, coarse_columns) = (self.geometry.level_grid(i) for i in (level, level + 1))
-        ratio = rows // coarse_rows
+        down, across = rows // coarse_rows, columns // coarse_columns
         cell = masks.targets[level]
-        parent = cell // columns // ratio * coarse_columns + cell % columns // ratio
+        parent = cell // columns // down * coarse_columns + cell % columns // across
         # Every target lies in a target of the coarser level, so each place that is read has been written.
         grid = predicted.new_zeros(len(predicted), coarse_rows * coarse_columns, predicted.shape[-1])
         index = masks.targets[level + 1].unsqueeze(-1).expand(-1, -1, predicted.shape[-1])

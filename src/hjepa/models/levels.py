@@ -15,8 +15,10 @@ def pool_cells(tokens: Tensor, grid: tuple[int, int], stride: int) -> Tensor:
         grid: rows and columns.
 
     Returns:
-        [B, rows / stride * columns / stride, D], row-major.
+        [B, rows / stride * columns / stride, D], row-major; [B, 1, D] for stride 0, the whole image.
     """
+    if stride == 0:
+        return tokens.mean(dim=1, keepdim=True)
     if stride == 1:
         return tokens
     B, _, D = tokens.shape
@@ -34,3 +36,11 @@ def level_features(taps: dict[int, Tensor], geometry: Geometry) -> list[Tensor]:
         per level [B, cells of that level, D].
     """
     return [pool_cells(taps[level.depth], geometry.grid, level.stride) for level in geometry.levels]
+
+
+def distinct_levels(geometry: Geometry) -> tuple[int, ...]:
+    """Levels whose averages over cells differ: one for each encoder depth, since pooling does not change an average."""
+    first: dict[int, int] = {}
+    for number, level in enumerate(geometry.levels):
+        first.setdefault(level.depth, number)
+    return tuple(first.values())

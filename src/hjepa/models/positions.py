@@ -13,11 +13,13 @@ def sincos_2d(dim: int, grid: tuple[int, int], stride: int = 1) -> Tensor:
         dim: width; a multiple of 4.
         grid: rows and columns of the token grid.
         stride: cells of ``stride`` x ``stride`` tokens get the position of their centre, in token units, so that
-            positions of all levels live in one coordinate system.
+            positions of all levels live in one coordinate system. 0: the whole image, which has no position.
 
     Returns:
         float32 [rows / stride * columns / stride, dim], row-major.
     """
+    if stride == 0:
+        return torch.zeros(1, dim)
     rows = torch.arange(grid[0] // stride, dtype=torch.float64) * stride + (stride - 1) / 2
     columns = torch.arange(grid[1] // stride, dtype=torch.float64) * stride + (stride - 1) / 2
     y, x = torch.meshgrid(rows, columns, indexing="ij")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hjepa.data import eval_batches
 from hjepa.metrics import accuracy, feature_std, knn_predict, mean_cosine, rankme
+from hjepa.models import distinct_levels
 
 if TYPE_CHECKING:
     from hjepa.config import Config
@@ -74,7 +75,8 @@ class OnlineEvaluation:
         if not all(bool(torch.isfinite(f).all()) for f in features):
             log.warning("online evaluation: the features are not finite; the model has diverged")
             return {"rank": 0.0} | {f"rank/level_{level}": 0.0 for level in range(len(features))}
-        together = torch.cat([torch.nn.functional.normalize(f, dim=1) for f in features], dim=1)
+        chosen = [features[level] for level in distinct_levels(model.geometry)]
+        together = torch.cat([torch.nn.functional.normalize(f, dim=1) for f in chosen], dim=1)
         values: dict[str, float] = {}
         if self.labels is not None:
             # Every fourth image asks, the others answer.

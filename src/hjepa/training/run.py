@@ -244,7 +244,10 @@ def _announce(trainer: Trainer, dataset: ImageDataset, model: HJEPA, device: tor
     geometry, counts = model.geometry, trainer.masks.counts
     schedules, t = trainer.schedules, trainer.config.training
     size = sum(p.numel() for p in model.context_encoder.parameters()) / 1e6
-    levels = ", ".join(f"depth {level.depth} stride {level.stride}" for level in geometry.levels)
+    levels = ", ".join(
+        f"depth {level.depth} " + (f"stride {level.stride}" if level.stride else "whole image")
+        for level in geometry.levels
+    )
     log.info(
         "%s: %d images; encoder %d x %d, %.1f M parameters, %dx%d tokens; levels: %s",
         dataset.name,

@@ -83,6 +83,9 @@ def _levels(run: TrainedRun) -> str:
     parts = []
     for i, level in enumerate(g.levels):
         rows, columns = g.level_grid(i)
+        if level.stride == 0:
+            parts.append(f"{i}: after block {level.depth}, averaged over the whole image")
+            continue
         pooled = f", pooled {_by(level.stride, level.stride)}" if level.stride > 1 else ""
         parts.append(f"{i}: after block {level.depth}{pooled}, {_by(rows, columns)} cells")
     flat = " (flat I-JEPA)" if len(parts) == 1 else ""

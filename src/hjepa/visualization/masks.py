@@ -32,11 +32,15 @@ def masks_exhibit(images: Images, sampler: MaskSampler, geometry: Geometry) -> E
     """Masks of the first training steps on a few images."""
     batch, _ = images.normalised(images.order[:_IMAGES])
     pictures = images.pictures(batch)
-    groups = sampler.groups
+    # A level of the whole image predicts the same single cell every time: a sentence says it, no picture does.
+    groups = tuple(levels for levels in sampler.groups if geometry.levels[levels[0]].stride)
+    whole = [levels[0] for levels in sampler.groups if not geometry.levels[levels[0]].stride]
     draws = _DRAWS[len(groups)]
-    overlays = [_draw(sampler, geometry, draw, len(pictures)) for draw in range(draws)]
+    overlays = [_draw(sampler, geometry, groups, draw, len(pictures)) for draw in range(draws)]
     counts = sampler.counts
     predicted = _predicted_text(groups, counts.targets)
+    if whole:
+        predicted += f", and the average over the whole image at {levels_text(whole)}"
     tokens = geometry.num_tokens
     rest = tokens - counts.context - counts.hidden
     neither = f" {rest} tokens are neither seen nor predicted." if rest > 0 else ""
@@ -71,11 +75,11 @@ class _Overlay:
     targets: list[Grid]
 
 
-def _draw(sampler: MaskSampler, geometry: Geometry, step: int, count: int) -> _Overlay:
+def _draw(
+    sampler: MaskSampler, geometry: Geometry, groups: tuple[tuple[int, ...], ...], step: int, count: int
+) -> _Overlay:
     masks = sampler(step, count)
-    targets = [
-        _on_grid(masks.targets[levels[0]][:count].numpy(), geometry.level_grid(levels[0])) for levels in sampler.groups
-    ]
+    targets = [_on_grid(masks.targets[levels[0]][:count].numpy(), geometry.level_grid(levels[0])) for levels in groups]
     return _Overlay(_on_grid(masks.context[:count].numpy(), geometry.grid), targets)
 
 

@@ -19,10 +19,7 @@ def model_card(about: dict[str, Any], config: Config, results: dict[str, Any] | 
         results: contents of ``results.json``, where it was evaluated.
         size: bytes of the weights.
     """
-    levels = ", ".join(
-        f"block {level['depth']}" + (f" stride {level['stride']}" if level["stride"] > 1 else "")
-        for level in about["levels"]
-    )
+    levels = "; ".join(_level(level["depth"], level["stride"]) for level in about["levels"])
     data = results["description"] if results else _DATA.get(config.data.dataset, config.data.dataset)
     height, width = about["image_size"]
     lines = [
@@ -58,6 +55,11 @@ def model_card(about: dict[str, Any], config: Config, results: dict[str, Any] | 
         "biases that data set has. Configuration: `config.yaml`; all figures: `results.json`.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _level(depth: int, stride: int) -> str:
+    how = {0: ", whole image", 1: ""}.get(stride, f", {stride}x{stride} averaged")
+    return f"after block {depth}{how}"
 
 
 def _table(results: dict[str, Any]) -> list[str]:
