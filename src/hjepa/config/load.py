@@ -81,6 +81,18 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def flat_values(config: Config | Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted key -> value of a configuration, or of a tree of one."""
+    return _flatten(config.model_dump(mode="json") if isinstance(config, Config) else config, "")
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
 def _read(source: str | Path | Mapping[str, Any] | None) -> tuple[dict[str, Any], str]:
     if source is None:
         return {}, ""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from hjepa.config import Config, load_config
+from hjepa.config import Config, flat_values, load_config
 from hjepa.errors import UserError
 from hjepa.evaluation import evaluate
 from hjepa.research.budget import Cell, plan_cells
@@ -249,14 +249,7 @@ class _Run:
 
 
 def _relevant(config: Config) -> dict[str, Any]:
-    flat = _flat(config.model_dump(mode="json"))
+    flat = flat_values(config)
     return {
         key: value for key, value in flat.items() if not any(key == p or key.startswith(f"{p}.") for p in _IRRELEVANT)
     }
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hjepa.config import flat_values
 from hjepa.data import TrainLoader, build_dataset, measure_statistics
 from hjepa.errors import CheckpointError, UserError
 from hjepa.models import build_model
@@ -227,17 +228,10 @@ def _check_regularisers(config: Config, processes: int, sets: int) -> None:
 
 
 def _say_what_changed(config: Config, before: dict[str, Any]) -> None:
-    old, new = _flat(before), _flat(config.model_dump(mode="json"))
+    old, new = flat_values(before), flat_values(config)
     changed = [f"{key} {old.get(key)} -> {value}" for key, value in new.items() if old.get(key) != value]
     if changed:
         log.info("resuming with changed keys: %s", ", ".join(changed))
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 def _announce(trainer: Trainer, dataset: ImageDataset, model: HJEPA, device: torch.device) -> None:
