@@ -18,12 +18,15 @@ def pack(
         str | None,
         typer.Option(metavar="COMMAND", help="What reproduces the run, for the card; its own command otherwise."),
     ] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What the card calls the images; the data set's name otherwise.")
+    ] = None,
 ) -> None:
     """Pack the encoder of a run: half-precision safetensors, configuration, results and a model card."""
     if checkpoint is None or output is None:
         raise UserError(f"--{'checkpoint' if checkpoint is None else 'output'}: missing; see hjepa pack --help")
     from hjepa.zoo import pack_run
 
-    folder = pack_run(checkpoint, output, name=name or output.name, command=reproduce)
+    folder = pack_run(checkpoint, output, name=name or output.name, command=reproduce, data=data)
     for file in sorted(folder.iterdir()):
         typer.echo(f"{file}  {file.stat().st_size / 1e6:.2f} MB")

@@ -20,7 +20,9 @@ from hjepa.zoo.files import ABOUT, CARD, CONFIG, FORMAT_VERSION, RESULTS, WEIGHT
 _TOLERANCE = 0.01
 
 
-def pack_run(source: str | Path, output: str | Path, *, name: str, command: str | None = None) -> Path:
+def pack_run(
+    source: str | Path, output: str | Path, *, name: str, command: str | None = None, data: str | None = None
+) -> Path:
     """Pack the target encoder of a run into a folder that ``load_pretrained`` reads.
 
     Args:
@@ -28,6 +30,7 @@ def pack_run(source: str | Path, output: str | Path, *, name: str, command: str 
         output: folder to write; an older package in it is replaced, anything else is left alone.
         name: of the model, lower case with dashes.
         command: what reproduces it; the run's own command when not given.
+        data: what the card calls the images; the data set's own description when not given.
 
     Returns:
         the folder.
@@ -42,6 +45,8 @@ def pack_run(source: str | Path, output: str | Path, *, name: str, command: str 
         raise UserError(f"--output: {folder} holds other things; choose an empty or new folder")
     run = load_run(source, device="cpu")
     results = _results(run)
+    if results is not None and data is not None:
+        results["description"] = data
     about = _about(run, name, command)
     try:
         folder.mkdir(parents=True, exist_ok=True)
