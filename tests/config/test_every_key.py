@@ -97,6 +97,7 @@ CASES: dict[str, Case] = {
     "model.num_hierarchies": Case(1, record("loss/level_1")),
     "model.hierarchy": Case("pooled", names),
     "model.levels": Case([{"depth": 1}, {"depth": 2, "stride": 2}], tokens),
+    "model.center_targets": Case(True, record("loss/level_0")),
     "model.predictor.depth": Case(2, names),
     "model.predictor.embed_dim": Case(24, shape("predictors.0.embed.weight")),
     "model.predictor.num_heads": Case(2, weights),

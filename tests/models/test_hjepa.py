@@ -165,6 +165,25 @@ def test_the_whole_image_is_the_last_of_several_levels(levels: list[tuple[int, i
         small(levels=levels)
 
 
+def test_centred_targets_say_nothing_that_position_alone_would_tell() -> None:
+    config = load_config({"model": {"encoder_type": "vit_tiny_patch4_32", "embed_dim": 32, "depth": 2, "num_heads": 2,
+                                    "center_targets": True}})  # fmt: skip
+    model = build_model(config)
+    masks = masks_for(model, 64)
+    output = model(torch.randn(64, 3, 32, 32), masks)
+    assert isinstance(output, JepaOutput)
+    for target, index in zip(output.targets, masks.targets, strict=True):
+        # Mean per cell over the images in which it is a target: only what is left of chance.
+        cell = index == 0
+        images = cell.any(dim=1)
+        values = target[images][cell[images]]
+        assert values.mean(dim=0).abs().max() < 4 / len(values) ** 0.5
+    plain = build_model(load_config(config.model_dump(mode="json"), {"model.center_targets": False}))
+    before = plain(torch.randn(64, 3, 32, 32), masks)
+    cell = masks.targets[1] == 0
+    assert before.targets[1][cell].mean(dim=0).abs().max() > 0.5
+
+
 def test_a_further_level_costs_a_head_and_a_norm() -> None:
     one, two = small(num_hierarchies=1), small(num_hierarchies=2)
     blocks = sum(p.numel() for p in one.predictors[0].blocks.parameters())

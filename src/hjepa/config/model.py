@@ -78,6 +78,9 @@ class ModelConfig(Section):
     the last depth, or from both at once. Level 0 is the finest."""
     levels: list[LevelConfig] | None = Field(default=None, min_length=1, max_length=4)
     """The levels themselves, finest first; replaces `num_hierarchies` and `hierarchy`."""
+    center_targets: bool = False
+    """Subtract from every target the batch's mean at its cell, before layer normalisation: what the position alone
+    tells is then no part of what has to be predicted. Needs a batch of at least 2, better 32."""
     predictor: PredictorConfig = Field(default_factory=PredictorConfig)
     """The predictor."""
     ema: EmaConfig = Field(default_factory=EmaConfig)

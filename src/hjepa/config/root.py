@@ -66,6 +66,10 @@ class Config(Section):
                 f"training.cooldown_epochs: {training.cooldown_epochs:g} with warm-up {training.warmup_epochs:g} is more "
                 f"than training.epochs={training.epochs:g}"
             )
+        if self.model.center_targets and self.data.batch_size < 2:
+            raise UserError(
+                "model.center_targets: the mean of a batch of one image is that image; raise data.batch_size"
+            )
         if training.min_lr > training.lr:
             raise UserError(f"training.min_lr: {training.min_lr:g} is above training.lr={training.lr:g}")
         if (self.data.mean is None) != (self.data.std is None):

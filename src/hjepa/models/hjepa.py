@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hjepa.config import Geometry, ModelConfig
 from hjepa.masking import Masks
 from hjepa.models.encoder import VisionTransformer, gather_tokens
-from hjepa.models.levels import level_features
+from hjepa.models.levels import batch_mean, level_features
 from hjepa.models.predictor import Predictor
 
 
@@ -58,6 +58,7 @@ class HJEPA(nn.Module):
         super().__init__()
         self.geometry = geometry
         self.shared = config.predictor.sharing == "shared"
+        self.center_targets = config.center_targets
         self.context_encoder = VisionTransformer(config, geometry, channels)
         levels = range(len(geometry.levels))
         if self.shared:
@@ -125,6 +126,8 @@ class HJEPA(nn.Module):
     def _targets(self, images: Tensor, masks: Masks) -> list[Tensor]:
         """The whole image is encoded once, whatever the number of levels and mask sets."""
         features = level_features(self.target_encoder(images), self.geometry)
+        if self.center_targets:
+            features = [f - batch_mean(f) for f in features]
         if masks.sets_per_image > 1:
             features = [f.repeat(masks.sets_per_image, 1, 1) for f in features]
         return [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, distributed
 
 from hjepa.config import Geometry
 
@@ -36,6 +36,22 @@ def level_features(taps: dict[int, Tensor], geometry: Geometry) -> list[Tensor]:
         per level [B, cells of that level, D].
     """
     return [pool_cells(taps[level.depth], geometry.grid, level.stride) for level in geometry.levels]
+
+
+def batch_mean(features: Tensor) -> Tensor:
+    """Mean over the images of the batch, over all processes where there are several.
+
+    Args:
+        features: [B, cells, D], without gradient.
+
+    Returns:
+        [1, cells, D].
+    """
+    mean = features.float().mean(dim=0, keepdim=True)
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.all_reduce(mean)
+        mean /= distributed.get_world_size()
+    return mean.to(features.dtype)
 
 
 def distinct_levels(geometry: Geometry) -> tuple[int, ...]:
