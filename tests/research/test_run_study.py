@@ -57,7 +57,8 @@ def test_means_and_differences_are_those_of_the_runs(done: StudyOutcome) -> None
 
 def test_a_model_with_levels_at_the_depths_reads_the_same_either_way(done: StudyOutcome) -> None:
     for run in cell(done, "two")["runs"]:
-        assert run["linear_probe/depths"] == pytest.approx(run["linear_probe/all"], abs=0.05)
+        assert run["linear_probe/depths"] == run["linear_probe/all"]
+        assert run["knn/depths"] == run["knn/all"]
     # One level read at two depths is more than one level.
     scores = json.loads((done.folder / "cells" / "one" / "seed_0" / "results.json").read_text())
     assert scores["depths"] == [1, 2]

@@ -153,10 +153,10 @@ def _features(run: TrainedRun, config: Config, readings: Readings, k_values: Seq
     home = torch.device("cpu") if device.type == "mps" else device  # the solvers need float64
     representations = []
     for name in encoders:
-        parts = {"trained": model.num_levels, "untrained": model.num_levels}.get(name, 1)
+        parts = 1 if name == "pixels" else len(readings.depths) if name.endswith("_depths") else model.num_levels
         both = (train_features[name].to(home), test_features[name].to(home))
         if name != "pixels" or "pixels" in readings.controls:
-            distinct = distinct_levels(model.geometry) if parts > 1 else None
+            distinct = distinct_levels(model.geometry) if name in ("trained", "untrained") else None
             train_levels, test_levels = (list(f.chunk(parts, dim=1)) for f in both)
             representations.append(Representation(name, train_levels, test_levels, distinct))
     if "pca" in readings.controls:
