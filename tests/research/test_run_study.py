@@ -93,6 +93,11 @@ def test_a_study_goes_on_with_more_seeds(done: StudyOutcome) -> None:
     assert cell(more, "one")["mean"]["linear_probe/all"]["count"] == 3
 
 
+def test_cells_are_run_in_the_order_asked_for() -> None:
+    plan = run_study(STUDY, cells=["two", "one", "two"], dry_run=True)
+    assert [row["name"] for row in plan.results["cells"]] == ["two", "one"]
+
+
 def test_other_settings_in_the_same_folder_are_refused(done: StudyOutcome) -> None:
     with pytest.raises(UserError, match=r"training\.lr 0\.001 -> 0\.002.*--output-dir"):
         run_study(STUDY, output_dir=done.folder, overrides={"training.lr": 2e-3}, console=False)

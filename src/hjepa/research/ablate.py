@@ -78,7 +78,7 @@ def run_study(
         source: YAML file, name of a study that ships with the package, or a mapping.
         output_dir: the study's folder; ``runs/studies/<name>`` when not given. It gets ``study.yaml``,
             ``results.json``, ``results.md``, ``results.png`` and a run folder per cell and seed.
-        seeds, cells: only these.
+        seeds, cells: only these, in this order.
         overrides: dotted keys changed in every cell, for example to bring in one's own images.
         device: where to train.
         dry_run: only plan: check every cell and count images and FLOP.
@@ -122,11 +122,11 @@ def run_study(
 def _chosen(cells: list[Cell], names: Sequence[str] | None, study: str) -> list[Cell]:
     if not names:
         return cells
-    known = [cell.name for cell in cells]
+    known = {cell.name: cell for cell in cells}
     for name in names:
         if name not in known:
             raise UserError(f"--cells: {name!r} is not a cell of {study}; cells are {', '.join(map(repr, known))}")
-    return [cell for cell in cells if cell.name in names]
+    return [known[name] for name in dict.fromkeys(names)]
 
 
 def _prepare(folder: Path, study: Study, overrides: Mapping[str, Any] | None) -> None:
