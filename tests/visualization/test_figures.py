@@ -206,7 +206,7 @@ def test_masks_drawn_are_those_of_training(pooled_run):
     sampler = MaskSampler(run.config.masking, geometry.grid, strides, seed=run.config.seed)
     from hjepa.visualization.masks import _draw
 
-    overlay = _draw(sampler, geometry, 0, 4)
+    overlay = _draw(sampler, geometry, sampler.groups, 0, 4)
     assert overlay.context.sum(axis=(1, 2)).tolist() == [sampler.counts.context] * 4
     assert [t.shape[1:] for t in overlay.targets] == [geometry.level_grid(i) for i in range(3)]
     for target, count, stride in zip(overlay.targets, sampler.counts.targets, strides, strict=True):
