@@ -121,6 +121,14 @@ def test_several_mistakes_are_one_line_each() -> None:
     assert len(text.splitlines()) == 2
 
 
+def test_listing_presets_leaves_the_function_where_it_was() -> None:
+    import hjepa.config
+
+    hjepa.config.load_config("quickstart")
+    assert callable(hjepa.config.presets)
+    assert "quickstart" in hjepa.config.presets()
+
+
 def test_a_missing_file_names_presets(tmp_path: Path) -> None:
     assert "did you mean quickstart?" in message([], "quickstrt")
     assert "YAML" in message([], str(tmp_path / "none.yaml"))

@@ -17,21 +17,18 @@ from pydantic_core import ErrorDetails
 from hjepa.config.root import Config
 from hjepa.errors import UserError
 
-PRESET_PACKAGE = "hjepa.config.presets"
+# Named from its parent: importing the folder as a package would put a module in place of the function `presets`.
+_PRESETS = resources.files("hjepa.config") / "presets"
 
 
 def presets() -> list[str]:
     """Names of the presets that ship with the package."""
-    return sorted(
-        entry.name.removesuffix(".yaml")
-        for entry in resources.files(PRESET_PACKAGE).iterdir()
-        if entry.name.endswith(".yaml")
-    )
+    return sorted(entry.name.removesuffix(".yaml") for entry in _PRESETS.iterdir() if entry.name.endswith(".yaml"))
 
 
 def preset_text(name: str) -> str:
     """The YAML text of a preset."""
-    return (resources.files(PRESET_PACKAGE) / f"{name}.yaml").read_text(encoding="utf-8")
+    return (_PRESETS / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def load_config(

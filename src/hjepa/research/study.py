@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 from hjepa.config.base import Section
 from hjepa.errors import UserError
 
-STUDY_PACKAGE = "hjepa.research.studies"
+_STUDIES = resources.files("hjepa.research") / "studies"
 
 
 class Study(Section):
@@ -70,11 +70,7 @@ class Study(Section):
 
 def study_names() -> list[str]:
     """Names of the studies that ship with the package."""
-    return sorted(
-        entry.name.removesuffix(".yaml")
-        for entry in resources.files(STUDY_PACKAGE).iterdir()
-        if entry.name.endswith(".yaml")
-    )
+    return sorted(entry.name.removesuffix(".yaml") for entry in _STUDIES.iterdir() if entry.name.endswith(".yaml"))
 
 
 def load_study(source: str | Path | Mapping[str, Any]) -> tuple[str, Study]:
@@ -110,7 +106,7 @@ def _read(source: str | Path | Mapping[str, Any]) -> tuple[str, Any]:
     if isinstance(source, Mapping):
         return "study", dict(source)
     if isinstance(source, str) and source in study_names():
-        return source, yaml.safe_load((resources.files(STUDY_PACKAGE) / f"{source}.yaml").read_text(encoding="utf-8"))
+        return source, yaml.safe_load((_STUDIES / f"{source}.yaml").read_text(encoding="utf-8"))
     path = Path(source)
     if not path.is_file():
         close = difflib.get_close_matches(str(source), study_names(), n=1)
