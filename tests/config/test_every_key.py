@@ -149,6 +149,7 @@ CASES: dict[str, Case] = {
     "training.num_threads": Case(2, environment("threads"), {"training.num_threads": 1}),
     "loss.type": Case("mse", record("loss")),
     "loss.hierarchy_weights": Case([1.0, 0.1], record("loss")),
+    "loss.hierarchy_weighting": Case("learned", names),
     "loss.normalize_embeddings": Case(True, record("loss")),
     "loss.temperature": Case(0.5, record("loss"), {"loss.type": "infonce"}),
     "loss.variance_loss_weight": Case(0.2, record("variance")),

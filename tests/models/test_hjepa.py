@@ -253,3 +253,15 @@ def test_counted_flop_is_what_pytorch_counts(form: dict[str, object]) -> None:
         model(torch.randn(2, 3, 32, 32), masks)
     forward = cost.target + cost.context / 3 + cost.predictor / 3
     assert counter.get_total_flops() == pytest.approx(2 * forward, rel=0.02)
+
+
+def test_learned_weights_are_parameters_that_start_without_effect() -> None:
+    config = {"model": {"encoder_type": "vit_tiny_patch4_32", "embed_dim": 32, "depth": 2, "num_heads": 2}}
+    model = build_model(load_config(config, {"loss.hierarchy_weighting": "learned"}))
+    output = model(torch.randn(2, 3, 32, 32), masks_for(model, 2))
+    assert isinstance(output, JepaOutput)
+    assert output.log_scales is not None
+    assert output.log_scales.tolist() == [0.0, 0.0]
+    assert output.log_scales.requires_grad
+    fixed = build_model(load_config(config))
+    assert set(model.state_dict()) - set(fixed.state_dict()) == {"loss_scales"}

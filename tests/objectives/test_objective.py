@@ -139,3 +139,24 @@ def test_directions_of_the_sliced_test_change_with_the_step() -> None:
 def test_an_unknown_loss_is_named() -> None:
     with pytest.raises(ValueError, match="hinge"):
         level_loss(torch.zeros(1, 1, 2), torch.zeros(1, 1, 2), "hinge", normalize=False, temperature=1)
+
+
+def test_learned_scales_settle_at_the_losses_so_that_levels_count_alike() -> None:
+    objective = Objective("mse", [1.0, 1.0])
+    target = normalised(4, 8, 16)
+    predictions = [(0.9 * target).requires_grad_(), (0.2 * target).requires_grad_()]
+    pooled = [target.mean(1)] * 2
+    log_scales = torch.zeros(2, requires_grad=True)
+    at_start = objective(predictions, [target] * 2, pooled, log_scales=log_scales)
+    assert at_start.total == objective(predictions, [target] * 2, pooled).total
+    optimizer = torch.optim.SGD([log_scales], lr=0.2)
+    for _ in range(100):
+        optimizer.zero_grad()
+        objective(predictions, [target] * 2, pooled, log_scales=log_scales).total.backward()
+        optimizer.step()
+    assert torch.allclose(log_scales.exp(), at_start.levels, rtol=1e-3)
+    easy, hard = torch.autograd.grad(
+        objective(predictions, [target] * 2, pooled, log_scales=log_scales.detach()).total, predictions
+    )
+    # d(log loss) of an error e is 2 / |e|: in proportion, the level that is nearly solved counts as much as the other.
+    assert easy.norm() * 0.1 == pytest.approx(float(hard.norm() * 0.8), rel=1e-2)

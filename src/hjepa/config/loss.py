@@ -16,6 +16,9 @@ class LossConfig(Section):
     """Distance between predictions and layer-normalised targets."""
     hierarchy_weights: list[Annotated[float, Field(ge=0)]] | None = None
     """Weight of each level, finest first; all 1 when not given."""
+    hierarchy_weighting: Literal["fixed", "learned"] = "fixed"
+    """`learned`: each level's loss is divided by a scale that is trained along with the model, so that levels count by
+    how far their loss falls in proportion (uncertainty weighting, arXiv:1705.07115); `hierarchy_weights` still apply."""
     normalize_embeddings: bool = False
     """Compare unit vectors: both sides are L2-normalised and the loss is summed over the width, not averaged."""
     temperature: float = Field(default=0.1, gt=0)

@@ -75,13 +75,21 @@ def create_hjepa(
 
 def build_model(config: Config, channels: int = 3) -> HJEPA:
     """The untrained model of a configuration; its weights are a function of ``config.seed`` alone."""
-    return _build(config.model, config.data.image_size, channels, config.seed)
+    learned = config.loss.hierarchy_weighting == "learned"
+    return _build(config.model, config.data.image_size, channels, config.seed, learned_weights=learned)
 
 
-def _build(config: ModelConfig, image_size: int | tuple[int, int] | None, channels: int, seed: int | None) -> HJEPA:
+def _build(
+    config: ModelConfig,
+    image_size: int | tuple[int, int] | None,
+    channels: int,
+    seed: int | None,
+    *,
+    learned_weights: bool = False,
+) -> HJEPA:
     geometry = resolve(config, image_size)
     if seed is None:
-        return HJEPA(config, geometry, channels)
+        return HJEPA(config, geometry, channels, learned_weights=learned_weights)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return HJEPA(config, geometry, channels)
+        return HJEPA(config, geometry, channels, learned_weights=learned_weights)

@@ -17,6 +17,10 @@ from hjepa.models.encoder import VisionTransformer, gather_tokens
 from hjepa.models.levels import batch_mean, level_features
 from hjepa.models.predictor import Predictor
 
+# AdamW moves a weight by about the learning rate per step. A loss falls to a tenth within some hundred steps, so its
+# scale must be able to move by 2 in that time.
+_SCALE_SPEED = 10.0
+
 
 @dataclass
 class JepaOutput:
@@ -27,11 +31,13 @@ class JepaOutput:
         targets: [K * B, Nt, D] each, layer-normalised without affine, without gradient.
         pooled: mean over the visible tokens of the context encoder's features at each level, [K * B, D] each, with
             gradient; what the regularisers work on.
+        log_scales: logarithms of the scales of the levels' losses [L], with gradient, where they are learned.
     """
 
     predictions: list[Tensor]
     targets: list[Tensor]
     pooled: list[Tensor]
+    log_scales: Tensor | None = None
 
 
 class HJEPA(nn.Module):
@@ -45,6 +51,7 @@ class HJEPA(nn.Module):
         config: the ``model`` section.
         geometry: its resolved sizes.
         channels: input channels.
+        learned_weights: whether the levels' losses have learned scales.
 
     Example:
         >>> import torch
@@ -54,7 +61,9 @@ class HJEPA(nn.Module):
         [(1, 64, 64), (1, 64, 64)]
     """
 
-    def __init__(self, config: ModelConfig, geometry: Geometry, channels: int = 3) -> None:
+    def __init__(
+        self, config: ModelConfig, geometry: Geometry, channels: int = 3, *, learned_weights: bool = False
+    ) -> None:
         super().__init__()
         self.geometry = geometry
         self.shared = config.predictor.sharing == "shared"
@@ -71,6 +80,8 @@ class HJEPA(nn.Module):
                 Predictor(config.predictor, geometry, [i], inputs=1, conditioned=top_down and i < levels[-1])
                 for i in levels
             )
+        # Here and not in the objective, so that gradients, checkpoints and processes treat them as they treat all weights.
+        self.loss_scales = nn.Parameter(torch.zeros(len(levels))) if learned_weights else None
         # Copied last, after every initialisation: a copy taken earlier would differ at step 0.
         self.target_encoder = copy.deepcopy(self.context_encoder).requires_grad_(False)
         self.target_encoder.gradient_checkpointing = False
@@ -120,6 +131,7 @@ class HJEPA(nn.Module):
             predictions=[predictions[level] for level in range(self.num_levels)],
             targets=targets,
             pooled=[pooled[level.depth] for level in self.geometry.levels],
+            log_scales=None if self.loss_scales is None else _SCALE_SPEED * self.loss_scales,
         )
 
     @torch.no_grad()

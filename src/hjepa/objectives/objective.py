@@ -70,26 +70,37 @@ class Objective:
         self.seed = seed
 
     def __call__(
-        self, predictions: Sequence[Tensor], targets: Sequence[Tensor], pooled: Sequence[Tensor], *, step: int = 0
+        self,
+        predictions: Sequence[Tensor],
+        targets: Sequence[Tensor],
+        pooled: Sequence[Tensor],
+        *,
+        log_scales: Tensor | None = None,
+        step: int = 0,
     ) -> LossTerms:
         """Evaluate.
 
         Args:
             predictions, targets: per level [B, Nt, D].
             pooled: per level [B, D].
+            log_scales: logarithms of the scales by which the levels' losses are divided [L]. Their own sum is added, as
+                otherwise ever larger scales would win; at the optimum each is the logarithm of its loss (uncertainty
+                weighting, Kendall et al., arXiv:1705.07115, eq. 10 up to a factor).
             step: optimiser step, for random directions.
         """
         losses = [
             level_loss(p.float(), t.float(), self.loss, normalize=self.normalize, temperature=self.temperature)
             for p, t in zip(predictions, targets, strict=True)
         ]
-        total = torch.stack([w * loss for w, loss in zip(self.level_weights, losses, strict=True)]).sum()
+        per_level = torch.stack(losses)
+        scaled = per_level if log_scales is None else per_level * (-log_scales).exp() + log_scales
+        total = (scaled * scaled.new_tensor(self.level_weights)).sum()
         terms = self._regularisers(pooled if self.regularise_all else pooled[-1:], step)
         for name, term in terms.items():
             total = total + self.weights[name] * term
         return LossTerms(
             total=total,
-            levels=torch.stack(losses).detach(),
+            levels=per_level.detach(),
             regularisers={name: term.detach() for name, term in terms.items()},
         )
 

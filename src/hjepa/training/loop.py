@@ -174,7 +174,13 @@ class Trainer:
             with distribution.synchronise_gradients(self.network, last):
                 with self.precision.autocast():
                     output = self.network(batch.images, masks)
-                    terms = self.objective(output.predictions, output.targets, output.pooled, step=self.step)
+                    terms = self.objective(
+                        output.predictions,
+                        output.targets,
+                        output.pooled,
+                        log_scales=output.log_scales,
+                        step=self.step,
+                    )
                 # Divided, so that the sum over micro-batches is the gradient of the large batch.
                 self.precision.scaler.scale(terms.total / steps).backward()  # type: ignore[no-untyped-call]
             self._interval.add(terms)
