@@ -9,6 +9,7 @@ from torch import nn
 
 from hjepa import create_hjepa
 from hjepa.errors import UserError
+from hjepa.training.checkpoint import read_header
 from hjepa.training.device import resolve_device
 from hjepa.training.ema import TargetUpdate
 from hjepa.training.optimizer import build_optimizer, parameter_groups, set_hyperparameters
@@ -99,17 +100,20 @@ def test_auto_finds_a_device() -> None:
     assert resolve_device("auto").type in ("cpu", "cuda", "mps")
 
 
-def test_retention_keeps_the_best_and_the_newest(tmp_path: object) -> None:
+@pytest.mark.parametrize("background", [False, True])
+def test_retention_keeps_the_best_and_the_newest(tmp_path: object, background: bool) -> None:
     from pathlib import Path
 
     folder = Path(str(tmp_path))
-    retention = Retention(folder, keep=2)
+    retention = Retention(folder, keep=2, background=background)
     for number, value in enumerate([0.3, 0.9, 0.5, 0.8, 0.1]):
-        retention.save_periodic(f"checkpoint_epoch_{number}.pth", {}, value)
+        retention.save({"step": number}, periodic=[f"checkpoint_epoch_{number}.pth"], score=value, best=True)
+    retention.wait()
     left = {p.name for p in folder.glob("*.pth")}
-    assert left == {"checkpoint_epoch_1.pth", "checkpoint_epoch_3.pth", "checkpoint_epoch_4.pth"}
-    assert retention.offer_best({}, 0.9)
-    assert not retention.offer_best({}, 0.9)
+    kept = {"checkpoint_epoch_1.pth", "checkpoint_epoch_3.pth", "checkpoint_epoch_4.pth"}
+    assert left == kept | {"last.pth", "best_model.pth"}
+    steps = {name: read_header(folder / name) for name in ("best_model.pth", "last.pth")}
+    assert [header.step for header in steps.values() if header] == [1, 4]
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(4.4, "4s"), (200, "3m20s"), (7500, "2h05m")])

@@ -22,6 +22,8 @@ class CheckpointConfig(Section):
     best_metric: Literal["auto", "knn", "rank", "loss"] = "auto"
     """What makes a checkpoint best: online k-NN accuracy, effective rank, or the loss (which collapse lowers). `auto`
     is `knn` with labels and `rank` without."""
+    background: bool = True
+    """Write checkpoints in a thread while training goes on; what is saved is the state at the moment of saving."""
     checkpoint_dir: Path | None = None
     """Folder for checkpoints; `checkpoints` in the run folder when not given."""
 

@@ -51,6 +51,12 @@ class TrainingConfig(Section):
     """Type for mixed precision; `fp16` scales the loss."""
     tf32: bool = True
     """TensorFloat-32 matrix products on GPUs that have them; without effect on a CPU."""
+    deterministic: bool = False
+    """Use deterministic algorithms only: on a GPU, two runs are then equal bit by bit, at some cost in speed. A CPU is
+    deterministic without it; an operation that has no deterministic form is an error."""
+    non_finite: Literal["skip", "stop"] = "skip"
+    """When loss or gradient are not finite, weights and target stay as they are: `skip` goes on with the next step (and
+    stops after ten in a row), `stop` ends the run. Either way a report names step, level and images."""
     compile: bool = False
     """Compile the networks with `torch.compile`."""
     num_threads: int | None = Field(default=None, ge=1)

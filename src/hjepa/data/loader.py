@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from hjepa.data.crew import Crew
 from hjepa.data.crops import augmentation_draws, jitter_factors, random_crops
 from hjepa.data.dataset import ImageDataset, MemoryPixels
 from hjepa.data.decode import unit_scale
@@ -17,7 +19,7 @@ from hjepa.data.order import StepOrder, micro_batch
 from hjepa.data.photometric import color_jitter, normalise
 from hjepa.data.resample import crop_batch, crop_one
 from hjepa.data.storage import MEMORY_LIMIT
-from hjepa.data.workers import Job, JobSampler, Preparation, job_loader, note_bad
+from hjepa.data.workers import Job, Preparation, note_bad
 from hjepa.errors import DataError, UserError
 
 if TYPE_CHECKING:
@@ -93,19 +95,18 @@ class TrainLoader:
         if self.storage == "device":
             self._images = _on_device(dataset, device)
         else:
-            self._sampler = JobSampler()
-            self._loader = job_loader(
+            self._crew = Crew(
                 Preparation(
                     dataset.pixels,
                     image_size,
                     partial(random_crops, augmentation=data.augmentation),
                     substitute=data.bad_images == "skip",
                 ),
-                self._sampler,
                 num_workers=data.num_workers,
                 prefetch_factor=data.prefetch_factor,
                 pin_memory=data.pin_memory and device.type == "cuda",
-                persistent=True,
+                timeout=data.worker_timeout,
+                restarts=data.worker_restarts,
             )
 
     def batches(self, start_step: int, stop_step: int) -> Iterator[Batch]:
@@ -121,6 +122,16 @@ class TrainLoader:
             if self.storage == "device"
             else self._from_workers(start_step, stop_step)
         )
+
+    def split(self, batch_size: int, accumulation_steps: int) -> None:
+        """Hand out the same steps in micro-batches of another size. Iterators made before must not be used any more.
+
+        Raises:
+            ValueError: the global batch would change.
+        """
+        if batch_size * accumulation_steps * self._world_size != self.global_batch:
+            raise ValueError(f"{batch_size} x {accumulation_steps} x {self._world_size} is not {self.global_batch}")
+        self._batch_size, self._accumulation_steps = batch_size, accumulation_steps
 
     def _plan(self, start_step: int, stop_step: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Indices ``[B]`` and draws ``[B, D]`` of every micro-batch of this process."""
@@ -159,12 +170,12 @@ class TrainLoader:
             yield Batch(self._finish(images, draws), where)
 
     def _from_workers(self, start_step: int, stop_step: int) -> Iterator[Batch]:
-        def jobs() -> Iterator[list[Job]]:
-            for indices, draws in self._plan(start_step, stop_step):
+        def jobs(done: int) -> Iterator[list[Job]]:
+            step, inside = divmod(done, self._accumulation_steps)
+            for indices, draws in islice(self._plan(start_step + step, stop_step), inside, None):
                 yield [Job(index, row) for index, row in zip(indices.tolist(), draws, strict=True)]
 
-        self._sampler.batches = jobs
-        for prepared in self._loader:
+        for prepared in self._crew.work(jobs):
             note_bad(self.dataset, prepared.bad)
             if len(prepared.indices) < self._batch_size:
                 raise DataError(

@@ -125,6 +125,7 @@ def job_loader(
     prefetch_factor: int,
     pin_memory: bool,
     persistent: bool,
+    timeout: float = 0,
 ) -> DataLoader[Any]:
     """A `DataLoader` over jobs. Draws nothing from the global generator."""
     return DataLoader(
@@ -135,6 +136,7 @@ def job_loader(
         prefetch_factor=prefetch_factor if num_workers else None,
         persistent_workers=persistent and num_workers > 0,
         pin_memory=pin_memory,
+        timeout=timeout if num_workers else 0,
         generator=torch.Generator().manual_seed(0),
     )
 

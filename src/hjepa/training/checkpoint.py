@@ -1,24 +1,98 @@
-"""Checkpoints: atomic, loadable without running code, and enough to go on bit by bit."""
+"""Checkpoint files: written in one step, sealed with a digest, and read without running code.
+
+A checkpoint is a PyTorch file (a ZIP archive) of tensors and plain values. The archive's comment holds a header in JSON
+(format, step, run) and, as the last 64 bytes of the file, the BLAKE2b digest of every byte before them in hexadecimal.
+Any PyTorch program reads the file with ``torch.load(weights_only=True)``; this one compares the digest first, so that
+nothing of a damaged file is ever parsed.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import os
-import pickle
+import shutil
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import torch
+from torch import Tensor
 
-from hjepa.config import Config, load_config
+from hjepa.config import load_config
 from hjepa.errors import CheckpointError, UserError
-from hjepa.models import HJEPA, build_model
-from hjepa.training.device import resolve_device
-from hjepa.training.optimizer import OptimizerPair
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+
+_MAGIC = b"hjepa checkpoint "
+_DIGEST_LENGTH = 64
+# The end record of a ZIP archive: its signature, 16 bytes, and the length of the comment that follows.
+_END_RECORD = 22
+_END_SIGNATURE = b"PK\x05\x06"
+_BLOCK = 1 << 20
+# The header is far shorter.
+_TAIL = 4096
+_MARGIN = 1 << 20
 _REQUIRED = ("format_version", "epoch", "step", "loss", "model_state_dict", "optimizer_state_dict", "config", "data")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the end of a checkpoint file says of it, readable without reading the rest.
+
+    Attributes:
+        format: version of the file format.
+        step: optimiser steps done.
+        run: identity of the run that wrote it; empty where it is not known.
+    """
+
+    format: int
+    step: int
+    run: str
+
+
+# -- writing ---------------------------------------------------------------------------------------------------------
+
+
+class _Sealing:
+    """Passes bytes on to a file, takes their digest, and holds the archive's end back until the header is known."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._digest = hashlib.blake2b(digest_size=_DIGEST_LENGTH // 2)
+        self._held = b""
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Take bytes; all but the last few go on to the file."""
+        view = memoryview(data).cast("B")
+        if len(view) >= _END_RECORD:
+            self._pass_on(self._held)
+            self._pass_on(view[:-_END_RECORD])
+            self._held = bytes(view[-_END_RECORD:])
+        else:
+            joined = self._held + bytes(view)
+            self._pass_on(joined[:-_END_RECORD])
+            self._held = joined[-_END_RECORD:]
+        return len(view)
+
+    def flush(self) -> None:
+        """Nothing to do before the seal."""
+
+    def seal(self, header: Header) -> None:
+        """Write the end record with the header and the digest as its comment."""
+        text = _MAGIC + json.dumps({"format": header.format, "step": header.step, "run": header.run}).encode() + b"\n"
+        if not self._held.startswith(_END_SIGNATURE) or self._held[-2:] != b"\0\0":
+            raise RuntimeError("torch.save wrote an archive with a comment of its own")
+        length = (len(text) + _DIGEST_LENGTH).to_bytes(2, "little")
+        self._pass_on(self._held[:-2] + length + text)
+        self._file.write(self._digest.hexdigest().encode())
+
+    def _pass_on(self, data: bytes | memoryview) -> None:
+        self._digest.update(data)
+        self._file.write(data)
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -31,22 +105,128 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     Raises:
         UserError: the disk is full or not writable; an older file at ``path`` is left as it was.
     """
+
+    def fill(file: BinaryIO) -> None:
+        sealing = _Sealing(file)
+        # It asks for no more of a file than these two methods.
+        torch.save({"format_version": FORMAT_VERSION, **state}, cast("BinaryIO", sealing))
+        sealing.seal(Header(FORMAT_VERSION, int(state.get("step", 0)), str(state.get("run", ""))))
+
+    _replace(path, fill, tensor_bytes(state))
+
+
+def copy_checkpoint(source: Path, path: Path) -> None:
+    """Copy a checkpoint in one step, as `save_checkpoint` writes one.
+
+    Raises:
+        UserError: the disk is full or not writable; an older file at ``path`` is left as it was.
+    """
+
+    def fill(file: BinaryIO) -> None:
+        with source.open("rb") as original:
+            shutil.copyfileobj(original, file, _BLOCK)
+
+    _replace(path, fill, source.stat().st_size)
+
+
+def _replace(path: Path, fill: Callable[[BinaryIO], None], size: int) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        require_space(path.parent, size, path)
         with temporary.open("wb") as file:
-            torch.save({"format_version": FORMAT_VERSION, **state}, file)
+            fill(file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"{path}: the checkpoint cannot be written ({error}); free some space or choose another folder"
+            f"{path}: the checkpoint cannot be written ({reason}); free some space or choose another folder"
         ) from None
 
 
+def require_space(folder: Path, size: int, what: Path) -> None:
+    """Raise `UserError` if a folder's disk has no room for so many bytes, before anything is written."""
+    free = shutil.disk_usage(folder).free
+    if free < size + _MARGIN:
+        raise UserError(
+            f"{what}: needs {size / 1e6:.1f} MB and the disk has {free / 1e6:.1f} MB left; free some space or choose "
+            "another folder"
+        )
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's entries to the disk: without it a power cut may undo a rename."""
+    if os.name == "nt":
+        return  # Windows cannot open folders; its file system journals renames.
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a process killed while saving has left behind. Call only while the folder is locked."""
+    for file in folder.glob(".*.pth.*"):
+        file.unlink(missing_ok=True)
+
+
+def snapshot(state: Any) -> Any:
+    """The same tree with every tensor copied to main memory, so that training may go on while it is written."""
+    if isinstance(state, Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, dict):
+        return {key: snapshot(value) for key, value in state.items()}
+    if isinstance(state, (list, tuple)):
+        return type(state)(snapshot(value) for value in state)
+    return state
+
+
+def tensor_bytes(state: Any) -> int:
+    """Bytes of all tensors in a tree."""
+    if isinstance(state, Tensor):
+        return state.numel() * state.element_size()
+    if isinstance(state, dict):
+        return sum(tensor_bytes(value) for value in state.values())
+    if isinstance(state, (list, tuple)):
+        return sum(tensor_bytes(value) for value in state)
+    return 0
+
+
+# -- reading ---------------------------------------------------------------------------------------------------------
+
+
+def read_header(path: Path) -> Header | None:
+    """The header of a checkpoint, not yet checked against its digest; nothing where there is none (format 1)."""
+    try:
+        with path.open("rb") as file:
+            return _header(file)
+    except OSError:
+        return None
+
+
+def _header(file: BinaryIO) -> Header | None:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _TAIL))
+    tail = file.read()
+    start = tail.rfind(_MAGIC)
+    if start < 0:
+        return None
+    try:
+        told = json.loads(tail[start + len(_MAGIC) : -_DIGEST_LENGTH])
+        return Header(int(told["format"]), int(told["step"]), str(told["run"]))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
 def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint. Nothing in the file is executed.
+    """Read a checkpoint, checked against its digest. Nothing in the file is executed.
+
+    Files of older formats are brought to the current one.
 
     Raises:
         CheckpointError: no file, a damaged one, or a file of another program.
@@ -54,19 +234,80 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint; give a .pth file or a run folder")
     try:
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        with path.open("rb") as file:
+            problem, sealed = _check(file)
+            if problem:
+                raise CheckpointError(f"{path}: {problem}; use {_other(path)}")
+            file.seek(0)
+            state: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
+    except CheckpointError:
+        raise
+    except MemoryError:
+        raise
+    except Exception as error:
+        # Foreign bytes make the reader of archives and of pickles fail in any way.
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{path}: damaged, or not a checkpoint ({reason}); use {_other(path)}") from None
     missing = [key for key in _REQUIRED if not isinstance(state, dict) or key not in state]
     if missing:
         raise CheckpointError(f"{path}: not a checkpoint of this program (no {', '.join(missing)}); use {_other(path)}")
-    if state["format_version"] > FORMAT_VERSION:
+    version = state["format_version"]
+    if version > FORMAT_VERSION:
         raise CheckpointError(
-            f"{path}: written by a newer version of hjepa (format {state['format_version']}, this one reads up to "
-            f"{FORMAT_VERSION}); update hjepa"
+            f"{path}: written by a newer version of hjepa (format {version}, this one reads up to {FORMAT_VERSION}); "
+            "update hjepa"
         )
+    if version > 1 and not sealed:
+        raise CheckpointError(f"{path}: damaged (its digest is missing); use {_other(path)}")
+    while state["format_version"] < FORMAT_VERSION:
+        state = _MIGRATIONS[state["format_version"]](state)
     return state
+
+
+def _check(file: BinaryIO) -> tuple[str | None, bool]:
+    """What is wrong with the bytes of a file, and whether they were sealed with a digest."""
+    size = file.seek(0, os.SEEK_END)
+    if size == 0:
+        return "empty, the file has 0 bytes", False
+    if _header(file) is not None:
+        return (None if _digest_matches(file, size) else "damaged (its content does not match its digest)"), True
+    file.seek(0)
+    if file.read(4) != b"PK\x03\x04":
+        return "damaged, or not a checkpoint (not a PyTorch file)", False
+    # Files of format 1 have no digest, but the archive keeps a checksum of every entry, which PyTorch does not compare.
+    with zipfile.ZipFile(file) as archive:
+        broken = archive.testzip()
+    return (None if broken is None else f"damaged (checksum of {broken} does not match)"), False
+
+
+def _digest_matches(file: BinaryIO, size: int) -> bool:
+    digest = hashlib.blake2b(digest_size=_DIGEST_LENGTH // 2)
+    file.seek(0)
+    left = size - _DIGEST_LENGTH
+    while left > 0:
+        block = file.read(min(_BLOCK, left))
+        if not block:
+            return False
+        digest.update(block)
+        left -= len(block)
+    return digest.hexdigest().encode() == file.read()
+
+
+def _from_format_1(state: dict[str, Any]) -> dict[str, Any]:
+    """Format 1 knew neither the run's identity nor the sums of the unfinished interval; both start anew."""
+    settings = state["config"]
+    micro = {
+        "batch_size": settings["data"]["batch_size"],
+        "accumulation_steps": settings["training"]["accumulation_steps"],
+    }
+    return {**state, "format_version": 2, "run": "", "interval": None, "skipped_in_a_row": 0, "micro_batch": micro}
+
+
+# From each older format to the next one.
+_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_format_1}
+
+
+# -- finding ---------------------------------------------------------------------------------------------------------
 
 
 def _other(path: Path) -> str:
@@ -101,106 +342,58 @@ def find_checkpoint(path: str | Path) -> Path:
     raise CheckpointError(f"{path}: holds no checkpoints/last.pth; is it a run folder?")
 
 
-@dataclass
-class TrainedRun:
-    """A checkpoint brought back to life, for reading.
+@dataclass(frozen=True)
+class Start:
+    """The checkpoint that a run goes on from.
 
     Attributes:
-        model: in evaluation mode.
-        config: configuration of the run.
-        channels: input channels.
-        mean, std: normalisation per channel.
-        step, epoch: how far it was trained.
         checkpoint: the file.
-        run_dir: the run folder, where one can be found.
+        state: what it holds.
+        notes: what to say about others that could not be used.
     """
 
-    model: HJEPA
-    config: Config
-    channels: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    step: int
-    epoch: int
     checkpoint: Path
-    run_dir: Path | None
+    state: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
 
-def load_run(checkpoint: str | Path, *, device: str = "auto") -> TrainedRun:
-    """Load a checkpoint file, or the newest one of a run folder.
+def newest_usable(folder: Path, run: str) -> Start | None:
+    """The newest checkpoint of a folder that is whole and of this run: in place of a damaged one, the one before.
+
+    ``last.pth`` comes first, then the others by their step.
 
     Args:
-        checkpoint: a ``.pth`` file or a run folder.
-        device: where to put the model.
+        folder: holds checkpoints.
+        run: identity of the run; empty accepts any.
+
+    Returns:
+        nothing if the folder holds no checkpoint.
 
     Raises:
-        CheckpointError: nothing there, or damaged.
+        CheckpointError: there are checkpoints and none can be used.
     """
-    path = find_checkpoint(checkpoint)
-    state = read_checkpoint(path)
-    config = load_config(state["config"])
-    data = state["data"]
-    model = build_model(config, data["channels"])
-    load_weights(model, state["model_state_dict"], path)
-    return TrainedRun(
-        model=model.to(resolve_device(device)).eval(),
-        config=config,
-        channels=data["channels"],
-        mean=tuple(data["mean"]),
-        std=tuple(data["std"]),
-        step=state["step"],
-        epoch=state["epoch"],
-        checkpoint=path,
-        run_dir=_run_dir(Path(checkpoint), state),
-    )
-
-
-def untrained_model(run: TrainedRun) -> HJEPA:
-    """The same model with its step-0 weights, which are a function of the configuration's seed."""
-    device = next(run.model.parameters()).device
-    return build_model(run.config, run.channels).to(device).eval()
-
-
-def load_weights(model: HJEPA, weights: dict[str, torch.Tensor], path: Path) -> None:
-    """Put weights into a model, all of them.
-
-    Raises:
-        CheckpointError: names or shapes differ; the line names the first.
-    """
-    own = model.state_dict()
-    for name, value in own.items():
-        if name not in weights:
-            raise CheckpointError(f"{path}: has no weight {name}; the configuration describes another model")
-        if weights[name].shape != value.shape:
-            raise CheckpointError(
-                f"{path}: weight {name} has shape {tuple(weights[name].shape)}, the configuration asks for "
-                f"{tuple(value.shape)}"
-            )
-    extra = next((name for name in weights if name not in own), None)
-    if extra is not None:
-        raise CheckpointError(f"{path}: has a weight {extra} that the configured model lacks")
-    model.load_state_dict(weights)
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer | OptimizerPair, state: dict[str, Any], path: Path) -> None:
-    """Put an optimiser's state back.
-
-    Raises:
-        CheckpointError: it belongs to another optimiser.
-    """
-    try:
-        optimizer.load_state_dict(state)
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: its optimiser state does not fit training.optimizer ({error}); resume with the run's own "
-            "training.optimizer"
-        ) from None
-
-
-def _run_dir(given: Path, state: dict[str, Any]) -> Path | None:
-    if given.is_dir():
-        return given.parent if given.name == "checkpoints" else given
-    if (given.parent.parent / "config.yaml").is_file():
-        return given.parent.parent
-    recorded = state.get("run_dir")
-    return Path(recorded) if recorded and (Path(recorded) / "config.yaml").is_file() else None
+    problems: list[str] = []
+    found: list[tuple[bool, int, Path]] = []
+    for file in sorted(p for p in folder.glob("*.pth") if not p.name.startswith(".")):
+        try:
+            header = read_header(file)
+            step = read_checkpoint(file)["step"] if header is None else header.step
+        except CheckpointError as error:
+            problems.append(str(error))
+            continue
+        found.append((file.name == "last.pth", step, file))
+    for _, _, file in sorted(found, reverse=True):
+        try:
+            state = read_checkpoint(file)
+        except CheckpointError as error:
+            problems.append(str(error))
+            continue
+        if run and state["run"] and state["run"] != run:
+            problems.append(f"{file}: belongs to another run; to go on from it all the same, name it with --resume")
+            continue
+        notes = (problem.split("; ")[0] + f"; going on from {file} instead" for problem in problems)
+        return Start(file, state, tuple(notes))
+    if problems:
+        last = str(folder / "last.pth")
+        raise CheckpointError(next((p for p in problems if p.startswith(last)), problems[0]))
+    return None

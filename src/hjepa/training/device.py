@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
@@ -49,11 +50,16 @@ def resolve_device(name: str, local_rank: int = 0) -> torch.device:
 
 
 def configure_backend(config: TrainingConfig, device: torch.device) -> None:
-    """Set CPU threads and the precision of matrix products, process-wide."""
+    """Set CPU threads, the precision of matrix products and determinism, process-wide."""
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
+        if config.deterministic:
+            # cuBLAS reads it when its first handle is made, which is after this.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = not config.deterministic
+    torch.use_deterministic_algorithms(config.deterministic)
 
 
 class Precision:

@@ -88,6 +88,15 @@ def any_process(flag: bool) -> bool:
     return any(votes)
 
 
+def from_main(text: str) -> str:
+    """The main process's text, in every process."""
+    if not dist.is_initialized():
+        return text
+    told: list[str | None] = [text]
+    dist.broadcast_object_list(told, src=0)
+    return str(told[0])
+
+
 def mean_over_processes(values: Tensor) -> Tensor:
     """Average of a tensor over processes."""
     if dist.is_initialized():

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hjepa.errors import UserError
+from hjepa.training.run_folder import write_atomically
 
 if TYPE_CHECKING:
     from hjepa.config import Config
@@ -21,6 +24,9 @@ class MetricSink(Protocol):
 
     def write(self, record: dict[str, Any]) -> None:
         """Take one record: `kind`, `step` and numbers by name."""
+
+    def settle(self) -> None:
+        """Bring what was taken to the disk, where that is what the sink writes to."""
 
     def close(self) -> None:
         """Flush and close."""
@@ -36,17 +42,51 @@ class JsonLines:
 
     def __init__(self, path: Path, step: int) -> None:
         if path.exists():
-            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
-            path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        self._file = path.open("a", encoding="utf-8")
+            text = path.read_text(encoding="utf-8", errors="replace")
+            kept = "".join(line + "\n" for line in text.splitlines() if _step(line) <= step)
+            if kept != text:
+                write_atomically(path, kept)
+        self._path = path
+        self._file = path.open("ab", buffering=0)
+        self._whole = self._file.tell()
+        self._waiting = b""
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append a line."""
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        """Append a line. On a full disk it is kept, and written with a later one."""
+        told = bool(self._waiting)
+        self._waiting += json.dumps(record).encode() + b"\n"
+        try:
+            self._append()
+        except OSError as error:
+            if not told:
+                log.error("%s: cannot be written (%s); records are kept until it can", self._path, error.strerror)
+
+    def _append(self) -> None:
+        try:
+            left = memoryview(self._waiting)
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError:
+            # Half a line would spoil the next one.
+            self._file.truncate(self._whole)
+            raise
+        self._whole += len(self._waiting)
+        self._waiting = b""
+
+    def settle(self) -> None:
+        """Flush to the disk."""
+        # What failed was said by `write`, or will be by the checkpoint that follows.
+        with contextlib.suppress(OSError):
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""
+        if self._waiting:
+            try:
+                self._append()
+            except OSError as error:
+                lost = self._waiting.count(b"\n")
+                log.error("%s: %d records could not be written (%s)", self._path, lost, error.strerror)
         self._file.close()
 
 
@@ -70,6 +110,9 @@ class TensorBoard:
         """Add every number as a scalar."""
         for name, value in _numbers(record).items():
             self._writer.add_scalar(f"{record['kind']}/{name}", value, record["step"])
+
+    def settle(self) -> None:
+        """Left to TensorBoard's own writer."""
 
     def close(self) -> None:
         """Flush and close."""
@@ -104,6 +147,9 @@ class WeightsAndBiases:
         """Log every number."""
         self._run.log({f"{record['kind']}/{n}": v for n, v in _numbers(record).items()}, step=record["step"])
 
+    def settle(self) -> None:
+        """Left to the client."""
+
     def close(self) -> None:
         """Finish the run."""
         self._run.finish()
@@ -123,6 +169,28 @@ def open_sinks(config: Config, folder: Path, step: int) -> list[MetricSink]:
     return sinks
 
 
+class _File(logging.FileHandler):
+    """A log file on a disk that may be full: says so once, and never stops the program."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, encoding="utf-8")
+        self._told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the library's name)
+        """Called while an exception is handled."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._told:
+            self._told = True
+            print(f"hjepa: {self.baseFilename}: cannot be written ({error.strerror})", file=sys.stderr)
+
+    def close(self) -> None:
+        """Close the file; what was told before need not be told again."""
+        with contextlib.suppress(OSError):
+            super().close()
+
+
 class LogFile:
     """While open, messages of the library go to `training.log` and to the console.
 
@@ -132,7 +200,7 @@ class LogFile:
     """
 
     def __init__(self, path: Path, *, console: bool = True) -> None:
-        self._handlers: list[logging.Handler] = [logging.FileHandler(path, encoding="utf-8")]
+        self._handlers: list[logging.Handler] = [_File(path)]
         self._handlers[0].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         if console:
             stream = logging.StreamHandler(sys.stdout)

@@ -14,14 +14,15 @@ from torch import Tensor, nn
 from hjepa.errors import UserError
 from hjepa.masking import MaskSampler
 from hjepa.objectives import LossTerms, Objective
-from hjepa.training import distribution
-from hjepa.training.checkpoint import load_optimizer, load_weights
+from hjepa.training import distribution, guard
 from hjepa.training.device import Precision
 from hjepa.training.ema import TargetUpdate
+from hjepa.training.memory import MicroBatchTooLargeError, is_out_of_memory, next_rung
 from hjepa.training.online import OnlineEvaluation, score
 from hjepa.training.optimizer import build_optimizer, set_hyperparameters
 from hjepa.training.retention import Retention
 from hjepa.training.schedules import Schedules
+from hjepa.training.trained_run import load_optimizer, load_weights
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,6 +38,10 @@ log = logging.getLogger("hjepa")
 
 # So many updates in a row that had to be thrown away mean that the run is lost.
 _MOST_SKIPPED = 10
+# Statistics of a batch with fewer rows say too little about variance and covariance.
+SMALLEST_REGULARISED_BATCH = 16
+# A healthy float16 run settles on a loss scale far above this.
+_LEAST_SCALE = 1.0
 
 
 @dataclass
@@ -47,7 +52,6 @@ class Interval:
     levels: Tensor | None = None
     regularisers: dict[str, Tensor] | None = None
     micro_batches: int = 0
-    steps: int = 0
     waiting: float = 0.0
     started: float = 0.0
 
@@ -59,6 +63,23 @@ class Interval:
         self.levels = terms.levels if self.levels is None else self.levels + terms.levels
         before = self.regularisers or {}
         self.regularisers = {n: before[n] + v if n in before else v for n, v in terms.regularisers.items()}
+
+    def state(self) -> dict[str, Any]:
+        """The sums, for a checkpoint between two records."""
+        return {
+            "loss": self.loss,
+            "levels": self.levels,
+            "regularisers": self.regularisers,
+            "micro_batches": self.micro_batches,
+        }
+
+    def restore(self, state: dict[str, Any], device: torch.device) -> None:
+        """Put the sums back."""
+        sums = state["regularisers"]
+        self.loss = None if state["loss"] is None else state["loss"].to(device)
+        self.levels = None if state["levels"] is None else state["levels"].to(device)
+        self.regularisers = None if sums is None else {name: value.to(device) for name, value in sums.items()}
+        self.micro_batches = state["micro_batches"]
 
 
 class Trainer:
@@ -74,6 +95,7 @@ class Trainer:
         world: this process among all.
         data_state: what a checkpoint must know of the data (`channels`, `mean`, `std`).
         run_dir: the run folder, recorded in checkpoints.
+        run: identity of the run, recorded in checkpoints.
     """
 
     def __init__(
@@ -88,6 +110,7 @@ class Trainer:
         world: distribution.World,
         data_state: dict[str, Any],
         run_dir: Path,
+        run: str = "",
     ) -> None:
         self.config = config
         self.model = model
@@ -98,6 +121,10 @@ class Trainer:
         self.world = world
         self.data_state = data_state
         self.run_dir = run_dir
+        self.run_id = run
+        self.batch_size = config.data.batch_size
+        self.accumulation_steps = config.training.accumulation_steps
+        self.reports = guard.TroubleReports(run_dir, loader.dataset.identifiers, world.rank)
         self.device = next(model.parameters()).device
         self.schedules = Schedules(config, loader.steps_per_epoch, loader.global_batch)
         self.masks = build_sampler(config)
@@ -134,15 +161,20 @@ class Trainer:
         batches = self.loader.batches(self.step, self.last_step)
         self._begin()
         while self.step < self.last_step:
-            targets, norm = self.train_step(batches)
+            try:
+                targets, norm = self.train_step(batches)
+            except MicroBatchTooLargeError as error:
+                # The same step again, in smaller pieces.
+                batches = self._step_down(error)
+                continue
             progress.advance(self.step)
-            if self._due(self.config.logging.log_frequency):
+            if self._due(self.config.logging.log_frequency) and self._interval.micro_batches:
                 progress.report(self._record(targets, norm), self._seconds_left())
             self._look_after()
             if distribution.any_process(stop.requested):
                 break
+        self._save_last()
         if self.world.is_main:
-            self.retention.save_last(self.state())
             self.retention.ensure_best()
         distribution.barrier()
         return self.step >= self.last_step
@@ -152,18 +184,36 @@ class Trainer:
 
         Returns:
             the targets of the last micro-batch, and the norm of the gradient, or none if the update was skipped.
+
+        Raises:
+            MicroBatchTooLargeError: memory ran out before the update; weights and step are as they were.
+            UserError: the gradient is not finite and the configuration, or the number of such steps, says stop.
         """
         set_hyperparameters(self.optimizer, self.schedules.lr(self.step), self.schedules.weight_decay(self.step))
-        targets = self._accumulate(batches)
-        norm = self._apply_gradient()
+        micro_batches, targets = self._accumulate(batches)
+        norm = self._apply_gradient(micro_batches)
         if norm is not None:
             self.update_target(self.schedules.momentum(self.step))
         self.step += 1
         return targets, norm
 
-    def _accumulate(self, batches: Iterator[Batch]) -> list[Tensor]:
-        """Forward and backward of all micro-batches of a step; returns the targets of the last one."""
-        steps = self.config.training.accumulation_steps
+    def _accumulate(self, batches: Iterator[Batch]) -> tuple[list[guard.MicroBatch], list[Tensor]]:
+        """Forward and backward of all micro-batches of a step; returns them and the targets of the last one."""
+        try:
+            return self._gradients(batches)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else "no memory left"
+        # Out here, because the handler's traceback keeps every tensor of the failed pass alive.
+        self.optimizer.zero_grad(set_to_none=True)
+        raise MicroBatchTooLargeError(
+            f"step {self.step}: out of memory on {self.device} with data.batch_size={self.batch_size} ({reason})"
+        )
+
+    def _gradients(self, batches: Iterator[Batch]) -> tuple[list[guard.MicroBatch], list[Tensor]]:
+        steps = self.accumulation_steps
+        seen: list[guard.MicroBatch] = []
         targets: list[Tensor] = []
         for micro in range(steps):
             waited = time.perf_counter()
@@ -181,13 +231,14 @@ class Trainer:
                         log_scales=output.log_scales,
                         step=self.step,
                     )
+                seen.append(guard.observe(batch, output, terms))
+                total = terms.total * guard.poison([m.terms.total for m in seen]) if last else terms.total
                 # Divided, so that the sum over micro-batches is the gradient of the large batch.
-                self.precision.scaler.scale(terms.total / steps).backward()  # type: ignore[no-untyped-call]
-            self._interval.add(terms)
+                self.precision.scaler.scale(total / steps).backward()  # type: ignore[no-untyped-call]
             targets = output.targets
-        return targets
+        return seen, targets
 
-    def _apply_gradient(self) -> Tensor | None:
+    def _apply_gradient(self, micro_batches: list[guard.MicroBatch]) -> Tensor | None:
         """Clip and update; a gradient that is not finite touches neither the weights nor, later, the target."""
         self.precision.unscale(self.optimizer)
         parameters = [p for p in self.model.parameters() if p.requires_grad]
@@ -195,30 +246,90 @@ class Trainer:
         finite = bool(torch.isfinite(norm))
         if finite:
             self.precision.step(self.optimizer)
+            self._skipped_in_a_row = 0
+            for micro in micro_batches:
+                self._interval.add(micro.terms)
+        else:
+            self._skip(micro_batches)
         self.precision.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self._count_skipped(finite)
         return norm if finite else None
+
+    def _skip(self, micro_batches: list[guard.MicroBatch]) -> None:
+        """Count an update that is not made, and say what was wrong, unless it is only the loss scale that was."""
+        self.skipped += 1
+        scaler = self.precision.scaler
+        broken = not all(bool(torch.isfinite(micro.terms.total)) for micro in micro_batches)
+        if not distribution.any_process(broken) and scaler.is_enabled() and scaler.get_scale() > _LEAST_SCALE:
+            # A GradScaler finds its scale by overshooting; that is no news.
+            for micro in micro_batches:
+                self._interval.add(micro.terms)
+            return
+        self._skipped_in_a_row += 1
+        found = self.reports.write(
+            self.step,
+            micro_batches,
+            self.model.named_parameters(),
+            lr=self.schedules.lr(self.step),
+            momentum=self.schedules.momentum(self.step),
+            loss_scale=scaler.get_scale(),
+        )
+        stop = self.config.training.non_finite == "stop"
+        if not stop and self._skipped_in_a_row < _MOST_SKIPPED:
+            log.warning("step %d: %s; the update is skipped", self.step, found)
+            return
+        self._save_last()
+        if stop:
+            raise UserError(
+                f"step {self.step}: {found}; stopped before the update (training.non_finite=stop); lower training.lr, set "
+                "training.clip_grad, or look for broken images with `hjepa data check`"
+            )
+        raise UserError(
+            f"step {self.step}: the gradient was not finite {_MOST_SKIPPED} times in a row ({found}); lower training.lr, "
+            "set training.clip_grad, or look for broken images with `hjepa data check`"
+        )
+
+    def _step_down(self, error: MicroBatchTooLargeError) -> Iterator[Batch]:
+        """Take the next rung of the ladder of smaller micro-batches; the effective batch stays.
+
+        Returns:
+            the batches from the same step on.
+
+        Raises:
+            UserError: no rung is left, or other processes would have to step down as well.
+        """
+        rung = next_rung(self.batch_size, self.accumulation_steps, fewest_images(self.config, self.world.size))
+        if rung is None or self.world.size > 1:
+            # Other processes wait in an exchange that this one will not join.
+            advice = (
+                "choose a smaller model or image size, or set training.use_amp or model.gradient_checkpointing"
+                if rung is None
+                else f"use data.batch_size={rung[0]} training.accumulation_steps={rung[1]}"
+            )
+            raise UserError(f"{error}; {advice}") from None
+        log.warning(
+            "%s; going on with micro-batches of %d x %d instead of %d x %d, %d images per update as before",
+            error,
+            *rung,
+            self.batch_size,
+            self.accumulation_steps,
+            self.loader.global_batch,
+        )
+        if compares_images(self.config):
+            log.warning("terms of the loss that compare the images of a micro-batch now see %d at a time", rung[0])
+        self._split(*rung)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return self.loader.batches(self.step, self.last_step)
+
+    def _split(self, batch_size: int, accumulation_steps: int) -> None:
+        self.batch_size, self.accumulation_steps = batch_size, accumulation_steps
+        self.loader.split(batch_size, accumulation_steps)
 
     def _positions(self, micro: int, size: int) -> range:
         """Positions of this process's micro-batch in the global batch."""
-        start = (micro * self.world.size + self.world.rank) * self.config.data.batch_size
+        start = (micro * self.world.size + self.world.rank) * self.batch_size
         return range(start, start + size)
-
-    def _count_skipped(self, finite: bool) -> None:
-        if finite:
-            self._skipped_in_a_row = 0
-            return
-        self.skipped += 1
-        # A GradScaler finds its scale by overshooting; that is no news.
-        if not self.precision.scaler.is_enabled():
-            self._skipped_in_a_row += 1
-            log.warning("step %d: the gradient is not finite; the update is skipped", self.step)
-        if self._skipped_in_a_row >= _MOST_SKIPPED:
-            raise UserError(
-                f"step {self.step}: the gradient was not finite {_MOST_SKIPPED} times in a row; lower training.lr, set "
-                "training.clip_grad, or look for broken images with `hjepa data check`"
-            )
 
     # -- what happens beside it ----------------------------------------------------------------------------------
 
@@ -231,7 +342,8 @@ class Trainer:
         epoch, rest = divmod(self.step, spe)
         epoch_done = rest == 0
         ended = self.step == self.last_step
-        if (epoch_done and epoch % self.config.evaluation.eval_frequency == 0) or ended:
+        evaluated = (epoch_done and epoch % self.config.evaluation.eval_frequency == 0) or ended
+        if evaluated:
             self._evaluate()
         every = self.config.checkpoint.save_every_steps
         names = []
@@ -239,12 +351,21 @@ class Trainer:
             names.append(f"checkpoint_epoch_{epoch}.pth")
         if every is not None and self.step % every == 0:
             names.append(f"checkpoint_step_{self.step}.pth")
-        if names and self.world.is_main:
+        if (names or evaluated) and self.world.is_main:
             started = time.perf_counter()
-            for name in names:
-                self.retention.save_periodic(name, self.state(), self._score())
-            self.retention.save_last(self.state())
+            self._settle_records()
+            self.retention.save(self.state(), periodic=names, score=self._score(), best=evaluated)
             self._interval.started += time.perf_counter() - started
+
+    def _save_last(self) -> None:
+        if self.world.is_main:
+            self._settle_records()
+            self.retention.save_last(self.state())
+
+    def _settle_records(self) -> None:
+        # Records reach the disk before the checkpoint that follows them: a resumed run does not write them again.
+        for sink in self.sinks:
+            sink.settle()
 
     def _evaluate(self) -> None:
         if self.world.is_main:
@@ -255,7 +376,6 @@ class Trainer:
             self._write(record | {"seconds": seconds})
             knn = f"k-NN {self._values['knn']:.1%}  " if "knn" in self._values else ""
             log.info("step %d  online: %seffective rank %.1f", self.step, knn, self._values["rank"])
-            self.retention.offer_best(self.state(), self._score())
             # Evaluation is no training time: throughput leaves it out.
             self._interval.started += time.perf_counter() - started
         distribution.barrier()
@@ -269,8 +389,8 @@ class Trainer:
 
     def _begin(self) -> None:
         self._started = time.perf_counter()
-        self._first = self.step
-        self.reset_interval()
+        self._first = self._interval_step = self.step
+        self._interval.started = self._started
 
     def reset_interval(self) -> None:
         """Begin a new interval of sums and times."""
@@ -320,6 +440,7 @@ class Trainer:
             "weight_decay": self.schedules.weight_decay(self.step - 1),
             "grad_norm": None if norm is None else float(norm),
             "skipped": self.skipped,
+            "bad_images": len(self.loader.dataset.bad_files),
             "images_per_second": steps * self.loader.global_batch / seconds,
             "data_wait": interval.waiting / seconds,
         }
@@ -360,13 +481,22 @@ class Trainer:
             "data": self.data_state,
             "random": random,
             "skipped": self.skipped,
+            "skipped_in_a_row": self._skipped_in_a_row,
+            "interval": self._interval.state(),
+            "micro_batch": {"batch_size": self.batch_size, "accumulation_steps": self.accumulation_steps},
+            "threads": torch.get_num_threads(),
+            "run": self.run_id,
             "online": dict(self._values),
             "seconds": self._elapsed(),
             "run_dir": str(self.run_dir),
         }
 
     def restore(self, state: dict[str, Any], path: Path) -> None:
-        """Go on from a checkpoint, bit by bit."""
+        """Go on from a checkpoint, bit by bit.
+
+        Raises:
+            CheckpointError: it belongs to another model or optimiser.
+        """
         load_weights(self.model, state["model_state_dict"], path)
         load_optimizer(self.optimizer, state["optimizer_state_dict"], path)
         if self.precision.scaler.is_enabled() and state["scaler_state_dict"]:
@@ -374,12 +504,24 @@ class Trainer:
         self.step = state["step"]
         self.loss = state["loss"]
         self.skipped = state["skipped"]
+        self._skipped_in_a_row = state["skipped_in_a_row"]
+        if state["interval"] is not None:
+            self._interval.restore(state["interval"], self.device)
+        self._restore_micro_batch(state)
         self._values = dict(state["online"])
         self._seconds = state["seconds"]
         self.retention.restore(state.get("retention", {"scores": {}, "best": None}))
         torch.set_rng_state(state["random"]["cpu"].cpu())
         if self.device.type == "cuda" and "cuda" in state["random"]:
             torch.cuda.set_rng_state(state["random"]["cuda"].cpu(), self.device)
+
+    def _restore_micro_batch(self, state: dict[str, Any]) -> None:
+        """A run that had to take smaller micro-batches keeps them, unless the configuration asks for other ones now."""
+        before = state["config"]["data"]["batch_size"], state["config"]["training"]["accumulation_steps"]
+        used = state["micro_batch"]["batch_size"], state["micro_batch"]["accumulation_steps"]
+        if before == (self.batch_size, self.accumulation_steps) != used:
+            log.info("going on with micro-batches of %d x %d, as memory ran out with %d x %d", *used, *before)
+            self._split(*used)
 
 
 def build_sampler(config: Config) -> MaskSampler:
@@ -405,3 +547,18 @@ def build_objective(config: Config) -> Objective:
         gather=distribution.gather_rows,
         seed=config.seed,
     )
+
+
+def compares_images(config: Config) -> bool:
+    """Whether the loss has terms that compare the images of a micro-batch with each other."""
+    loss = config.loss
+    regularised = loss.variance_loss_weight or loss.covariance_loss_weight or loss.sliced_gaussian_weight
+    return bool(regularised) or loss.type == "infonce" or config.model.center_targets
+
+
+def fewest_images(config: Config, processes: int) -> int:
+    """Images that a forward pass of one process needs, so that such terms mean something."""
+    loss = config.loss
+    if loss.variance_loss_weight or loss.covariance_loss_weight or loss.sliced_gaussian_weight:
+        return -(-SMALLEST_REGULARISED_BATCH // (processes * config.masking.sets_per_image))
+    return 2 if config.model.center_targets else 1

@@ -2,64 +2,120 @@
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hjepa.training.checkpoint import save_checkpoint
+from hjepa.errors import UserError
+from hjepa.training.background import BackgroundJob
+from hjepa.training.checkpoint import copy_checkpoint, save_checkpoint, snapshot
+
+log = logging.getLogger("hjepa")
+
+LAST = "last.pth"
+BEST = "best_model.pth"
 
 
-@dataclass
 class Retention:
     """Keeps ``last.pth``, the best N periodic checkpoints and a copy of the best.
 
-    Attributes:
+    Saving copies the state to main memory and leaves the writing to a thread. A save that fails (a full disk) is said
+    aloud and changes nothing on the disk: training goes on, and the next save tries again. Only the last save of a run
+    raises.
+
+    Args:
         folder: where checkpoints go.
         keep: how many periodic checkpoints stay, best first; the newest always stays too.
+        background: write in a thread while training goes on.
+
+    Attributes:
         scores: file name -> score of the periodic checkpoints on disk, higher is better.
         best: best score so far.
     """
 
-    folder: Path
-    keep: int
-    scores: dict[str, float] = field(default_factory=dict)
-    best: float | None = None
+    def __init__(self, folder: Path, keep: int, *, background: bool = False) -> None:
+        self.folder = folder
+        self.keep = keep
+        self.scores: dict[str, float] = {}
+        self.best: float | None = None
+        self._job = BackgroundJob(enabled=background)
+        self._before: tuple[dict[str, float], float | None] = ({}, None)
+        self._removed: list[str] = []
+        self._on_disk: int | None = None
+
+    def save(
+        self, state: dict[str, Any], *, periodic: Sequence[str] = (), score: float = 0.0, best: bool = False
+    ) -> None:
+        """Write ``last.pth`` and what else is due; returns as soon as the state is copied.
+
+        Args:
+            state: tensors and plain values.
+            periodic: names of periodic checkpoints to write; the worst ones beyond the number to keep are removed.
+            score: of this state.
+            best: write ``best_model.pth`` too if the score is the best so far.
+        """
+        self.wait()
+        self._before = dict(self.scores), self.best
+        # last.pth comes at the end: what it says of the others is true whatever the moment of a crash.
+        names = [*periodic, LAST]
+        if best and (self.best is None or score > self.best):
+            self.best = score
+            names.insert(0, BEST)
+        self.scores |= dict.fromkeys(periodic, score)
+        ranked = sorted(self.scores, key=lambda name: self.scores[name], reverse=True)
+        # Only a new periodic checkpoint crowds out others: the newest of them always stays.
+        removed = [name for name in ranked[self.keep :] if name not in periodic] if periodic else []
+        for name in removed:
+            del self.scores[name]
+        self._removed = removed
+        copied = snapshot(state | {"retention": self.state()})
+
+        def write() -> None:
+            save_checkpoint(self.folder / names[0], copied)
+            for name in names[1:]:
+                copy_checkpoint(self.folder / names[0], self.folder / name)
+            for name in removed:
+                (self.folder / name).unlink(missing_ok=True)
+            self._on_disk = state["step"]
+
+        self._on_disk = None
+        self._job.start(write)
 
     def save_last(self, state: dict[str, Any]) -> Path:
-        """Write ``last.pth``."""
-        save_checkpoint(self.folder / "last.pth", state | {"retention": self.state()})
-        return self.folder / "last.pth"
+        """Write ``last.pth`` and wait until it is on the disk.
 
-    def save_periodic(self, name: str, state: dict[str, Any], score: float) -> None:
-        """Write a periodic checkpoint and remove the worst ones beyond the number to keep."""
-        self.scores[name] = score
-        save_checkpoint(self.folder / name, state | {"retention": self.state()})
-        ranked = sorted(self.scores, key=lambda n: self.scores[n], reverse=True)
-        for old in ranked[self.keep :]:
-            if old != name:
-                (self.folder / old).unlink(missing_ok=True)
-                del self.scores[old]
+        Raises:
+            UserError: it cannot be written; the older one is left as it was.
+        """
+        self.wait()
+        if self._on_disk != state["step"]:
+            self.save(state)
+            self._job.finish()
+        return self.folder / LAST
 
-    def offer_best(self, state: dict[str, Any], score: float) -> bool:
-        """Write ``best_model.pth`` if the score is the best so far."""
-        if self.best is not None and score <= self.best:
-            return False
-        self.best = score
-        save_checkpoint(self.folder / "best_model.pth", state | {"retention": self.state()})
-        return True
+    def wait(self) -> None:
+        """Wait for the save in flight; one that failed is said aloud and forgotten."""
+        try:
+            self._job.finish()
+        except UserError as error:
+            self.scores, self.best = self._before
+            log.error("%s. Training goes on and the next save tries again", error)
 
     def ensure_best(self) -> None:
         """A run that was never evaluated has its last checkpoint as its best."""
-        best, last = self.folder / "best_model.pth", self.folder / "last.pth"
+        best, last = self.folder / BEST, self.folder / LAST
         if not best.exists() and last.exists():
-            shutil.copyfile(last, best)
+            copy_checkpoint(last, best)
 
     def state(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""
-        return {"scores": dict(self.scores), "best": self.best}
+        return {"scores": dict(self.scores), "best": self.best, "removed": list(self._removed)}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up where a checkpoint left off; files that are gone are forgotten."""
         self.best = state["best"]
         self.scores = {name: s for name, s in state["scores"].items() if (self.folder / name).is_file()}
+        # A process killed between writing and tidying up leaves these behind.
+        for name in state.get("removed", ()):
+            (self.folder / name).unlink(missing_ok=True)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import shutil
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,14 +15,21 @@ import torch
 
 from hjepa.config import flat_values
 from hjepa.data import TrainLoader, build_dataset, measure_statistics
-from hjepa.errors import CheckpointError, UserError
+from hjepa.errors import UserError
 from hjepa.models import build_model
 from hjepa.training import distribution
-from hjepa.training.checkpoint import find_checkpoint, read_checkpoint
+from hjepa.training.checkpoint import (
+    Start,
+    find_checkpoint,
+    newest_usable,
+    read_checkpoint,
+    remove_leftovers,
+    require_space,
+)
 from hjepa.training.device import configure_backend, resolve_device
 from hjepa.training.interrupt import StopRequest
 from hjepa.training.loggers import LogFile, open_sinks
-from hjepa.training.loop import Trainer, build_sampler
+from hjepa.training.loop import SMALLEST_REGULARISED_BATCH, Trainer, build_sampler
 from hjepa.training.online import OnlineEvaluation
 from hjepa.training.progress import Progress, duration
 from hjepa.training.retention import Retention
@@ -30,9 +41,6 @@ if TYPE_CHECKING:
     from hjepa.models import HJEPA
 
 log = logging.getLogger("hjepa")
-
-# Statistics of a batch with fewer rows say too little about variance and covariance.
-SMALLEST_REGULARISED_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -78,16 +86,22 @@ def run_training(
     sampler = build_sampler(config)
     _check_regularisers(config, world.size, sampler.config.sets_per_image)
     folder = locate(config, output_dir)
-    start = _starting_point(folder, resume)
-    distribution.start(config.distributed, world, device)
-    try:
+    with contextlib.ExitStack() as stack:
         if world.is_main:
-            folder.prepare(config, device, world.size)
+            _refuse_to_overwrite(folder, resume)
+            folder.create()
+            stack.enter_context(folder.locked())
+            remove_leftovers(folder.checkpoints)
+        distribution.start(config.distributed, world, device)
+        stack.callback(distribution.stop)
+        # Nobody looks for a checkpoint before the folder is locked and tidy.
         distribution.barrier()
-        with LogFile(folder.root / "training.log", console=console and world.is_main):
-            return _train(config, folder, device, world, start, console and world.is_main)
-    finally:
-        distribution.stop()
+        start = _starting_point(folder, resume)
+        run = distribution.from_main(folder.run or uuid.uuid4().hex)
+        if world.is_main:
+            folder.describe(config, device, world.size, run)
+        stack.enter_context(LogFile(folder.root / "training.log", console=console and world.is_main))
+        return _train(config, folder, device, world, start, console and world.is_main, run)
 
 
 def _train(
@@ -95,8 +109,9 @@ def _train(
     folder: RunFolder,
     device: torch.device,
     world: distribution.World,
-    begin: _Start | None,
+    begin: Start | None,
     console: bool,
+    run: str,
 ) -> Outcome:
     state = None if begin is None else begin.state
     for note in () if begin is None else begin.notes:
@@ -118,20 +133,33 @@ def _train(
         device=device,
     )
     online = OnlineEvaluation(config, dataset, tuple(data_state["mean"]), tuple(data_state["std"]), device)
-    retention = Retention(folder.checkpoints, config.checkpoint.keep_best_n)
+    retention = Retention(folder.checkpoints, config.checkpoint.keep_best_n, background=config.checkpoint.background)
     start = 0 if state is None else int(state["step"])
     sinks = open_sinks(config, folder.root, start) if world.is_main else []
     trainer = Trainer(
-        config, model, loader, online, retention, sinks, world=world, data_state=data_state, run_dir=folder.root
+        config,
+        model,
+        loader,
+        online,
+        retention,
+        sinks,
+        world=world,
+        data_state=data_state,
+        run_dir=folder.root,
+        run=run,
     )
     if begin is not None:
         _say_what_changed(config, begin.state["config"])
+        _keep_threads(config, begin.state)
+        _compare_data(dataset, data_state)
         trainer.restore(begin.state, begin.checkpoint)
     if trainer.step >= trainer.last_step:
         log.info("%s: finished at step %d, nothing left to do", folder.root, trainer.step)
         for sink in sinks:
             sink.close()
         return _outcome(trainer, folder, already_done=True)
+    if world.is_main:
+        _check_space(folder, model, config.checkpoint.keep_best_n)
     _announce(trainer, dataset, model, device)
     with StopRequest() as stop:
         progress = Progress(trainer.step, trainer.last_step, bar=None if console else False)
@@ -162,45 +190,21 @@ def _outcome(trainer: Trainer, folder: RunFolder, *, interrupted: bool = False, 
     )
 
 
-@dataclass(frozen=True)
-class _Start:
-    """The checkpoint that a run goes on from, and what to say about those that could not be read."""
+def _refuse_to_overwrite(folder: RunFolder, resume: str | Path | None) -> None:
+    if resume is None and folder.last.exists():
+        raise UserError(
+            f"{folder.root}: holds a run already ({folder.last}); add --resume auto to go on with it, or choose another "
+            "--output-dir"
+        )
 
-    checkpoint: Path
-    state: dict[str, Any]
-    notes: tuple[str, ...] = ()
 
-
-def _starting_point(folder: RunFolder, resume: str | Path | None) -> _Start | None:
+def _starting_point(folder: RunFolder, resume: str | Path | None) -> Start | None:
     if resume is None:
-        if folder.last.exists():
-            raise UserError(
-                f"{folder.root}: holds a run already ({folder.last}); add --resume auto to go on with it, or choose another "
-                "--output-dir"
-            )
         return None
     if str(resume) == "auto":
-        return _newest_readable(folder)
+        return newest_usable(folder.checkpoints, folder.run)
     path = find_checkpoint(resume)
-    return _Start(path, read_checkpoint(path))
-
-
-def _newest_readable(folder: RunFolder) -> _Start | None:
-    """The newest checkpoint of a run folder that is whole: a damaged one falls back to the one before."""
-    files = [p for p in folder.checkpoints.glob("*.pth") if not p.name.startswith(".")]
-    files.sort(key=lambda p: (p == folder.last, p.stat().st_mtime), reverse=True)
-    problems: list[CheckpointError] = []
-    for file in files:
-        try:
-            state = read_checkpoint(file)
-        except CheckpointError as error:
-            problems.append(error)
-            continue
-        notes = [str(problem).split("; use ")[0] + f"; going on from {file} instead" for problem in problems]
-        return _Start(file, state, tuple(notes))
-    if problems:
-        raise problems[0]
-    return None
+    return Start(path, read_checkpoint(path))
 
 
 def _data_state(config: Config, dataset: ImageDataset) -> dict[str, Any]:
@@ -211,7 +215,48 @@ def _data_state(config: Config, dataset: ImageDataset) -> dict[str, Any]:
         mean, std = tuple(config.data.mean), tuple(config.data.std)
     else:
         mean, std = measure_statistics(dataset, config.seed)
-    return {"channels": dataset.channels, "mean": list(mean), "std": list(std)}
+    return {"channels": dataset.channels, "mean": list(mean), "std": list(std), "images": len(dataset)}
+
+
+def _compare_data(dataset: ImageDataset, data_state: dict[str, Any]) -> None:
+    before = data_state.get("images", len(dataset))
+    if before != len(dataset):
+        log.warning(
+            "%s has %d images and had %d when the run began: from here on their order is another one",
+            dataset.name,
+            len(dataset),
+            before,
+        )
+
+
+def _keep_threads(config: Config, state: dict[str, Any]) -> None:
+    """The number of threads decides the order of sums, and so the last bits of every result."""
+    before, now = state.get("threads"), torch.get_num_threads()
+    if before is None or before == now:
+        return
+    if config.training.num_threads is None and before <= (os.cpu_count() or 1):
+        torch.set_num_threads(before)
+        log.info("going on with %d CPU threads, as before", before)
+    else:
+        log.warning("%d CPU threads now and %d before: results agree up to rounding only", now, before)
+
+
+def _check_space(folder: RunFolder, model: HJEPA, keep: int) -> None:
+    """Raise `UserError` where not even one checkpoint fits; warn where not all will that are to be kept."""
+    # Weights, and two moments for each trained one.
+    size = sum(p.numel() * p.element_size() * (3 if p.requires_grad else 1) for p in model.parameters())
+    require_space(folder.checkpoints, size, folder.checkpoints / "last.pth")
+    # last.pth, the best one, the ones to keep, the newest, and one that is being written
+    needed = size * (keep + 4)
+    free = shutil.disk_usage(folder.checkpoints).free
+    if free < needed:
+        log.warning(
+            "%s: checkpoints will take about %.0f MB and the disk has %.0f MB left; lower checkpoint.keep_best_n or free "
+            "some space",
+            folder.checkpoints,
+            needed / 1e6,
+            free / 1e6,
+        )
 
 
 def _check_regularisers(config: Config, processes: int, sets: int) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hjepa.config import dump_config
 from hjepa.errors import UserError
+from hjepa.training.lock import FolderLock
 
 if TYPE_CHECKING:
     import torch
@@ -47,15 +50,40 @@ class RunFolder:
         """One JSON object per line."""
         return self.root / "metrics.jsonl"
 
-    def prepare(self, config: Config, device: torch.device, world_size: int) -> None:
-        """Create the folders and write the resolved configuration and the environment."""
+    @property
+    def run(self) -> str:
+        """Identity of the run that the folder holds; empty where there is none yet."""
         try:
+            return str(json.loads((self.root / "environment.json").read_text(encoding="utf-8")).get("run", ""))
+        except (OSError, ValueError, AttributeError):
+            return ""
+
+    def create(self) -> None:
+        """Create the folders. Raises `UserError` where that is not possible."""
+        with self._writing():
             self.root.mkdir(parents=True, exist_ok=True)
             self.checkpoints.mkdir(parents=True, exist_ok=True)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other runs out. Raises `UserError` if there is one."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(FolderLock(self.root))
+            if self.checkpoints.resolve().parent != self.root.resolve():
+                stack.enter_context(FolderLock(self.checkpoints))
+            yield
+
+    def describe(self, config: Config, device: torch.device, world_size: int, run: str) -> None:
+        """Write the resolved configuration and the environment."""
+        with self._writing():
             write_atomically(self.root / "config.yaml", dump_config(config))
-            write_atomically(
-                self.root / "environment.json", json.dumps(environment(config, device, world_size), indent=2)
-            )
+            told = {"run": run, **environment(config, device, world_size)}
+            write_atomically(self.root / "environment.json", json.dumps(told, indent=2))
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise UserError(f"{self.root}: cannot be written ({error.strerror}); choose another --output-dir") from None
 
@@ -71,8 +99,16 @@ def locate(config: Config, output_dir: str | Path | None) -> RunFolder:
 def write_atomically(path: Path, text: str) -> None:
     """Replace a text file in one step, so that a reader never sees half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 def environment(config: Config, device: torch.device, world_size: int) -> dict[str, Any]:

@@ -1,0 +1,121 @@
+"""A trained model brought back from a checkpoint, and weights put where they belong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hjepa.config import Config, load_config
+from hjepa.errors import CheckpointError
+from hjepa.models import HJEPA, build_model
+from hjepa.training.checkpoint import find_checkpoint, read_checkpoint
+from hjepa.training.device import resolve_device
+from hjepa.training.optimizer import OptimizerPair
+
+
+@dataclass
+class TrainedRun:
+    """A checkpoint brought back to life, for reading.
+
+    Attributes:
+        model: in evaluation mode.
+        config: configuration of the run.
+        channels: input channels.
+        mean, std: normalisation per channel.
+        step, epoch: how far it was trained.
+        checkpoint: the file.
+        run_dir: the run folder, where one can be found.
+    """
+
+    model: HJEPA
+    config: Config
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    step: int
+    epoch: int
+    checkpoint: Path
+    run_dir: Path | None
+
+
+def load_run(checkpoint: str | Path, *, device: str = "auto") -> TrainedRun:
+    """Load a checkpoint file, or the newest one of a run folder.
+
+    Args:
+        checkpoint: a ``.pth`` file or a run folder.
+        device: where to put the model.
+
+    Raises:
+        CheckpointError: nothing there, or damaged.
+    """
+    path = find_checkpoint(checkpoint)
+    state = read_checkpoint(path)
+    config = load_config(state["config"])
+    data = state["data"]
+    model = build_model(config, data["channels"])
+    load_weights(model, state["model_state_dict"], path)
+    return TrainedRun(
+        model=model.to(resolve_device(device)).eval(),
+        config=config,
+        channels=data["channels"],
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
+        step=state["step"],
+        epoch=state["epoch"],
+        checkpoint=path,
+        run_dir=_run_dir(Path(checkpoint), state),
+    )
+
+
+def untrained_model(run: TrainedRun) -> HJEPA:
+    """The same model with its step-0 weights, which are a function of the configuration's seed."""
+    device = next(run.model.parameters()).device
+    return build_model(run.config, run.channels).to(device).eval()
+
+
+def load_weights(model: HJEPA, weights: dict[str, torch.Tensor], path: Path) -> None:
+    """Put weights into a model, all of them.
+
+    Raises:
+        CheckpointError: names or shapes differ; the line names the first.
+    """
+    own = model.state_dict()
+    for name, value in own.items():
+        if name not in weights:
+            raise CheckpointError(f"{path}: has no weight {name}; the configuration describes another model")
+        if weights[name].shape != value.shape:
+            raise CheckpointError(
+                f"{path}: weight {name} has shape {tuple(weights[name].shape)}, the configuration asks for "
+                f"{tuple(value.shape)}"
+            )
+    extra = next((name for name in weights if name not in own), None)
+    if extra is not None:
+        raise CheckpointError(f"{path}: has a weight {extra} that the configured model lacks")
+    model.load_state_dict(weights)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer | OptimizerPair, state: dict[str, Any], path: Path) -> None:
+    """Put an optimiser's state back.
+
+    Raises:
+        CheckpointError: it belongs to another optimiser.
+    """
+    try:
+        optimizer.load_state_dict(state)
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: its optimiser state does not fit training.optimizer ({error}); resume with the run's own "
+            "training.optimizer"
+        ) from None
+
+
+def _run_dir(given: Path, state: dict[str, Any]) -> Path | None:
+    if given.is_dir():
+        return given.parent if given.name == "checkpoints" else given
+    if (given.parent.parent / "config.yaml").is_file():
+        return given.parent.parent
+    recorded = state.get("run_dir")
+    return Path(recorded) if recorded and (Path(recorded) / "config.yaml").is_file() else None
