@@ -181,6 +181,11 @@ ELSEWHERE = {
     "training.tf32": "test_pinned_memory_and_tf32_on_a_gpu",
     "training.optimizer": "test_muon_takes_the_hidden_matrices_and_adamw_the_rest",
     "training.compile": "test_compile_compiles",
+    "training.deterministic": "test_deterministic_algorithms_are_switched_on_and_off",
+    "training.non_finite": "test_non_finite_skips_or_stops",
+    "data.worker_timeout": "test_workers_that_stall_are_replaced_so_often",
+    "data.worker_restarts": "test_workers_that_stall_are_replaced_so_often",
+    "checkpoint.background": "test_checkpoints_are_written_beside_training",
     "checkpoint.best_metric": "test_best_metric",
     "checkpoint.checkpoint_dir": "test_folders_of_the_configuration",
     "logging.log_dir": "test_folders_of_the_configuration",
@@ -384,6 +389,54 @@ def test_compile_compiles(run: Run) -> None:
     compiled = run({**keys, "training.compile": True})
     assert counters["stats"]["unique_graphs"] > 0
     assert torch.allclose(plain.weights, compiled.weights, atol=1e-4)
+
+
+def test_deterministic_algorithms_are_switched_on_and_off(run: Run) -> None:
+    for wanted in (True, False):
+        run({"training.deterministic": wanted, "training.max_steps": 1})
+        assert torch.are_deterministic_algorithms_enabled() == wanted
+
+
+def test_non_finite_skips_or_stops(run: Run) -> None:
+    # Images of infinities: every update is skipped, or the first one ends the run.
+    keys = {"data.mean": [0.5] * 3, "data.std": [1e-45] * 3, "training.max_steps": 3}
+    assert run({**keys, "training.non_finite": "skip"}).state["skipped"] == 3
+    with pytest.raises(UserError, match=r"training\.non_finite=stop"):
+        run({**keys, "training.non_finite": "stop"})
+
+
+def test_workers_that_stall_are_replaced_so_often(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from hjepa.data import TrainLoader, build_dataset
+
+    folder = pictures(tmp_path / "pictures")
+    keys = {**FOLDER, "data.data_path": str(folder), "data.storage": "workers", "data.num_workers": 1}
+    keys |= {"data.worker_timeout": 0.25, "data.worker_restarts": 1}
+    data = tiny_config(keys).data
+    dataset = build_dataset(data, "train", seed=0)
+    device = torch.device("cpu")
+    loader = TrainLoader(dataset, data, (16, 16), mean=[0.5] * 3, std=[0.2] * 3, seed=0, device=device)
+    for file in folder.rglob("*.png"):
+        file.unlink()
+        os.mkfifo(file)
+    with pytest.raises(UserError, match=r"no batch for 0\.25 s .* replaced 1 times before"):
+        next(loader.batches(0, 1))
+    assert caplog.text.count("Replacing the workers") == 1
+
+
+def test_checkpoints_are_written_beside_training(run: Run) -> None:
+    import threading
+
+    writers: dict[str, set[str]] = {}
+
+    def watch(event: str, args: tuple[Any, ...]) -> None:
+        if event == "os.rename" and str(args[1]).endswith("checkpoint_epoch_1.pth"):
+            writers.setdefault(str(args[1]), set()).add(threading.current_thread().name)
+
+    sys.addaudithook(watch)
+    seen = {choice: run({"checkpoint.background": choice}) for choice in (True, False)}
+    names = {c: writers[str(s.folder / "checkpoints" / "checkpoint_epoch_1.pth")] for c, s in seen.items()}
+    assert names == {True: {"hjepa-checkpoint"}, False: {threading.current_thread().name}}
+    assert torch.equal(seen[True].weights, seen[False].weights)
 
 
 def test_best_metric(run: Run) -> None:

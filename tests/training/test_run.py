@@ -202,12 +202,35 @@ def test_a_gradient_that_is_not_finite_touches_nothing(tmp_path: Path) -> None:
     assert log.count("the update is skipped") == 10
 
 
-def test_accumulation_equals_the_large_batch(run: Run) -> None:
-    large = run({"data.batch_size": 32, "training.max_steps": 3})
-    small = run({"data.batch_size": 8, "training.accumulation_steps": 4, "training.max_steps": 3})
-    assert large.outcome.step == small.outcome.step
-    assert torch.allclose(large.weights, small.weights, atol=2e-5)
-    assert large.records[0]["loss"] == pytest.approx(small.records[0]["loss"], rel=1e-4)
+@pytest.mark.parametrize("loss", ["smoothl1", "cosine"])
+def test_accumulation_equals_the_large_batch(run: Run, loss: str) -> None:
+    keys = {"training.max_steps": 3, "loss.type": loss, "training.clip_grad": 1.0}
+    large = run({**keys, "data.batch_size": 32})
+    for batch, steps in ((16, 2), (8, 4), (1, 32)):
+        small = run({**keys, "data.batch_size": batch, "training.accumulation_steps": steps})
+        assert large.outcome.step == small.outcome.step
+        assert torch.allclose(large.weights, small.weights, atol=2e-5)
+        for a, b in zip(large.records, small.records, strict=True):
+            assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+            assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
+
+
+def test_equal_runs_are_equal_bit_by_bit_whatever_the_number_of_workers(run: Run) -> None:
+    equal_states(run().state, run({"training.deterministic": True}).state)
+    keys = {"data.storage": "workers", "training.max_steps": 5}
+    first = run(keys)
+    for workers in (1, 2):
+        equal_states(first.state, run({**keys, "data.num_workers": workers}).state)
+
+
+def test_a_run_resumed_between_two_records_writes_the_same_ones(run: Run) -> None:
+    keys = {"logging.log_frequency": 5, "training.epochs": 3}
+    whole = run(keys)
+    part = run({**keys, "training.max_steps": 7})
+    # Its end made a record at step 7, which an uninterrupted run would not have made.
+    resumed = run(keys, folder=part.folder, resume=str(part.outcome.checkpoint))
+    assert [r["step"] for r in resumed.records] == [5, 7, 10, 15, 18]
+    assert resumed.records[-1]["loss"] == whole.records[-1]["loss"]
 
 
 COMMAND = [sys.executable, "-m", "hjepa", "train", "--config"]

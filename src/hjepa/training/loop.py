@@ -275,8 +275,8 @@ class Trainer:
             loss_scale=scaler.get_scale(),
         )
         stop = self.config.training.non_finite == "stop"
+        log.warning("step %d: %s; the update is skipped", self.step, found)
         if not stop and self._skipped_in_a_row < _MOST_SKIPPED:
-            log.warning("step %d: %s; the update is skipped", self.step, found)
             return
         self._save_last()
         if stop:

@@ -1,0 +1,348 @@
+"""What a run does when something goes wrong under it: numbers, memory, workers, disks, a second run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.conftest import Run, run_tiny, tiny_config
+from torch import Tensor, nn
+
+from hjepa.data import TrainLoader, build_dataset
+from hjepa.errors import DataError, UserError
+from hjepa.models.encoder import VisionTransformer
+from hjepa.models.hjepa import HJEPA
+from hjepa.models.predictor import Predictor
+from hjepa.training.checkpoint import read_checkpoint
+from hjepa.training.lock import FolderLock
+from hjepa.training.loggers import JsonLines
+from hjepa.training.memory import is_out_of_memory, next_rung
+
+# Two updates are made, the third is spoilt.
+BEFORE = 2
+
+
+@contextmanager
+def spoilt(stage: str, every: bool = False) -> Iterator[None]:
+    """Put a NaN into one stage of the third training step, with PyTorch's own hooks on the real modules."""
+    steps = 0
+
+    def before(module: nn.Module, args: tuple[Any, ...]) -> Any:
+        nonlocal steps
+        if not isinstance(module, HJEPA) or not module.training:
+            return None
+        steps += 1
+        if stage == "image" and now():
+            images = args[0].clone()
+            images[5, 0, 0, 0] = float("nan")
+            # In place, as a broken image would come: what the loop sees of the batch is the same tensor.
+            args[0].copy_(images)
+        return None
+
+    def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if not now():
+            return None
+        if stage == "target" and isinstance(module, VisionTransformer) and not module.training:
+            return {depth: tap * float("nan") for depth, tap in output.items()}
+        if stage == "prediction" and isinstance(module, Predictor):
+            return {level: value * (float("inf") if level == 1 else 1.0) for level, value in output.items()}
+        if stage == "gradient" and isinstance(module, Predictor):
+            for value in output.values():
+                value.register_hook(lambda gradient: gradient * float("nan"))
+        return None
+
+    def now() -> bool:
+        return steps > BEFORE if every else steps == BEFORE + 1
+
+    handles = [
+        nn.modules.module.register_module_forward_pre_hook(before),
+        nn.modules.module.register_module_forward_hook(after),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def same_learning_state(a: dict[str, Any], b: dict[str, Any]) -> None:
+    for name, value in a["model_state_dict"].items():
+        assert torch.equal(value, b["model_state_dict"][name]), name
+    for index, values in a["optimizer_state_dict"]["state"].items():
+        for name, value in values.items():
+            assert torch.equal(value, b["optimizer_state_dict"]["state"][index][name])
+
+
+@pytest.mark.parametrize("stage", ["image", "target", "prediction", "gradient"])
+@pytest.mark.parametrize("keys", [{}, {"training.use_amp": True, "training.amp_dtype": "fp16"}])
+def test_what_is_not_finite_touches_neither_weights_nor_target(run: Run, stage: str, keys: dict[str, Any]) -> None:
+    if keys and stage == "gradient":
+        pytest.skip("a gradient alone that overflows is how the scale of float16 is found")
+    clean = run({**keys, "training.max_steps": BEFORE})
+    with spoilt(stage):
+        seen = run({**keys, "training.max_steps": BEFORE + 1})
+    same_learning_state(clean.state, seen.state)
+    assert seen.state["skipped"] == clean.state["skipped"] + 1
+    assert "the update is skipped" in seen.log
+    report = json.loads((seen.folder / "non_finite" / f"step_{BEFORE:08d}_rank0.json").read_text())
+    assert report["step"] == BEFORE
+    assert report["stage"] == stage
+    assert report["levels"] == {"image": [], "target": [0, 1], "prediction": [1], "gradient": []}[stage]
+    images = [image for micro in report["micro_batches"] for image in micro["images"]]
+    assert len(images) == 16
+    assert all(image["file"].startswith("shapes/train/") for image in images)
+    if stage == "image":
+        assert [image["finite"] for image in images] == [row != 5 for row in range(16)]
+    if stage == "gradient":
+        assert report["parameters"]
+
+
+def test_a_run_goes_on_after_a_skipped_update_and_may_stop_instead(run: Run, tmp_path: Path) -> None:
+    with spoilt("prediction"):
+        seen = run({"training.max_steps": BEFORE + 3})
+    assert seen.records[-1]["skipped"] == 1
+    assert np.isfinite([r["loss"] for r in seen.records]).all()
+    assert [r["step"] for r in seen.records] == [1, 2, 4, 5]
+    folder = tmp_path / "stopped"
+    with spoilt("prediction"), pytest.raises(UserError, match=r"step 2: not finite: prediction of level 1") as error:
+        run_tiny(folder, {"training.non_finite": "stop"})
+    assert "\n" not in str(error.value)
+    # Nothing is lost: the state before the spoilt step is saved, and the run goes on from it.
+    assert read_checkpoint(folder / "checkpoints" / "last.pth")["step"] == BEFORE
+    resumed = run({"training.non_finite": "stop"}, folder=folder, resume="auto")
+    same_learning_state(run().state, resumed.state)
+
+
+def test_an_infinite_loss_with_a_finite_gradient_is_noticed() -> None:
+    from hjepa.training.guard import poison
+
+    weight = torch.ones(3, requires_grad=True)
+    losses = [weight.sum() + float("inf"), weight.sum()]
+    (losses[-1] * poison([loss.detach() for loss in losses])).backward()
+    assert weight.grad is not None
+    assert weight.grad.isnan().all()
+    fine = torch.tensor(1.2345e-7)
+    assert torch.equal(fine * poison([fine]), fine)
+
+
+@contextmanager
+def memory_for(images: int, from_pass: int = 0) -> Iterator[list[int]]:
+    """A device on which a training pass over more images than that runs out of memory; lists the passes that fit."""
+    passes: list[int] = []
+    count = 0
+
+    def check(module: nn.Module, args: tuple[Any, ...]) -> None:
+        nonlocal count
+        if isinstance(module, HJEPA) and module.training:
+            count += 1
+            if len(args[0]) > images and count > from_pass:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore lines")
+            passes.append(len(args[0]))
+
+    handle = nn.modules.module.register_module_forward_pre_hook(check)
+    try:
+        yield passes
+    finally:
+        handle.remove()
+
+
+def test_the_ladder_keeps_the_effective_batch(run: Run) -> None:
+    keys = {"data.batch_size": 8, "training.accumulation_steps": 4, "data.subset": 128, "training.max_steps": 4}
+    whole = run(keys)
+    for fits, rung, from_pass in ((4, "4 x 8", 0), (2, "2 x 16", 0), (1, "1 x 32", 0), (4, "4 x 8", 6)):
+        with memory_for(fits, from_pass) as passes:
+            seen = run(keys)
+        assert f"micro-batches of {rung}" in seen.log
+        assert "32 images per update as before" in seen.log
+        assert seen.outcome.step == whole.outcome.step
+        assert max(passes[from_pass:]) == fits
+        assert torch.allclose(seen.weights, whole.weights, atol=2e-5)
+        assert [r["loss"] for r in seen.records] == pytest.approx([r["loss"] for r in whole.records], rel=1e-4)
+
+
+def test_a_run_that_stepped_down_resumes_on_its_rung_bit_by_bit(run: Run) -> None:
+    keys = {"data.batch_size": 8, "training.accumulation_steps": 2}
+    with memory_for(4):
+        whole = run(keys)
+    with memory_for(4):
+        part = run({**keys, "training.max_steps": 5})
+    resumed = run(keys, folder=part.folder, resume="auto")
+    assert "going on with micro-batches of 4 x 4" in resumed.log
+    same_learning_state(whole.state, resumed.state)
+
+
+def test_the_end_of_the_ladder_is_one_line(run: Run) -> None:
+    with memory_for(0), pytest.raises(UserError, match=r"out of memory on cpu with data\.batch_size=1") as error:
+        run({"data.batch_size": 2})
+    assert "\n" not in str(error.value)
+    with memory_for(15), pytest.raises(UserError, match=r"out of memory on cpu with data\.batch_size=16"):
+        run({"loss.variance_loss_weight": 0.1})
+
+
+def test_rungs() -> None:
+    assert next_rung(8, 4) == (4, 8)
+    assert next_rung(9, 2) == (3, 6)
+    assert next_rung(1, 32) is None
+    assert next_rung(32, 1, fewest=16) == (16, 2)
+    assert next_rung(16, 1, fewest=16) is None
+
+
+def test_memory_that_really_runs_out_is_recognised() -> None:
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert is_out_of_memory(error.value)
+    assert not is_out_of_memory(RuntimeError("shapes differ"))
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from hjepa.training.lock import FolderLock
+with FolderLock(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_two_runs_cannot_write_to_one_folder_and_a_killed_one_leaves_no_lock(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=f"in use by process {process.pid} on ") as error:
+            run(folder=folder)
+        assert "\n" not in str(error.value)
+        assert {p.name for p in folder.iterdir()} <= {".lock", "checkpoints"}
+    finally:
+        process.kill()
+        process.wait()
+    assert run({"training.max_steps": 1}, folder=folder).outcome.step == 1
+    with FolderLock(folder), pytest.raises(UserError, match="another run of this process"):
+        run(folder=folder, resume="auto")
+
+
+def images(folder: Path, count: int = 48) -> Path:
+    random = np.random.default_rng(0)
+    folder.mkdir()
+    for index in range(count):
+        Image.fromarray(random.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(folder / f"{index:02d}.png")
+    return folder
+
+
+def loader(folder: Path, **keys: Any) -> TrainLoader:
+    settings = {"dataset": "folder", "data_path": str(folder), "subset": None, "storage": "workers", "num_workers": 1}
+    config = tiny_config({f"data.{k}": v for k, v in {**settings, **keys}.items()})
+    dataset = build_dataset(config.data, "train", seed=0)
+    statistics = {"mean": [0.5] * 3, "std": [0.2] * 3}
+    return TrainLoader(dataset, config.data, (16, 16), **statistics, seed=0, device=torch.device("cpu"))
+
+
+def collect(batches: Iterator[Any]) -> list[Tensor]:
+    return [batch.images for batch in batches]
+
+
+def test_a_worker_that_dies_is_replaced_and_no_batch_is_lost(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = images(tmp_path / "images")
+    want = collect(loader(folder).batches(0, 8))
+    before = set(multiprocessing.active_children())
+    hurt = loader(folder, worker_timeout=60.0, prefetch_factor=1)
+    batches = hurt.batches(0, 8)
+    got = [next(batches).images, next(batches).images]
+    for child in set(multiprocessing.active_children()) - before:
+        child.kill()
+    with caplog.at_level(logging.WARNING, "hjepa"):
+        got += collect(batches)
+    assert "Replacing the workers, time 1 of 3" in caplog.text
+    assert all(torch.equal(a, b) for a, b in zip(want, got, strict=True))
+    assert len(got) == 8
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a pipe stands for a disk that does not answer")
+def test_a_stalled_disk_is_waited_for_then_named(tmp_path: Path) -> None:
+    folder = images(tmp_path / "images")
+    stalled = loader(folder, worker_timeout=0.5, worker_restarts=0)
+    for file in folder.glob("*.png"):
+        file.unlink()
+        os.mkfifo(file)
+    started = time.monotonic()
+    with pytest.raises(DataError, match=r"data\.worker_timeout") as error:
+        collect(stalled.batches(0, 2))
+    assert time.monotonic() - started >= 0.5
+    assert "\n" not in str(error.value)
+
+
+def test_files_that_vanish_or_break_while_training_are_counted(run: Run, tmp_path: Path) -> None:
+    folder = images(tmp_path / "images")
+    spoilt_files = loader(folder, num_workers=0)
+    names = sorted(folder.glob("*.png"))
+    for file in names[:6]:
+        file.unlink()
+    names[7].write_bytes(names[7].read_bytes()[:60])
+    collect(spoilt_files.batches(0, spoilt_files.steps_per_epoch))
+    known = set(spoilt_files.dataset.identifiers)
+    reasons = {bad.path: bad.reason for bad in spoilt_files.dataset.bad_files}
+    assert reasons
+    assert set(reasons) <= known
+    assert "missing" in reasons.values()
+    assert run().records[-1]["bad_images"] == 0
+
+
+def test_records_on_a_full_disk_are_kept_and_written_later(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "metrics.jsonl"
+    sink = JsonLines(file, 0)
+    sink.write({"step": 1, "text": "x" * 50})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with caplog.at_level(logging.ERROR, "hjepa"):
+            sink.write({"step": 2, "text": "y" * 50})
+            sink.write({"step": 3})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [1]
+    assert caplog.text.count("cannot be written") == 1
+    sink.write({"step": 4})
+    sink.close()
+    assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [1, 2, 3, 4]
+
+
+def test_a_torn_record_and_those_to_come_again_are_dropped(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(b'{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    sink = JsonLines(file, 2)
+    sink.write({"step": 3, "again": True})
+    sink.close()
+    assert [json.loads(line) for line in file.read_text().splitlines()] == [
+        {"step": 1},
+        {"step": 2},
+        {"step": 3, "again": True},
+    ]
+
+
+def test_a_save_that_fails_is_said_and_training_goes_on(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    # A folder of that name: the rename onto it fails, as a real file system says.
+    (folder / "checkpoints" / "checkpoint_epoch_1.pth").mkdir()
+    seen = run({"checkpoint.save_frequency": 1}, folder=folder)
+    assert seen.outcome.completed
+    assert "checkpoint_epoch_1.pth: the checkpoint cannot be written" in seen.log
+    assert "Training goes on" in seen.log
+    assert seen.state["step"] == 12
+    assert "checkpoint_epoch_1.pth" not in seen.state["retention"]["scores"]
