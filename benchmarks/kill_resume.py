@@ -27,7 +27,7 @@ import torch
 
 from hjepa.config import Config, load_config
 from hjepa.training import run_training
-from hjepa.training.checkpoint import read_checkpoint
+from hjepa.training.checkpoint import read_checkpoint, read_header
 from hjepa.training.run_folder import environment, write_atomically
 
 BASE: dict[str, Any] = {
@@ -118,20 +118,30 @@ def ending(folder: Path) -> dict[str, Any]:
     return {"state": state, "records": records, "files": sorted(p.name for p in (folder / "checkpoints").iterdir())}
 
 
+def saved(folder: Path) -> int:
+    """Step of the newest checkpoint; -1 without one."""
+    header = read_header(folder / "checkpoints" / "last.pth")
+    return -1 if header is None else header.step
+
+
 def one_run(
     config: Config, folder: Path, expected: dict[str, Any], seconds: float, luck: random.Random
 ) -> dict[str, Any]:
     """Kill a run until it is through, and compare."""
     kills: list[str] = []
+    last = expected["state"]["step"] - 1
     deadline = time.monotonic() + 120 + 40 * seconds
     while time.monotonic() < deadline:
         child = start(config, folder)
-        # After enough kills it is left alone, so that a run that saves rarely ends as well.
-        moment = luck.uniform(0, seconds) if len(kills) < 6 else float("inf")
-        until = time.monotonic() + moment
+        # Every other time the moment is one of the clock, anywhere from the start of the process on; else it is shortly
+        # after a checkpoint of some step. After enough kills the run is left alone, so that one that saves rarely ends.
+        step = luck.randrange(last) if len(kills) % 2 == 0 else None
+        until = time.monotonic() + luck.uniform(0, seconds) if step is None else float("inf")
         done, status = 0, 0
-        while not done and time.monotonic() < until:
+        while not done and (len(kills) >= 6 or time.monotonic() < until):
             done, status = os.waitpid(child, os.WNOHANG)
+            if step is not None and until == float("inf") and saved(folder) >= step:
+                until = time.monotonic() + luck.uniform(0, 0.05)
             if not done:
                 time.sleep(0.002)
         if not done:
