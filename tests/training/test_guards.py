@@ -346,3 +346,56 @@ def test_a_save_that_fails_is_said_and_training_goes_on(run: Run, tmp_path: Path
     assert "Training goes on" in seen.log
     assert seen.state["step"] == 12
     assert "checkpoint_epoch_1.pth" not in seen.state["retention"]["scores"]
+
+
+ONE_RANK_SPOILT = """
+import os, sys
+from pathlib import Path
+import torch
+from torch import nn
+from hjepa.config import load_config
+from hjepa.models.hjepa import HJEPA
+from hjepa.training import run_training
+
+rank, folder, steps, models = int(os.environ["RANK"]), Path(sys.argv[2]), 0, []
+
+def spoil(module, args, output):
+    global steps
+    if isinstance(module, HJEPA) and module.training:
+        models[:] = [module]
+        steps += 1
+        if rank == 1 and steps == 2:
+            output.predictions[0] = output.predictions[0] * float("inf")
+
+nn.modules.module.register_module_forward_hook(spoil)
+run_training(load_config(sys.argv[1]), output_dir=folder, console=False)
+torch.save({n: p.detach() for n, p in models[0].named_parameters()}, folder / f"rank{rank}.pt")
+"""
+
+
+def test_all_processes_skip_alike_when_one_has_a_loss_that_is_not_finite(tmp_path: Path) -> None:
+    import yaml
+
+    config, program, folder = tmp_path / "tiny.yaml", tmp_path / "program.py", tmp_path / "run"
+    settings = tiny_config({"training.max_steps": 3, "data.batch_size": 8}).model_dump(mode="json")
+    config.write_text(yaml.safe_dump(settings))
+    program.write_text(ONE_RANK_SPOILT)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    result = subprocess.run(
+        [*launcher, str(program), str(config), str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    state = read_checkpoint(folder / "checkpoints" / "last.pth")
+    assert (state["step"], state["skipped"]) == (3, 1)
+    first, second = (torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+        assert value.isfinite().all()
+    report = json.loads((folder / "non_finite" / "step_00000001_rank1.json").read_text())
+    assert (report["stage"], report["levels"]) == ("prediction", [0])
+    assert len(report["micro_batches"][0]["images"]) == 8
