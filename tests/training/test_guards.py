@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import os
 import resource
+import socket
 import subprocess
 import sys
 import time
@@ -357,7 +358,11 @@ from hjepa.config import load_config
 from hjepa.models.hjepa import HJEPA
 from hjepa.training import run_training
 
-rank, folder, steps, models = int(os.environ["RANK"]), Path(sys.argv[2]), 0, []
+# Forked after the imports, which cost more than the run.
+child = os.fork()
+rank, folder, steps, models = int(child == 0), Path(sys.argv[2]), 0, []
+os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+os.environ["MASTER_PORT"] = sys.argv[3]
 
 def spoil(module, args, output):
     global steps
@@ -370,6 +375,8 @@ def spoil(module, args, output):
 nn.modules.module.register_module_forward_hook(spoil)
 run_training(load_config(sys.argv[1]), output_dir=folder, console=False)
 torch.save({n: p.detach() for n, p in models[0].named_parameters()}, folder / f"rank{rank}.pt")
+if child:
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
@@ -380,9 +387,11 @@ def test_all_processes_skip_alike_when_one_has_a_loss_that_is_not_finite(tmp_pat
     settings = tiny_config({"training.max_steps": 3, "data.batch_size": 8}).model_dump(mode="json")
     config.write_text(yaml.safe_dump(settings))
     program.write_text(ONE_RANK_SPOILT)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     result = subprocess.run(
-        [*launcher, str(program), str(config), str(folder)],
+        [sys.executable, str(program), str(config), str(folder), str(port)],
         capture_output=True,
         text=True,
         timeout=300,
