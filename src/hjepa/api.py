@@ -72,9 +72,10 @@ def train(
         >>> result = hjepa.train("quickstart", output_dir="runs/first")  # doctest: +SKIP
         >>> result.results["linear_probe"]["trained"]  # doctest: +SKIP
     """
+    # Before PyTorch is imported, which takes seconds: a mistake in the configuration is answered at once.
+    resolved = _resolve(config, output_dir, device, epochs, max_steps, seed, resume, overrides)
     from hjepa.training import run_training
 
-    resolved = _resolve(config, output_dir, device, epochs, max_steps, seed, resume, overrides)
     outcome = run_training(resolved, output_dir=output_dir, resume=resume, console=console)
     results: dict[str, Any] = {}
     if outcome.is_main and outcome.completed and resolved.evaluation.final:

@@ -20,9 +20,9 @@ from tests.data.image_files import encode, noise
 from torchvision.datasets import CIFAR10, STL10
 
 from hjepa.config import DATASETS, DataConfig
+from hjepa.config.catalogue import CATALOGUE
 from hjepa.data import build_dataset
 from hjepa.data.build import SOURCES
-from hjepa.data.catalogue import CATALOGUE
 from hjepa.data.dataset import MemoryPixels
 from hjepa.data.shapes import CLASSES, generate
 from hjepa.data.sources import cifar, stl10

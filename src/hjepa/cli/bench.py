@@ -21,12 +21,14 @@ def bench(
 ) -> None:
     """Images per second of the whole training step, and what share of the machine's matrix-product peak that is."""
     from hjepa.config import load_config, parse_override
+
+    flags = {} if device is None else {"device": device}
+    settings = load_config(config, {**dict(parse_override(text) for text in overrides or ()), **flags})
+
     from hjepa.training.benchmark import benchmark_step
     from hjepa.training.device import resolve_device
     from hjepa.training.run_folder import environment, write_atomically
 
-    flags = {} if device is None else {"device": device}
-    settings = load_config(config, {**dict(parse_override(text) for text in overrides or ()), **flags})
     result = benchmark_step(settings, seconds=seconds, synthetic=synthetic)
     tokens = result.tokens
     rows = [

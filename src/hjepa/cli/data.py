@@ -24,7 +24,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VAL
 @app.command("list")
 def list_datasets() -> None:
     """List the data sets by name, with their sizes, origin and terms."""
-    from hjepa.data.catalogue import CATALOGUE, Entry
+    from hjepa.config.catalogue import CATALOGUE, Entry
 
     rows = [tuple(column.replace("pixels", "size") for column in Entry._fields), *CATALOGUE]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

@@ -1,0 +1,80 @@
+"""What is not imported before it is needed. PyTorch alone takes seconds; times are left to `benchmarks/start_up.py`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from tests.cli.test_program import ENVIRONMENT
+
+HEAVY = {"torch", "numpy", "torchvision", "sklearn", "scipy", "matplotlib", "pyarrow", "PIL", "tensorboard"}
+
+# Names of the top-level packages in memory after some code, whatever that code printed or how it ended.
+_REPORT = """
+import sys
+try:
+    {code}
+except SystemExit:
+    pass
+print()
+print(*sorted({{name.partition(".")[0] for name in sys.modules}}))
+"""
+
+
+def packages_after(code: str) -> set[str]:
+    """Top-level packages that a fresh interpreter holds after one line of code."""
+    result = subprocess.run(
+        [sys.executable, "-c", _REPORT.format(code=code)],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        timeout=300,
+        check=True,
+    )
+    found = set(result.stdout.splitlines()[-1].split())
+    assert "hjepa" in found
+    return found
+
+
+def after_command(*arguments: str) -> set[str]:
+    return packages_after(f"from hjepa.cli.main import main; main({list(arguments)!r})")
+
+
+def test_importing_the_package_imports_no_other() -> None:
+    assert not packages_after("import hjepa") & (HEAVY | {"pydantic", "yaml", "typer", "rich"})
+
+
+def test_a_public_name_brings_what_it_needs() -> None:
+    # The counterpart: the report above would notice.
+    assert {"torch", "numpy", "pydantic"} <= packages_after("import hjepa; hjepa.create_hjepa")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--help",),
+        ("--version",),
+        ("train", "--help"),
+        ("config", "show", "quickstart"),
+        ("data", "list"),
+        # A mistake in the configuration is answered before anything heavy is imported.
+        ("train", "training.lrr=1"),
+        ("bench", "--config", "quickstrt"),
+    ],
+    ids=" ".join,
+)
+def test_what_needs_no_tensor_imports_no_pytorch(arguments: tuple[str, ...]) -> None:
+    found = after_command(*arguments)
+    assert not found & HEAVY
+    assert "typer" in found
+
+
+def test_help_of_the_program_reads_no_configuration() -> None:
+    assert not after_command("--help") & {"pydantic", "yaml"}
+
+
+def test_training_imports_neither_plots_nor_decoders_nor_classifiers() -> None:
+    found = packages_after("import hjepa.training")
+    assert "torch" in found
+    assert not found & {"matplotlib", "sklearn", "scipy", "torchvision", "pyarrow", "tensorboard", "wandb"}
