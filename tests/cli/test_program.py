@@ -204,15 +204,6 @@ def test_bench_reports_and_writes_json(tmp_path: Path) -> None:
     assert "random pictures" in synthetic.stdout
 
 
-def test_importing_is_lazy() -> None:
-    code = "import sys, hjepa; print([m for m in ('torch', 'matplotlib', 'sklearn', 'pyarrow', 'torchvision') if m in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
-    code = "import sys, hjepa.cli.main; print([m for m in ('torch', 'matplotlib', 'sklearn') if m in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
-
-
 def test_every_public_name_can_be_imported() -> None:
     import hjepa as package
 

@@ -13,7 +13,7 @@ import torch
 
 from hjepa.data import TrainLoader, build_dataset, measure_statistics, random_dataset
 from hjepa.models import build_model
-from hjepa.models.cost import step_cost
+from hjepa.models.cost import StepCost, step_cost
 from hjepa.training.device import configure_backend, resolve_device
 from hjepa.training.distribution import World
 from hjepa.training.loop import Trainer
@@ -63,6 +63,52 @@ class StepBenchmark:
         return asdict(self)
 
 
+class TimedStep:
+    """A trainer on a configuration's model and data whose steps are timed one by one. Nothing is written.
+
+    Args:
+        config: the configuration; its data set is read unless `synthetic`.
+        synthetic: random pictures of the model's size instead of the data set; they pass through the same loader.
+
+    Attributes:
+        trainer: the trainer.
+        cost: FLOP per image of one step.
+        data: name of the data set.
+        dtype: of the matrix products.
+    """
+
+    def __init__(self, config: Config, *, synthetic: bool = False) -> None:
+        self.config = config
+        self.device = resolve_device(config.device)
+        configure_backend(config.training, self.device)
+        self.trainer, channels, self.data = _trainer(config, self.device, synthetic)
+        self.dtype = self.trainer.precision.dtype if config.training.use_amp else torch.float32
+        masks = self.trainer.masks
+        self.cost: StepCost = step_cost(
+            config.model,
+            self.trainer.model.geometry,
+            channels,
+            masks.counts.context,
+            masks.counts.targets,
+            masks.groups,
+            config.masking.sets_per_image,
+        )
+        self.batches = self.trainer.loader.batches(0, 10**9)
+
+    @property
+    def images(self) -> int:
+        """Images per step."""
+        return self.trainer.loader.global_batch
+
+    def __call__(self) -> float:
+        """Seconds of one whole training step."""
+        synchronise(self.device)
+        started = time.perf_counter()
+        self.trainer.train_step(self.batches)
+        synchronise(self.device)
+        return time.perf_counter() - started
+
+
 def benchmark_step(config: Config, *, seconds: float = 20.0, synthetic: bool = False) -> StepBenchmark:
     """Time whole training steps of a configuration.
 
@@ -71,36 +117,19 @@ def benchmark_step(config: Config, *, seconds: float = 20.0, synthetic: bool = F
         seconds: how long to measure, after a warm-up.
         synthetic: random pictures of the model's size instead of the data set; they pass through the same loader.
     """
-    device = resolve_device(config.device)
-    configure_backend(config.training, device)
-    trainer, channels, source = _trainer(config, device, synthetic)
-    dtype = trainer.precision.dtype if config.training.use_amp else torch.float32
-    peak = [matmul_peak(device, dtype)]
-    batches = trainer.loader.batches(0, 10**9)
+    step = TimedStep(config, synthetic=synthetic)
+    device, trainer, cost = step.device, step.trainer, step.cost
+    peak = [matmul_peak(device, step.dtype)]
     for _ in range(3):
-        trainer.train_step(batches)
+        step()
     trainer.reset_interval()
     pace: list[float] = []
     begun = time.perf_counter()
     while time.perf_counter() - begun < seconds or len(pace) < 3:
-        _synchronise(device)
-        started = time.perf_counter()
-        trainer.train_step(batches)
-        _synchronise(device)
-        pace.append(time.perf_counter() - started)
+        pace.append(step())
     waited = trainer.waited / sum(pace)
-    peak.append(matmul_peak(device, dtype))
-    counts = trainer.masks.counts
-    cost = step_cost(
-        config.model,
-        trainer.model.geometry,
-        channels,
-        counts.context,
-        counts.targets,
-        trainer.masks.groups,
-        config.masking.sets_per_image,
-    )
-    speed = trainer.loader.global_batch / median(pace)
+    peak.append(matmul_peak(device, step.dtype))
+    speed = step.images / median(pace)
     return StepBenchmark(
         images_per_second=speed,
         flop_per_image=cost.total,
@@ -115,9 +144,9 @@ def benchmark_step(config: Config, *, seconds: float = 20.0, synthetic: bool = F
         steps=len(pace),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         threads=torch.get_num_threads(),
-        precision=str(dtype).removeprefix("torch."),
+        precision=str(step.dtype).removeprefix("torch."),
         compiled=config.training.compile,
-        data=source,
+        data=step.data,
     )
 
 
@@ -127,10 +156,10 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, *, side: int | None = 
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     times = []
     for _ in range(8):
-        _synchronise(device)
+        synchronise(device)
         started = time.perf_counter()
         a @ b
-        _synchronise(device)
+        synchronise(device)
         times.append(time.perf_counter() - started)
     return float(2 * side**3 / min(times))
 
@@ -171,6 +200,7 @@ def _trainer(config: Config, device: torch.device, synthetic: bool) -> tuple[Tra
     return trainer, dataset.channels, "random pictures" if synthetic else dataset.name
 
 
-def _synchronise(device: torch.device) -> None:
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what it was told."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,0 +1,127 @@
+"""How many data workers a device needs: what one decodes against what the model takes.
+
+    python -m benchmarks.data_workers --config configs/cpu_cifar10.yaml --json workers.json
+
+JPEG files of photographic size are made on the spot, and read by the loader of the training with no worker process and
+with some; the model's pace is that of whole training steps on pictures in memory. On a machine whose cores also train,
+workers take cores from the model: the last column says how many cores decoding would keep busy.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.report import Rows, configuration, parser, show, write
+from hjepa.config import Config
+from hjepa.data import TrainLoader, build_dataset
+from hjepa.training.benchmark import TimedStep
+
+SIZES = {"500x375": (500, 375), "256x256": (256, 256)}
+
+
+def make_files(folder: Path, count: int, size: tuple[int, int], *, seed: int = 0) -> int:
+    """Write JPEG files and return their bytes: soft colour fields under fine grain compress about as photographs do."""
+    random = np.random.default_rng(seed)
+    for number in range(count):
+        coarse = Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+        soft = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC), dtype=np.float32)
+        grain = random.normal(0, 6, (*soft.shape[:2], 1)).astype(np.float32)
+        place = folder / str(number % 10)
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.clip(soft + grain, 0, 255).astype(np.uint8)).save(place / f"{number}.jpg", quality=90)
+    return sum(file.stat().st_size for file in folder.rglob("*.jpg"))
+
+
+def decoding(config: Config, folder: Path, workers: int, batches: int) -> float:
+    """Images per second that the loader delivers from a folder, cropped to the model's size."""
+    data = config.data.model_copy(
+        update={"dataset": "folder", "data_path": folder, "storage": "workers", "num_workers": workers, "subset": None}
+    )
+    dataset = build_dataset(data, "train", seed=config.seed)
+    loader = TrainLoader(
+        dataset,
+        data,
+        config.geometry().image_size,
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+        seed=config.seed,
+        device=torch.device("cpu"),
+    )
+    ahead = data.prefetch_factor * workers
+    delivered = loader.batches(0, 1 + ahead + batches)
+    # What workers had prepared before the clock starts is left out.
+    for _ in range(1 + ahead):
+        next(delivered)
+    started = time.perf_counter()
+    for _ in range(batches):
+        next(delivered)
+    return batches * data.batch_size / (time.perf_counter() - started)
+
+
+def training(config: Config, steps: int) -> float:
+    """Images per second of whole training steps on pictures in memory."""
+    step = TimedStep(config, synthetic=True)
+    step()
+    return step.images / median(step() for _ in range(steps))
+
+
+def measure(config: Config, *, files: int, workers: tuple[int, ...], batches: int, steps: int) -> dict[str, Any]:
+    """Decode capacity for each size of file and number of workers, and what the model asks for."""
+    wanted = training(config, steps)
+    rows: Rows = []
+    for name, size in SIZES.items():
+        with tempfile.TemporaryDirectory() as made:
+            kilobytes = make_files(Path(made), files, size) / files / 1e3
+            for number in workers:
+                pace = decoding(config, Path(made), number, batches)
+                each = pace / max(1, number)
+                rows.append(
+                    {
+                        "files": name,
+                        "kB each": kilobytes,
+                        "workers": number,
+                        "decoded/s": pace,
+                        "decoded/s and worker": each,
+                        "trained/s": wanted,
+                        "workers needed": math.ceil(wanted / each),
+                        "cores busy decoding": wanted / each,
+                    }
+                )
+    return {"data_workers": rows, "batches": batches, "files": files}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line."""
+    options = parser(__doc__)
+    options.add_argument("--config", default="configs/cpu_cifar10.yaml", help="YAML file or preset")
+    options.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
+    options.add_argument("--files", type=int, default=600)
+    options.add_argument("overrides", nargs="*", metavar="section.key=value")
+    given = options.parse_args(arguments)
+    keys: dict[str, Any] = {"training__num_threads": given.threads}
+    if given.short:
+        keys |= {"data__batch_size": 8, "device": "cpu"}
+    config = configuration(given.config, given.overrides, **keys)
+    size = config.data.batch_size
+    result = (
+        measure(config, files=24, workers=(0, 1), batches=1, steps=1)
+        if given.short
+        else measure(
+            config, files=max(given.files, 2 * size), workers=tuple(given.workers), batches=-(-1000 // size), steps=5
+        )
+    )
+    show(result["data_workers"])
+    write(given.json, "data_workers", result, config)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""How long the linear probe and k-NN take on cached features, and how fast features are read.
+
+    python -m benchmarks.evaluation_speed --json evaluation.json
+
+The features are drawn: classes that overlap, with the falling spectrum and the offsets of a trained network, so that
+the solver meets the same trouble. 50,000 of the 60,000 are for training, five strengths of L2 are tried, and k-NN
+looks for 20 neighbours.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.report import Rows, configuration, parser, show, write
+from hjepa.config import Config
+from hjepa.data import random_dataset
+from hjepa.evaluation.features import View, encode, level_encoder
+from hjepa.metrics import accuracy, knn_predict, linear_probe
+from hjepa.models import build_model
+from hjepa.models.cost import step_cost
+from hjepa.training.benchmark import matmul_peak
+from hjepa.training.loop import build_sampler
+
+L2_VALUES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+K = 20
+
+
+def drawn_features(count: int, width: int, classes: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Features [count, width] float32 and labels [count]: about two thirds can be told apart by a linear map."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(classes, (count,), generator=generator)
+    rank = width // 2
+    centres = 0.45 * torch.randn(classes, rank, generator=generator)
+    latent = centres[labels] + torch.randn(count, rank, generator=generator)
+    # A bend, since features of a network are no mixture of Gaussians, and a spectrum that falls by three decades.
+    latent = torch.cat(
+        [latent, latent.relu() @ torch.randn(rank, width - rank, generator=generator) / rank**0.5], dim=1
+    )
+    mixing = torch.linalg.qr(torch.randn(width, width, generator=generator)).Q
+    return (latent * torch.logspace(0, -3, width)) @ mixing + torch.randn(width, generator=generator), labels
+
+
+def evaluation(count: int, width: int, classes: int) -> Rows:
+    """Seconds of probe and k-NN on the same drawn features."""
+    features, labels = drawn_features(count, width, classes)
+    cut = count * 5 // 6
+    train, test = features[:cut], features[cut:]
+    started = time.perf_counter()
+    probe = linear_probe(
+        train, labels[:cut], test, labels[cut:], num_classes=classes, l2_values=L2_VALUES, validation_fraction=0.1
+    )
+    probed = time.perf_counter()
+    predicted = knn_predict(train, labels[:cut], test, k=K)[K]
+    ended = time.perf_counter()
+    size = f"{count} x {width}"
+    return [
+        {"part": "linear probe", "size": size, "s": probed - started, "accuracy": probe.accuracy},
+        {"part": f"k-NN-{K}", "size": size, "s": ended - probed, "accuracy": accuracy(predicted, labels[cut:])},
+        {"part": "both", "size": size, "s": ended - started, "accuracy": None},
+    ]
+
+
+def reading(config: Config, count: int, side: int | None) -> dict[str, Any]:
+    """Images per second of feature extraction, and its share of the matrix-product peak in the same run."""
+    device = torch.device("cpu")
+    geometry = config.geometry()
+    images = random_dataset(count, 3, geometry.image_size)
+    view = View(geometry.image_size, (0.5,) * 3, (0.25,) * 3, device)
+    model = build_model(config).eval()
+    peak = [matmul_peak(device, torch.float32, side=side)]
+    encode(images, torch.arange(min(count, 64)), {"model": level_encoder(model)}, view)
+    started = time.perf_counter()
+    encode(images, None, {"model": level_encoder(model)}, view)
+    seconds = time.perf_counter() - started
+    peak.append(matmul_peak(device, torch.float32, side=side))
+    masks = build_sampler(config)
+    cost = step_cost(config.model, geometry, 3, masks.counts.context, masks.counts.targets, masks.groups)
+    return {
+        "images": count,
+        "seconds": seconds,
+        "images_per_second": count / seconds,
+        "flop_per_image": cost.target,
+        "peak_flops": max(peak),
+        "peak_share": count / seconds * cost.target / max(peak),
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line."""
+    options = parser(__doc__)
+    options.add_argument("--config", default="quickstart", help="whose encoder reads; YAML file or preset")
+    options.add_argument("--features", type=int, default=60_000)
+    options.add_argument("--width", type=int, default=192)
+    options.add_argument("--images", type=int, default=2048, help="pictures read by the encoder")
+    given = options.parse_args(arguments)
+    config = configuration(given.config, device="cpu")
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    count, width, images, side = given.features, given.width, given.images, None
+    if given.short:
+        count, width, images, side = 600, 24, 64, 256
+    rows = evaluation(count, width, classes=10)
+    read = reading(config, images, side)
+    show(rows)
+    print(
+        f"reading features: {read['images_per_second']:.0f} images/s, {read['peak_share']:.1%} of "
+        f"{read['peak_flops'] / 1e9:.0f} GFLOP/s, {torch.get_num_threads()} threads"
+    )
+    write(given.json, "evaluation_speed", {"evaluation": rows, "reading": read}, config)
+
+
+if __name__ == "__main__":
+    main()

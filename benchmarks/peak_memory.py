@@ -1,0 +1,93 @@
+"""How much memory a training step needs, beside what weights, gradients and optimiser take by count.
+
+    python -m benchmarks.peak_memory --json memory.json
+
+Every configuration trains in a process of its own, so that the peak of one does not hide that of the next. On a CPU it
+is the highest resident memory of that process over what it had before the model; on a GPU the allocator's peak.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.report import Rows, configuration, parser, show, write
+from hjepa.training.benchmark import TimedStep
+
+CASES: dict[str, list[str]] = {
+    "quickstart": [],
+    "quickstart, gradient checkpointing": ["model.gradient_checkpointing=true"],
+    "quickstart, 32 x 4 accumulated": ["data.batch_size=32", "training.accumulation_steps=4"],
+    "quickstart, bf16": ["training.use_amp=true"],
+}
+
+
+def measure(name: str, overrides: list[str], steps: int) -> dict[str, Any]:
+    """Bytes needed by some training steps. Runs in a process of its own."""
+    config = configuration(name, overrides)
+    before = _resident_peak()
+    step = TimedStep(config, synthetic=True)
+    cuda = step.device.type == "cuda"
+    for _ in range(steps):
+        step()
+    model = step.trainer.model
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    kept = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
+    return {
+        "peak": torch.cuda.max_memory_allocated(step.device) if cuda else _resident_peak() - before,
+        # Weight, gradient and two moments; the moving average has weights alone.
+        "state": 4 * trained + kept,
+        "batch": config.data.batch_size,
+    }
+
+
+def _resident_peak() -> int:
+    """Highest resident memory of this process so far, in bytes."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # Linux hands the figure of `getrusage` down from the parent process; this one is the process's own.
+        line = next(text for text in status.read_text(encoding="utf-8").splitlines() if text.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line."""
+    options = parser(__doc__)
+    options.add_argument("--config", help="only this YAML file or preset, with the overrides given")
+    options.add_argument("--steps", type=int, default=3)
+    options.add_argument("overrides", nargs="*", metavar="section.key=value")
+    given = options.parse_args(arguments)
+    cases = {given.config: []} if given.config else CASES
+    extra = list(given.overrides)
+    if given.threads:
+        extra.append(f"training.num_threads={given.threads}")
+    if given.short:
+        cases = {"quickstart": []}
+        extra += ["model.depth=3", "data.batch_size=16", "device=cpu"]
+    rows: Rows = []
+    for name, overrides in cases.items():
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            source = given.config or "quickstart"
+            found = pool.apply(measure, (source, [*overrides, *extra], 1 if given.short else given.steps))
+        rows.append(
+            {
+                "configuration": name,
+                "batch": found["batch"],
+                "peak, MB": found["peak"] / 1e6,
+                "weights and optimiser, MB": found["state"] / 1e6,
+                "per image, MB": (found["peak"] - found["state"]) / found["batch"] / 1e6,
+            }
+        )
+    show(rows)
+    write(given.json, "peak_memory", {"peak_memory": rows, "overrides": extra})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""What every measurement shares: the command line, the table, and the file with its conditions."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hjepa.config import Config, load_config, parse_override
+from hjepa.training.device import resolve_device
+from hjepa.training.run_folder import environment, write_atomically
+
+Cell = str | int | float | None
+Rows = list[dict[str, Cell]]
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser with the options that all measurements have."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--json", type=Path, metavar="FILE", help="write the figures and their conditions to this file")
+    made.add_argument(
+        "--short",
+        action="store_true",
+        help="tiny sizes and one round, to see that everything runs; numbers mean nothing",
+    )
+    made.add_argument("--threads", type=int, metavar="N", help="CPU threads; PyTorch's present number when not given")
+    return made
+
+
+def configuration(name: str, overrides: Sequence[str] = (), **keys: Any) -> Config:
+    """A configuration by file or preset, with overrides as text and keys with dots as `__`."""
+    values = {key.replace("__", "."): value for key, value in keys.items() if value is not None}
+    return load_config(name, values | dict(parse_override(text) for text in overrides))
+
+
+def show(rows: Rows) -> None:
+    """Print rows with the same keys as a table; numbers stand right."""
+    names = list(rows[0])
+    cells = [[_text(row[name]) for name in names] for row in rows]
+    widths = [max(len(line[i]) for line in [names, *cells]) for i in range(len(names))]
+    left = [isinstance(rows[0][name], str) for name in names]
+    for line in [names, *cells]:
+        print(
+            "  ".join(
+                c.ljust(w) if is_text else c.rjust(w) for c, w, is_text in zip(line, widths, left, strict=True)
+            ).rstrip()
+        )
+
+
+def write(file: Path | None, benchmark: str, figures: dict[str, Any], config: Config | None = None) -> None:
+    """Write figures with their conditions as JSON; nothing without a file."""
+    if file is None:
+        return
+    about = environment(config or Config(), resolve_device("cpu" if config is None else config.device), 1)
+    if config is None:
+        del about["seed"]
+    tree = {"benchmark": benchmark, **figures, "threads": torch.get_num_threads(), "environment": about}
+    if config is not None:
+        tree["config"] = config.model_dump(mode="json")
+    write_atomically(file, json.dumps(tree, indent=2) + "\n")
+    print(f"wrote {file}")
+
+
+def _text(value: Cell) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
+    return str(value)

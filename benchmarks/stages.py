@@ -1,0 +1,91 @@
+"""Laps around the stages of a training step, taken from outside: the trainer knows nothing of them."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from benchmarks.traffic import Traffic
+from hjepa.training.benchmark import TimedStep, synchronise
+
+STAGES = ("data", "masks", "target", "context", "predictor", "loss", "backward", "optimiser", "moving average", "rest")
+
+# Attributes of the trainer that are called once per step or micro-batch: the stage that begins with the call, and the
+# one that begins when it returns.
+_CALLS = (
+    ("masks", "masks", "target"),
+    ("objective", "loss", "backward"),
+    ("_apply_gradient", "optimiser", "rest"),
+    ("update_target", "moving average", "rest"),
+)
+
+
+class Laps:
+    """Splits the time of training steps among `STAGES`.
+
+    Whatever happens between the beginning of one stage and that of the next is booked on the first, so the stages add
+    up to the whole step. `optimiser` is clipping, the guard and the update; `rest` is what lies between.
+
+    Args:
+        step: the trainer to watch; its networks must not be compiled, since some laps are taken in hooks.
+        traffic: told which stage it is, where one counts.
+    """
+
+    def __init__(self, step: TimedStep, traffic: Traffic | None = None) -> None:
+        self.step = step
+        self.traffic = traffic
+        self._watching = False
+        self._watch()
+
+    def __call__(self) -> dict[str, float]:
+        """Run one whole training step and return its seconds by stage."""
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._watching, self._stage, self._since = True, "rest", time.perf_counter()
+        self.step()
+        self._enter("rest")
+        self._watching = False
+        return {stage: self._seconds[stage] for stage in STAGES}
+
+    def _enter(self, stage: str) -> None:
+        if not self._watching:
+            return
+        synchronise(self.step.device)
+        now = time.perf_counter()
+        self._seconds[self._stage] += now - self._since
+        self._stage, self._since = stage, now
+        if self.traffic is not None:
+            self.traffic.stage = stage
+
+    def _watch(self) -> None:
+        trainer = self.step.trainer
+        for name, stage, after in _CALLS:
+            setattr(trainer, name, _Around(getattr(trainer, name), self._enter, stage, after))
+        self.step.batches = self._watched(self.step.batches)
+        trainer.model.context_encoder.register_forward_pre_hook(lambda *_: self._enter("context"))
+        # Separate predictors run coarsest first.
+        trainer.model.predictors[-1].register_forward_pre_hook(lambda *_: self._enter("predictor"))
+
+    def _watched(self, batches: Iterator[Any]) -> Iterator[Any]:
+        while True:
+            self._enter("data")
+            batch = next(batches)
+            self._enter("rest")
+            yield batch
+
+
+class _Around:
+    """Enters one stage before a call and another after it; in every other respect the object that it stands for."""
+
+    def __init__(self, inner: Any, enter: Callable[[str], None], stage: str, after: str) -> None:
+        self._inner, self._enter, self._stage, self._after = inner, enter, stage, after
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self._enter(self._stage)
+        result = self._inner(*args, **kwargs)
+        self._enter(self._after)
+        return result
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)

@@ -1,0 +1,43 @@
+"""Counts what every operation reads, writes and multiplies, forward and backward."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+
+class Traffic(TorchDispatchMode):
+    """While active, adds up FLOP of matrix products and bytes of tensors that operations read and write, by stage.
+
+    The bytes are those of an execution without caches and without fusion beyond the operations themselves: an upper
+    bound of what memory sees, and the right size for element-wise work. Views move nothing and count nothing.
+
+    Attributes:
+        stage: where the present operations are booked.
+        flop, bytes: sums by stage.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stage = "other"
+        self.flop: dict[str, float] = defaultdict(float)
+        self.bytes: dict[str, float] = defaultdict(float)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        out = func(*args, **kwargs)
+        count = flop_registry.get(func._overloadpacket)
+        if count is not None:
+            self.flop[self.stage] += count(*args, **kwargs, out_val=out)
+        if not func.is_view:
+            tensors = [leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, Tensor)]
+            self.bytes[self.stage] += sum(t.numel() * t.element_size() for t in tensors)
+        return out

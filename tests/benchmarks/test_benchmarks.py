@@ -1,0 +1,155 @@
+"""The measurements measure what they say. Nothing here looks at how long anything takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from benchmarks.stages import STAGES, Laps
+from benchmarks.traffic import Traffic
+from tests.conftest import tiny_config
+
+from benchmarks import data_workers, evaluation_speed, masks, peak_memory, scaling, start_up, step_stages
+from hjepa.models.cost import step_cost
+from hjepa.training.benchmark import TimedStep
+
+
+def figures(main: Callable[[list[str]], None], file: Path, *arguments: str) -> dict[str, Any]:
+    """What a measurement writes in its short form."""
+    threads = torch.get_num_threads()
+    try:
+        main(["--short", "--threads", "1", "--json", str(file), *arguments])
+    finally:
+        torch.set_num_threads(threads)
+    written = json.loads(file.read_text())
+    assert written["environment"]["torch"] == torch.__version__
+    assert written["environment"]["device_name"]
+    assert written["threads"] == 1
+    return written
+
+
+def test_stages_add_up_to_the_step_and_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written = figures(step_stages.main, tmp_path / "stages.json")
+    rows = {row["stage"]: row for row in written["stages"]}
+    assert tuple(rows) == STAGES
+    assert sum(row["share of step"] for row in rows.values()) == pytest.approx(1)
+    assert all(rows[stage]["ms"] > 0 for stage in STAGES)
+    # Two independent counts: PyTorch's dispatcher, which also sees crops, and the formula in `hjepa.models.cost`.
+    counted = sum(rows[stage]["GFLOP"] for stage in ("target", "context", "predictor", "backward")) * 1e9
+    assert counted == pytest.approx(written["flop_per_step_by_formula"], rel=0.02)
+    # The gradient with respect to images is not needed, everything else costs twice its forward pass.
+    forward = rows["context"]["GFLOP"] + rows["predictor"]["GFLOP"]
+    assert rows["backward"]["GFLOP"] == pytest.approx(2 * forward, rel=0.03)
+    assert rows["masks"]["GFLOP"] == rows["moving average"]["GFLOP"] == 0
+    assert "share of peak" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("keys", [{}, {"model.predictor.sharing": "separate", "training.accumulation_steps": 2}])
+def test_watching_a_step_changes_nothing(keys: dict[str, Any]) -> None:
+    config = tiny_config(keys)
+    plain, watched = TimedStep(config), TimedStep(config)
+    laps = Laps(watched)
+    for _ in range(2):
+        plain()
+        seconds = laps()
+        assert set(seconds) == set(STAGES)
+    pairs = zip(plain.trainer.model.parameters(), watched.trainer.model.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert watched.trainer.step == 2
+
+
+def test_traffic_of_known_operations() -> None:
+    a, b = torch.zeros(3, 5), torch.zeros(5, 7)
+    with Traffic() as traffic:
+        traffic.stage = "product"
+        product = a @ b
+        traffic.stage = "sum"
+        product.t().add_(1.0)
+    assert traffic.flop == {"product": 2 * 3 * 5 * 7}
+    # The sum in place reads and writes; the transposed view before it moves nothing.
+    assert traffic.bytes == {"product": 4 * (15 + 35 + 21), "sum": 4 * 2 * 21}
+
+
+def test_masks_of_every_strategy(tmp_path: Path) -> None:
+    rows = figures(masks.main, tmp_path / "masks.json")["masks"]
+    assert {(row["strategy"], row["levels"]) for row in rows} == {
+        (strategy, levels) for strategy in masks.STRATEGIES for levels in masks.LEVELS
+    }
+    assert all(row["context"] + int(row["targets"].split("/")[0]) <= 14 * 14 for row in rows)
+
+
+def test_start_up_compares_with_an_empty_interpreter(tmp_path: Path) -> None:
+    file = tmp_path / "start.json"
+    start_up.main(["--short", "--json", str(file)])
+    rows = json.loads(file.read_text())["start_up"]
+    assert [row["case"] for row in rows] == ["empty interpreter", "import hjepa", "hjepa --help"]
+    assert rows[0]["over an empty interpreter, s"] == 0
+    with pytest.raises(RuntimeError, match="ended with 1"):
+        start_up._seconds(["-c", "raise ValueError"], {})
+
+
+def test_evaluation_reads_scores_and_counts(tmp_path: Path) -> None:
+    written = figures(evaluation_speed.main, tmp_path / "evaluation.json")
+    probe, nearest, both = written["evaluation"]
+    assert both["s"] == pytest.approx(probe["s"] + nearest["s"], rel=1e-3)
+    # Ten classes: the drawn features say something, and not everything.
+    assert 0.15 < nearest["accuracy"] < 0.95
+    assert 0.2 < probe["accuracy"] < 0.95
+    assert written["reading"]["images"] == 64
+    config = written["config"]
+    assert config["device"] == "cpu"
+    assert 0 < written["reading"]["peak_share"] < 1
+
+
+def test_memory_of_a_step_is_more_than_its_weights(tmp_path: Path) -> None:
+    (row,) = figures(peak_memory.main, tmp_path / "memory.json")["peak_memory"]
+    assert row["batch"] == 16
+    assert row["peak, MB"] > row["weights and optimiser, MB"] > 5
+
+
+def test_workers_are_set_against_what_the_model_takes(tmp_path: Path) -> None:
+    rows = figures(data_workers.main, tmp_path / "workers.json", "--config", "quickstart")["data_workers"]
+    assert {(row["files"], row["workers"]) for row in rows} == {(f, w) for f in data_workers.SIZES for w in (0, 1)}
+    for row in rows:
+        assert row["workers needed"] >= row["trained/s"] / row["decoded/s and worker"]
+        assert row["kB each"] > 3
+
+
+def test_made_files_are_pictures_of_the_size_asked_for(tmp_path: Path) -> None:
+    from PIL import Image
+
+    total = data_workers.make_files(tmp_path, 12, (64, 48))
+    files = sorted(tmp_path.rglob("*.jpg"))
+    assert len(files) == 12
+    assert total == sum(file.stat().st_size for file in files)
+    assert {Image.open(file).size for file in files} == {(64, 48)}
+
+
+def test_scaling_along_axes(tmp_path: Path) -> None:
+    axes = ["--axes", "batch", "levels", "threads"]
+    rows = figures(scaling.main, tmp_path / "scaling.json", *axes)["scaling"]
+    assert [(row["axis"], row["value"]) for row in rows] == [
+        ("batch", 16),
+        ("batch", 32),
+        ("levels", 1),
+        ("levels", 2),
+        ("threads", 1),
+    ]
+    assert all(row["over first"] == 1 for row in rows if row["value"] in (1, 16))
+    levels = [row["GFLOP per image"] for row in rows if row["axis"] == "levels"]
+    assert levels[0] < levels[1]
+
+
+def test_every_point_of_every_axis_is_a_configuration() -> None:
+    from benchmarks.report import configuration
+
+    for points in scaling.AXES.values():
+        work = []
+        for _, overrides in points:
+            config = configuration("quickstart", overrides)
+            work.append(step_cost(config.model, config.geometry(), 3, 10, (10,) * 4, ((0,),)).total)
+        assert len(set(work)) == len(work) or points is scaling.AXES["batch"]
