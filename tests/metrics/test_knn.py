@@ -83,6 +83,29 @@ def test_blocks_change_nothing(monkeypatch):
     assert torch.equal(whole, knn_predict(train, labels, test, k=5)[5])
 
 
+@pytest.mark.parametrize("columns", [640, 655, 4000])
+@pytest.mark.parametrize("k", [1, 5])
+def test_the_largest_of_long_rows_equal_topk(columns, k):
+    similarities = torch.randn(9, columns, generator=torch.Generator().manual_seed(columns + k))
+    # The largest ones side by side, in one group, and in the columns that fill no group.
+    similarities[0, :k] += 10
+    similarities[1, :: columns // knn_module._GROUP] += 10
+    similarities[2, -k:] += 10
+    assert columns // knn_module._GROUP >= 8 * k, "too short for the second way"
+    values, indices = knn_module._largest(similarities, k)
+    expected = similarities.topk(k, dim=1)
+    assert torch.equal(values, expected.values)
+    assert torch.equal(indices, expected.indices)
+
+
+def test_ties_in_long_rows_still_give_the_largest():
+    similarities = torch.randint(0, 4, (20, 900), generator=torch.Generator().manual_seed(0)).float()
+    values, indices = knn_module._largest(similarities, 5)
+    assert torch.equal(values, similarities.topk(5, dim=1).values)
+    assert torch.equal(similarities.gather(1, indices), values)
+    assert all(len(set(row.tolist())) == 5 for row in indices)
+
+
 def test_scale_of_features_is_irrelevant_and_zero_rows_do_no_harm():
     train, labels = clusters(100, 8, 4, seed=8)
     test, truth = clusters(40, 8, 4, seed=9)

@@ -15,6 +15,7 @@ from torch import Tensor
 from hjepa.metrics.moments import check_features
 
 _SIMILARITIES_AT_ONCE = 2**25  # 128 MiB of float32
+_GROUP = 16  # columns whose largest entry stands for them in the search for the largest of a row
 
 
 def nearest_neighbours(train: Tensor, test: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -40,8 +41,28 @@ def nearest_neighbours(train: Tensor, test: Tensor, k: int) -> tuple[Tensor, Ten
         raise ValueError(f"k: {k} neighbours of {train.shape[0]} training images; use 1 to {train.shape[0]}")
     reference = F.normalize(train.detach(), dim=1).T
     rows = max(1, _SIMILARITIES_AT_ONCE // train.shape[0])
-    found = [(F.normalize(block, dim=1) @ reference).topk(k, dim=1) for block in torch.split(test.detach(), rows)]
-    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+    found = [_largest(F.normalize(block, dim=1) @ reference, k) for block in torch.split(test.detach(), rows)]
+    return torch.cat([values for values, _ in found]), torch.cat([indices for _, indices in found])
+
+
+def _largest(similarities: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """``topk(k, dim=1)`` in two steps, for rows much longer than k.
+
+    A group without one of the k largest group maxima holds none of the k largest entries, so the k groups that have
+    them are all that is searched. The maxima are a plain vectorised pass over the row, which `topk` is not.
+    """
+    count, columns = similarities.shape
+    groups = columns // _GROUP
+    if groups < 8 * k:
+        return torch.topk(similarities, k, dim=1)
+    # Group g holds the columns g, g + groups, g + 2 * groups, ...; those left over are searched in any case.
+    grouped = similarities[:, : _GROUP * groups].unflatten(1, (_GROUP, groups))
+    best = grouped.amax(dim=1).topk(k, dim=1, sorted=False).indices
+    offsets = groups * torch.arange(_GROUP, device=best.device)
+    left_over = torch.arange(_GROUP * groups, columns, device=best.device).expand(count, -1)
+    candidates = torch.cat([(best[:, None] + offsets[:, None]).flatten(1), left_over], dim=1)
+    values, places = similarities.gather(1, candidates).topk(k, dim=1)
+    return values, candidates.gather(1, places)
 
 
 def knn_predict(

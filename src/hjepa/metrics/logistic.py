@@ -132,15 +132,16 @@ class _Problem:
         """Objective and its gradient at a point."""
         weight, bias = self.unpack(position)
         device = self.features.device
-        logits = self.features @ weight.T.float().to(device).contiguous().T + bias.float().to(device)
-        log_share = F.log_softmax(logits, dim=1)
-        rows = torch.arange(len(self.labels), device=device)
-        loss = -log_share[rows, self.labels].mean().cpu().double()
+        # Class by image throughout: for few classes the softmax is then twenty times faster than along short rows, and
+        # the second product several times.
+        logits = weight.T.float().to(device).contiguous() @ self.features.T + bias.float().to(device)[:, None]
+        log_share = F.log_softmax(logits, dim=0)
+        images = torch.arange(len(self.labels), device=device)
+        loss = -log_share[self.labels, images].mean().cpu().double()
         residual = log_share.exp_()
-        residual[rows, self.labels] -= 1
-        # Class by image: for few classes this product is several times faster than features.T @ residual.
-        by_class = (residual / len(self.labels)).T.contiguous()
-        gradient = (by_class @ self.features).cpu().double().T + self.l2 * weight
+        residual[self.labels, images] -= 1
+        residual /= len(self.labels)
+        gradient = (residual @ self.features).cpu().double().T + self.l2 * weight
         objective = loss + self.l2 / 2 * weight.square().sum()
         upper = torch.linalg.solve_triangular(self.factor, gradient, upper=False)
-        return objective, torch.cat([upper, (by_class.sum(dim=1).cpu().double() * self.bias_scale)[None]])
+        return objective, torch.cat([upper, (residual.sum(dim=1).cpu().double() * self.bias_scale)[None]])
