@@ -385,10 +385,16 @@ def test_compile_compiles(run: Run) -> None:
 
     keys = {"training.max_steps": 2, "model.predictor.sharing": "shared"}
     plain = run(keys)
+    # What an earlier test compiled would serve again and count nothing.
+    torch._dynamo.reset()
     counters.clear()
     compiled = run({**keys, "training.compile": True})
     assert counters["stats"]["unique_graphs"] > 0
     assert torch.allclose(plain.weights, compiled.weights, atol=1e-4)
+    assert (plain.state["compiled"], compiled.state["compiled"]) == (False, True)
+    short = run({**keys, "training.compile": "auto"})
+    assert "training.compile=auto: not compiled, 2 steps" in short.log
+    assert torch.equal(short.weights, plain.weights)
 
 
 def test_deterministic_algorithms_are_switched_on_and_off(run: Run) -> None:

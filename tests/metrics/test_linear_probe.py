@@ -55,7 +55,7 @@ def test_objective_and_gradient_equal_automatic_differentiation():
     expected = torch.nn.functional.cross_entropy(logits, labels) + 0.05 * weight.square().sum()
     (gradient,) = torch.autograd.grad(expected, at)
     found, slope = _Problem(features, labels, 0.1, factor, bias_scale=2.0).evaluate(at.detach())
-    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+    assert float(found) == pytest.approx(float(expected.detach()), rel=1e-5)
     assert torch.allclose(slope, gradient, rtol=1e-4, atol=1e-5)
 
 

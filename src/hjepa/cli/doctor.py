@@ -18,6 +18,7 @@ def doctor() -> None:
     """Versions, devices, threads, memory and disk: what to send along with a question."""
     import torch
 
+    from hjepa.training.threads import choose_threads
     from hjepa.version import __version__
 
     rows = [
@@ -29,7 +30,7 @@ def doctor() -> None:
     rows += [
         (name, _version(name) or f"not installed (pip install 'hjepa[{extra}]')") for name, extra in _EXTRAS.items()
     ]
-    rows.append(("cpu threads", str(torch.get_num_threads())))
+    rows.append(("cpu threads", f"{choose_threads()} (PyTorch's own choice: {torch.get_num_threads()})"))
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(index)

@@ -53,7 +53,7 @@ def load_config(
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
-        raise UserError("\n".join(_explain(detail, origin) for detail in error.errors())) from None
+        raise UserError("\n".join(_mistakes(error.errors(), origin))) from None
     return config.check()
 
 
@@ -139,6 +139,24 @@ def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
             raise UserError(f"{dotted}: {'.'.join(parents[: depth + 1])} is a value, not a section")
         node = child
     node[last] = value
+
+
+def _mistakes(details: Sequence[ErrorDetails], origin: str) -> list[str]:
+    """One line per mistake: where a key takes values of several kinds, pydantic reports one failure for each."""
+    by_key: dict[tuple[int | str, ...], list[ErrorDetails]] = {}
+    for detail in details:
+        by_key.setdefault(tuple(part for part in detail["loc"] if _is_key(part)), []).append(detail)
+    lines = []
+    for same in by_key.values():
+        first = same[0]
+        messages = list(dict.fromkeys(detail["msg"] for detail in same))
+        if len(same) > 1 and all("should be" in message for message in messages):
+            kinds = [message.split("should be ", 1)[1].split(",")[0] for message in messages]
+            first["msg"] = f"Input should be {' or '.join(kinds)}"
+            lines.append(_explain(first, origin))
+        else:
+            lines += [_explain(detail, origin) for detail in same]
+    return lines
 
 
 def _explain(detail: ErrorDetails, origin: str) -> str:

@@ -57,7 +57,9 @@ class TrainingConfig(Section):
     non_finite: Literal["skip", "stop"] = "skip"
     """When loss or gradient are not finite, weights and target stay as they are: `skip` goes on with the next step (and
     stops after ten in a row), `stop` ends the run. Either way a report names step, level and images."""
-    compile: bool = False
-    """Compile the networks with `torch.compile`."""
+    compile: bool | Literal["auto"] = False
+    """Compile the networks with `torch.compile`. `auto`: when a short trial before the first step of a long run says that
+    it gains more than compiling takes; a resumed run keeps the choice."""
     num_threads: int | None = Field(default=None, ge=1)
-    """CPU threads; PyTorch's choice when not given."""
+    """CPU threads. When not given: one for each physical core that the process may use (its affinity and a container's
+    quota count), divided among the processes on the machine, unless `OMP_NUM_THREADS` says otherwise; a resumed run keeps its number."""

@@ -56,7 +56,7 @@ def _largest(similarities: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if groups < 8 * k:
         return torch.topk(similarities, k, dim=1)
     # Group g holds the columns g, g + groups, g + 2 * groups, ...; those left over are searched in any case.
-    grouped = similarities[:, : _GROUP * groups].unflatten(1, (_GROUP, groups))
+    grouped = similarities[:, : _GROUP * groups].view(count, _GROUP, groups)
     best = grouped.amax(dim=1).topk(k, dim=1, sorted=False).indices
     offsets = groups * torch.arange(_GROUP, device=best.device)
     left_over = torch.arange(_GROUP * groups, columns, device=best.device).expand(count, -1)

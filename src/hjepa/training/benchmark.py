@@ -145,7 +145,7 @@ def benchmark_step(config: Config, *, seconds: float = 20.0, synthetic: bool = F
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         threads=torch.get_num_threads(),
         precision=str(step.dtype).removeprefix("torch."),
-        compiled=config.training.compile,
+        compiled=trainer.compiled,
         data=step.data,
     )
 

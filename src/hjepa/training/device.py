@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from hjepa.errors import UserError
+from hjepa.training.threads import choose_threads
 
 if TYPE_CHECKING:
     from hjepa.config import TrainingConfig
@@ -49,10 +50,17 @@ def resolve_device(name: str, local_rank: int = 0) -> torch.device:
     return torch.device(kind)
 
 
-def configure_backend(config: TrainingConfig, device: torch.device) -> None:
-    """Set CPU threads, the precision of matrix products and determinism, process-wide."""
-    if config.num_threads is not None:
-        torch.set_num_threads(config.num_threads)
+def configure_backend(config: TrainingConfig, device: torch.device, *, processes: int = 1) -> None:
+    """Set CPU threads, the precision of matrix products and determinism, process-wide.
+
+    Args:
+        config: the ``training`` section.
+        device: where the model will be.
+        processes: training processes on this machine, which share its cores.
+    """
+    threads = config.num_threads or choose_threads(processes)
+    if threads != torch.get_num_threads():
+        torch.set_num_threads(threads)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
         if config.deterministic:

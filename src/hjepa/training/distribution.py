@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -16,6 +16,8 @@ from hjepa.errors import UserError
 if TYPE_CHECKING:
     from hjepa.config import DistributedConfig
 
+Value = TypeVar("Value")
+
 
 @dataclass(frozen=True)
 class World:
@@ -25,11 +27,13 @@ class World:
         rank: number of this process.
         size: number of processes.
         local_rank: number of this process on its machine.
+        local_size: number of processes on its machine.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    local_size: int = 1
 
     @property
     def is_main(self) -> bool:
@@ -50,7 +54,12 @@ def read_world(config: DistributedConfig) -> World:
                 "`torchrun --nproc-per-node N -m hjepa train ...` or set distributed.enabled=false"
             )
         return World()
-    return World(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", "0")))
+    return World(
+        int(os.environ["RANK"]),
+        int(os.environ["WORLD_SIZE"]),
+        int(os.environ.get("LOCAL_RANK", "0")),
+        int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+    )
 
 
 def start(config: DistributedConfig, world: World, device: torch.device) -> None:
@@ -88,13 +97,13 @@ def any_process(flag: bool) -> bool:
     return any(votes)
 
 
-def from_main(text: str) -> str:
-    """The main process's text, in every process."""
+def from_main(value: Value) -> Value:
+    """The main process's value, in every process."""
     if not dist.is_initialized():
-        return text
-    told: list[str | None] = [text]
+        return value
+    told: list[Value | None] = [value]
     dist.broadcast_object_list(told, src=0)
-    return str(told[0])
+    return cast(Value, told[0])
 
 
 def mean_over_processes(values: Tensor) -> Tensor:

@@ -96,6 +96,7 @@ class Trainer:
         data_state: what a checkpoint must know of the data (`channels`, `mean`, `std`).
         run_dir: the run folder, recorded in checkpoints.
         run: identity of the run, recorded in checkpoints.
+        compiled: whether the networks are compiled; as `training.compile` says when not given, `auto` being no.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class Trainer:
         data_state: dict[str, Any],
         run_dir: Path,
         run: str = "",
+        compiled: bool | None = None,
     ) -> None:
         self.config = config
         self.model = model
@@ -133,7 +135,8 @@ class Trainer:
         self.precision = Precision(config.training, self.device)
         self.update_target = TargetUpdate(model.context_encoder, model.target_encoder)
         self.network: nn.Module = model
-        if config.training.compile:
+        self.compiled = config.training.compile is True if compiled is None else compiled
+        if self.compiled:
             model.compile_parts()
         if world.size > 1:
             self.network = nn.parallel.DistributedDataParallel(
@@ -485,6 +488,7 @@ class Trainer:
             "interval": self._interval.state(),
             "micro_batch": {"batch_size": self.batch_size, "accumulation_steps": self.accumulation_steps},
             "threads": torch.get_num_threads(),
+            "compiled": self.compiled,
             "run": self.run_id,
             "online": dict(self._values),
             "seconds": self._elapsed(),

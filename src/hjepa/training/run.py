@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import shutil
 import uuid
@@ -26,6 +27,7 @@ from hjepa.training.checkpoint import (
     remove_leftovers,
     require_space,
 )
+from hjepa.training.compiling import decide_compile
 from hjepa.training.device import configure_backend, resolve_device
 from hjepa.training.interrupt import StopRequest
 from hjepa.training.loggers import LogFile, open_sinks
@@ -82,7 +84,7 @@ def run_training(
     """
     world = distribution.read_world(config.distributed)
     device = resolve_device(config.device, world.local_rank)
-    configure_backend(config.training, device)
+    configure_backend(config.training, device, processes=world.local_size)
     sampler = build_sampler(config)
     _check_regularisers(config, world.size, sampler.config.sets_per_image)
     folder = locate(config, output_dir)
@@ -147,6 +149,7 @@ def _train(
         data_state=data_state,
         run_dir=folder.root,
         run=run,
+        compiled=_compiled(config, loader.steps_per_epoch, begin),
     )
     if begin is not None:
         _say_what_changed(config, begin.state["config"])
@@ -205,6 +208,15 @@ def _starting_point(folder: RunFolder, resume: str | Path | None) -> Start | Non
         return newest_usable(folder.checkpoints, folder.run)
     path = find_checkpoint(resume)
     return Start(path, read_checkpoint(path))
+
+
+def _compiled(config: Config, steps_per_epoch: int, begin: Start | None) -> bool:
+    """Whether the networks are compiled: chosen once, so that a resumed run computes as it did before."""
+    if config.training.compile == "auto" and begin is not None and "compiled" in begin.state:
+        return bool(begin.state["compiled"])
+    steps = math.ceil(config.training.epochs * steps_per_epoch)
+    done = 0 if begin is None else int(begin.state["step"])
+    return decide_compile(config, min(steps, config.training.max_steps or steps) - done)
 
 
 def _data_state(config: Config, dataset: ImageDataset) -> dict[str, Any]:

@@ -1,0 +1,94 @@
+"""How many CPU threads a process should use: one for each physical core that it may really have."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import torch
+
+_ROOT = Path("/")
+
+
+def choose_threads(processes: int = 1) -> int:
+    """Threads for the matrix products of one process.
+
+    A number set from outside (`OMP_NUM_THREADS`, `MKL_NUM_THREADS`; `torchrun` sets the first) stands. Otherwise the
+    physical cores that this process may run on, at most its share of processor time in a container, are divided among
+    the processes on this machine. A second thread on a core shares its arithmetic units and only costs caches.
+
+    Args:
+        processes: training processes on this machine.
+    """
+    if any(name in os.environ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")):
+        return torch.get_num_threads()
+    return max(1, usable_cores() // processes)
+
+
+def usable_cores(root: Path = _ROOT) -> int:
+    """Physical cores that this process may use, at least 1.
+
+    Args:
+        root: where `/proc` and `/sys` are.
+    """
+    quota = cpu_quota(root)
+    cores = physical_cores(_allowed(), root)
+    return cores if quota is None else max(1, min(cores, math.floor(quota)))
+
+
+def physical_cores(processors: set[int], root: Path = _ROOT) -> int:
+    """How many physical cores some logical processors are on; as many as processors where the system does not say."""
+    cores = set()
+    for number in processors:
+        file = root / f"sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list"
+        try:
+            cores.add(file.read_text(encoding="ascii").strip())
+        except OSError:
+            cores.add(str(number))
+    return max(1, len(cores))
+
+
+def cpu_quota(root: Path = _ROOT) -> float | None:
+    """Processors' worth of time that control groups grant this process, the least along its path; none: no limit.
+
+    Args:
+        root: where `/proc` and `/sys` are.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    base = root / "sys/fs/cgroup"
+    granted = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        # Version 2 is the line without controllers; a container often sees its own group as the root.
+        mount = base if not controllers else base / "cpu"
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        group = Path(path.lstrip("/"))
+        for folder in {mount, *(mount / part for part in (group, *group.parents))}:
+            granted.append(_quota_of_group(folder))
+    limits = [quota for quota in granted if quota is not None]
+    return min(limits, default=None)
+
+
+def _quota_of_group(folder: Path) -> float | None:
+    try:
+        if (folder / "cpu.max").is_file():
+            quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
+        else:
+            quota = (folder / "cpu.cfs_quota_us").read_text(encoding="ascii")
+            period = (folder / "cpu.cfs_period_us").read_text(encoding="ascii")
+        # "max" in version 2 and -1 in version 1 mean no limit.
+        return None if quota == "max" or int(quota) <= 0 else int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def _allowed() -> set[int]:
+    """Logical processors that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return set(os.sched_getaffinity(0))
+    return set(range(os.cpu_count() or 1))

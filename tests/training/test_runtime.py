@@ -1,0 +1,135 @@
+"""Threads and compilation are chosen once for a run, by what the machine has and what a trial says."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from tests.conftest import Run, tiny_config
+
+from hjepa.training import compiling
+from hjepa.training.compiling import CompileTrial, decide_compile, try_compile
+from hjepa.training.checkpoint import Start
+from hjepa.training.run import _compiled
+from hjepa.training.threads import choose_threads, cpu_quota, physical_cores, usable_cores
+
+
+def machine(root: Path, siblings: dict[int, str], groups: str = "", files: dict[str, str] | None = None) -> Path:
+    """The files of a Linux machine that say how many cores there are."""
+    for number, text in siblings.items():
+        folder = root / f"sys/devices/system/cpu/cpu{number}/topology"
+        folder.mkdir(parents=True)
+        (folder / "thread_siblings_list").write_text(text + "\n")
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text(groups)
+    for name, text in (files or {}).items():
+        file = root / "sys/fs/cgroup" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return root
+
+
+def test_two_threads_of_a_core_count_once(tmp_path: Path) -> None:
+    root = machine(tmp_path, {0: "0,4", 1: "1,5", 4: "0,4", 5: "1,5"})
+    assert physical_cores({0, 1, 4, 5}, root) == 2
+    assert physical_cores({0, 4}, root) == 1
+    # Processors of which the system says nothing stand for themselves.
+    assert physical_cores({0, 4, 7, 8}, root) == 3
+    assert physical_cores(set(), root) == 1
+
+
+V2 = "0::/jobs/one\n"
+V1 = "5:cpuset:/set\n4:cpu,cpuacct:/jobs/one\n"
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "expected"),
+    [
+        (V2, {}, None),
+        (V2, {"jobs/one/cpu.max": "max 100000\n"}, None),
+        (V2, {"jobs/one/cpu.max": "150000 100000\n"}, 1.5),
+        # The narrowest group on the way counts.
+        (V2, {"jobs/one/cpu.max": "max 100000\n", "jobs/cpu.max": "300000 100000\n"}, 3.0),
+        # A container sees its own group as the root of the tree.
+        ("0::/\n", {"cpu.max": "200000 100000\n"}, 2.0),
+        (V1, {"cpu/jobs/one/cpu.cfs_quota_us": "-1\n", "cpu/jobs/one/cpu.cfs_period_us": "100000\n"}, None),
+        (V1, {"cpu/jobs/one/cpu.cfs_quota_us": "50000\n", "cpu/jobs/one/cpu.cfs_period_us": "100000\n"}, 0.5),
+        (V2, {"jobs/one/cpu.max": "damaged\n"}, None),
+    ],
+)
+def test_quotas_of_control_groups(tmp_path: Path, groups: str, files: dict[str, str], expected: float | None) -> None:
+    assert cpu_quota(machine(tmp_path, {}, groups, files)) == expected
+
+
+def test_a_quota_caps_the_cores_and_leaves_one(tmp_path: Path) -> None:
+    everything = usable_cores(machine(tmp_path / "free", {}, V2))
+    assert everything == len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert usable_cores(machine(tmp_path / "narrow", {}, V2, {"cpu.max": "20000 100000"})) == 1
+    assert cpu_quota(tmp_path / "no such system") is None
+
+
+def test_processes_share_the_cores_and_the_environment_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    assert choose_threads() == usable_cores()
+    assert choose_threads(processes=10**6) == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert choose_threads() == torch.get_num_threads()
+
+
+def test_a_resumed_run_keeps_its_threads(run: Run, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        first = run({"training.max_steps": 1, "training.num_threads": 2}, folder=tmp_path / "run")
+        assert (first.state["threads"], first.state["compiled"]) == (2, False)
+        assert json.loads((tmp_path / "run" / "environment.json").read_text())["threads"] == 2
+        torch.set_num_threads(1)
+        again = run({"training.max_steps": 2}, folder=tmp_path / "run", resume="auto")
+        assert again.state["threads"] == 2
+        other = run({"training.max_steps": 3, "training.num_threads": 1}, folder=tmp_path / "run", resume="auto")
+        assert other.state["threads"] == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_compiling_pays_when_steps_give_its_time_back() -> None:
+    trial = CompileTrial(eager=0.3, compiled=0.2, preparation=60.0)
+    assert trial.saves(1000) == pytest.approx(40)
+    assert trial.saves(500) == pytest.approx(-10)
+    assert CompileTrial(eager=0.2, compiled=0.2, preparation=1.0).saves(10**6) < 0
+
+
+def test_a_trial_measures_and_leaves_no_trace() -> None:
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    # Compiling itself takes half a minute and is tested elsewhere; the trial is the same without.
+    with torch.compiler.set_stance("force_eager"):
+        trial = try_compile(tiny_config({"model.drop_path": 0.1}))
+    assert trial.eager > 0
+    assert trial.compiled > 0
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_num_threads() == threads
+
+
+def test_auto_follows_the_trial_and_only_in_long_runs(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config({"training.compile": "auto"})
+    assert not decide_compile(config, compiling.FEWEST_STEPS - 1)
+    assert decide_compile(tiny_config({"training.compile": True}), 1)
+    assert not decide_compile(tiny_config(), 10**9)
+    for eager, expected in ((0.02, True), (0.01, False)):
+        monkeypatch.setattr(compiling, "try_compile", lambda _, eager=eager: CompileTrial(eager, 0.01, 5.0))
+        assert decide_compile(config, 10_000) is expected
+
+
+@pytest.mark.parametrize("choice", [True, False])
+def test_a_resumed_run_keeps_the_choice_to_compile(choice: bool) -> None:
+    start = Start(Path("last.pth"), {"step": 5, "compiled": choice})
+    assert _compiled(tiny_config({"training.compile": "auto"}), 6, start) is choice
+    # What the configuration says plainly goes before what was chosen.
+    assert _compiled(tiny_config({"training.compile": not choice}), 6, start) is not choice
+    # A checkpoint from before the choice was stored: chosen anew, and these few steps do not pay.
+    assert not _compiled(tiny_config({"training.compile": "auto"}), 6, Start(Path("last.pth"), {"step": 5}))
