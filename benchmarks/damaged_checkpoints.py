@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.kill_resume import BASE, differences, ending
 
+from benchmarks.kill_resume import BASE, differences, ending
 from hjepa.config import load_config
 from hjepa.errors import CheckpointError
 from hjepa.training import run_training

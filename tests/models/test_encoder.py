@@ -7,6 +7,7 @@ import torch
 
 from hjepa.config import ModelConfig, resolve
 from hjepa.models import VisionTransformer
+from hjepa.models.blocks import Block
 from hjepa.models.levels import pool_cells
 from hjepa.models.positions import rope_angles, rotate, sincos_2d
 
@@ -123,3 +124,20 @@ def test_pooling_is_two_dimensional() -> None:
     pooled = pool_cells(tokens, (4, 6), 2)
     assert pooled.shape == (1, 6, 1)
     assert pooled[0, 0, 0] == (0 + 1 + 6 + 7) / 4
+
+
+@pytest.mark.parametrize("rope", [False, True])
+def test_a_block_that_answers_for_the_last_tokens_alone_gives_what_it_gives_for_all(rope: bool) -> None:
+    """Values and gradients agree to rounding: 1e-5 of numbers of order 1."""
+    torch.manual_seed(0)
+    block = Block(32, 2, layer_scale=0.5)
+    angles = rope_angles(16, (3, 4)) if rope else None
+    results = []
+    for answer in (lambda x: block(x, angles)[:, 7:], lambda x: block(x, angles, first=7)):
+        x = torch.randn(3, 12, 32, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        block.zero_grad()
+        out = answer(x)
+        out.square().sum().backward()
+        results.append([out, x.grad, *(p.grad.clone() for p in block.parameters())])
+    assert results[0][0].shape == (3, 5, 32)
+    assert all(torch.allclose(a, b, atol=1e-5, rtol=1e-4) for a, b in zip(*results, strict=True))

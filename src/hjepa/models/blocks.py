@@ -20,19 +20,30 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, angles: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, angles: Tensor | None = None, first: int = 0) -> Tensor:
         """Attend within each row of the batch.
 
         Args:
             x: [B, N, D].
             angles: rotary angles of the tokens, [N, D / heads / 2] or with a batch axis.
+            first: answer only for the tokens from this one on; all are attended to.
+
+        Returns:
+            [B, N - first, D].
         """
         B, N, D = x.shape
-        q, k, v = self.qkv(x).view(B, N, 3, self.num_heads, D // self.num_heads).permute(2, 0, 3, 1, 4).unbind(0)
+        heads = (self.num_heads, D // self.num_heads)
+        if first:
+            # The rows of the one projection that make queries, and those that make keys and values.
+            (for_q, for_kv), (bias_q, bias_kv) = (torch.split(p, [D, 2 * D]) for p in (self.qkv.weight, self.qkv.bias))
+            q = F.linear(x[:, first:], for_q, bias_q).view(B, N - first, *heads).transpose(1, 2)
+            k, v = F.linear(x, for_kv, bias_kv).view(B, N, 2, *heads).permute(2, 0, 3, 1, 4).unbind(0)
+        else:
+            q, k, v = self.qkv(x).view(B, N, 3, *heads).permute(2, 0, 3, 1, 4).unbind(0)
         if angles is not None:
-            q, k = rotate(q, angles), rotate(k, angles)
+            q, k = rotate(q, angles[..., first:, :]), rotate(k, angles)
         x = F.scaled_dot_product_attention(q, k, v)
-        out: Tensor = self.proj(x.transpose(1, 2).reshape(B, N, D))
+        out: Tensor = self.proj(x.transpose(1, 2).reshape(B, N - first, D))
         return out
 
 
@@ -101,9 +112,9 @@ class Block(nn.Module):
         self.ls2 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
         self.drop_path2 = DropPath(drop_path)
 
-    def forward(self, x: Tensor, angles: Tensor | None = None) -> Tensor:
-        """[B, N, D] -> [B, N, D]."""
-        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), angles)))
+    def forward(self, x: Tensor, angles: Tensor | None = None, first: int = 0) -> Tensor:
+        """[B, N, D] -> [B, N - first, D]: what later tokens become does not need what the first ones would."""
+        x = x[:, first:] + self.drop_path1(self.ls1(self.attn(self.norm1(x), angles, first)))
         out: Tensor = x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
         return out
 

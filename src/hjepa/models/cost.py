@@ -62,13 +62,15 @@ def step_cost(
         inputs = len({level.depth for level in geometry.levels})
         queries = sum(query_tokens[group[0]] for group in groups)
         sequence = context_tokens + queries
-        forward = 2 * context_tokens * inputs * D * width + depth * _block(sequence, width, ratio)
+        forward = 2 * context_tokens * inputs * D * width + _predictor_blocks(depth, sequence, queries, width, ratio)
         forward += sum(2 * n * width * D for n in query_tokens)
     else:
         queries = sum(query_tokens)
         sequence = len(query_tokens) * context_tokens + queries
         forward = sum(
-            2 * context_tokens * D * width + depth * _block(context_tokens + n, width, ratio) + 2 * n * width * D
+            2 * context_tokens * D * width
+            + _predictor_blocks(depth, context_tokens + n, n, width, ratio)
+            + 2 * n * width * D
             for n in query_tokens
         )
         if model.predictor.coarse_to_fine:
@@ -84,6 +86,14 @@ def step_cost(
             "predictor": sequence * sets_per_image,
         },
     )
+
+
+def _predictor_blocks(depth: int, tokens: int, queries: int, width: int, mlp_ratio: float) -> float:
+    """Forward FLOP of a predictor's blocks, the last of which answers for the queries alone."""
+    hidden = int(width * mlp_ratio)
+    # Keys and values of all tokens; queries, output projection, MLP and attention of the queries.
+    last = 2 * width * (tokens * 2 * width + queries * (2 * width + 2 * hidden)) + 4 * queries * tokens * width
+    return (depth - 1) * _block(tokens, width, mlp_ratio) + last
 
 
 def _block(tokens: int, width: int, mlp_ratio: float) -> float:

@@ -78,10 +78,13 @@ class Predictor(nn.Module):
                 queries = queries + self.condition(coarser)
             sequence.append(queries)
         x = torch.cat(sequence, dim=1)
-        for block in self.blocks:
+        *blocks, last = self.blocks
+        for block in blocks:
             x = block(x)
+        # Nobody reads the context tokens after the last block: it answers for the queries alone.
+        x = last(x, first=context.shape[1])
         predictions: dict[int, Tensor] = {}
-        start = context.shape[1]
+        start = 0
         for levels, index in groups:
             queries = self.norm(x[:, start : start + index.shape[1]])
             start += index.shape[1]
