@@ -26,6 +26,7 @@ def test_list_names_every_data_set() -> None:
     lines = run("list").splitlines()
     assert [line.split()[0] for line in lines[1:]] == [
         "shapes", "digits", "cifar10", "cifar100", "stl10", "imagenet100", "imagenet", "folder", "parquet",
+        "webdataset",
     ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""`hjepa data list|check|preview`."""
+"""`hjepa data list|check|preview|shard`."""
 
 from __future__ import annotations
 
@@ -77,6 +77,27 @@ def preview(
     except OSError as error:
         raise UserError(f"--output: {output} cannot be written ({error.strerror}); choose another file") from None
     typer.echo(f"{output}: {min(rows, len(train))} images, each followed by {crops} crops")
+
+
+@app.command()
+def shard(
+    output: Annotated[Path, typer.Option("--output", metavar="FOLDER", help="Where the shards go; empty or new.")],
+    dataset: Dataset = None,
+    data_path: DataPath = None,
+    config: Source = None,
+    samples_per_shard: Annotated[
+        int, typer.Option("--samples-per-shard", min=1, help="Images in each shard but the last.")
+    ] = 1000,
+    overrides: Overrides = None,
+) -> None:
+    """Write a data set as WebDataset shards: train/ and test/ with .tar files, and shards.json, which lists them."""
+    from hjepa.data.shards.write import write_shards
+
+    chosen = _load(config, dataset, data_path, overrides)
+    written = write_shards(chosen.data, output, samples_per_shard=samples_per_shard, seed=chosen.seed)
+    for split, (images, shards) in written.items():
+        typer.echo(f"{output / split}: {images} images in {shards} {'shard' if shards == 1 else 'shards'}")
+    typer.echo(f"use them with data.dataset=webdataset data.data_path={output}")
 
 
 def _load(source: str | None, dataset: str | None, data_path: Path | None, overrides: list[str] | None) -> Config:

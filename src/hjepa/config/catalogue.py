@@ -82,4 +82,5 @@ CATALOGUE = (
     ),
     Entry("folder", "your own", "your own", "any", "folders or CSV", "data.data_path", "yours"),
     Entry("parquet", "your own", "your own", "any", "label column", "data.data_path or hub name", "yours"),
+    Entry("webdataset", "your own", "your own", "any", ".cls or .json", "data.data_path or web address", "yours"),
 )

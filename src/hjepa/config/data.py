@@ -19,6 +19,7 @@ DATASETS = (
     "imagenet",
     "folder",
     "parquet",
+    "webdataset",
 )
 
 
@@ -52,9 +53,9 @@ class DataConfig(Section):
     """The images."""
 
     dataset: Literal[
-        "shapes", "digits", "cifar10", "cifar100", "stl10", "imagenet100", "imagenet", "folder", "parquet"
+        "shapes", "digits", "cifar10", "cifar100", "stl10", "imagenet100", "imagenet", "folder", "parquet", "webdataset"
     ] = "shapes"
-    """Name of the data set; `folder` and `parquet` are your own images at `data_path`."""
+    """Name of the data set; `folder`, `parquet` and `webdataset` are your own images at `data_path`."""
     data_path: Path | None = None
     """Where the data set lies or is downloaded to. `./data/<dataset>` when not given."""
     download: bool = True
@@ -89,6 +90,17 @@ class DataConfig(Section):
     """CSV file with the columns `file` and `label`, for folders without class sub-folders."""
     bad_images: Literal["skip", "stop"] = "skip"
     """What to do with files that cannot be decoded: skip and count them, or stop."""
+    cache_dir: Path | None = None
+    """Folder for indexes of shards and for shards fetched from the web; `hjepa` in the user's cache folder when not
+    given. Processes and runs may share it."""
+    cache_gib: float = Field(default=50.0, gt=0)
+    """GiB that fetched shards may take; the least recently used ones are dropped."""
+    shard_lanes: int = Field(default=16, ge=1)
+    """Stretches of shards that are read side by side, each by one process: at least as many as processes, or several
+    read the same shards. Together they belong to the order of the images, which knows nothing of processes."""
+    shard_window: int = Field(default=2, ge=1)
+    """Shards of a lane whose images are mixed at random: more mix better, and need more room where shards are
+    fetched."""
     test_fraction: float = Field(default=0.2, gt=0, lt=1)
     """Share that is held out for testing, drawn from the seed, where a data set has no test split of its own."""
     mean: list[float] | None = None

@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from hjepa.data.dataset import (
-    BadFile,
     EncodedPixels,
     ImageDataset,
     MemoryPixels,
@@ -18,7 +19,7 @@ from hjepa.data.dataset import (
     log_bad_files,
 )
 from hjepa.data.listing import Listing, held_out, restrict_classes, subset_rows
-from hjepa.data.sources import cifar, digits, folder, imagenet, parquet, shapes, stl10
+from hjepa.data.sources import cifar, digits, folder, imagenet, parquet, shapes, stl10, webdataset
 from hjepa.data.storage import Probe, convert_memory, scan, settle, worth_scanning
 from hjepa.errors import DataError, UserError
 
@@ -37,6 +38,7 @@ SOURCES: dict[str, Callable[[DataConfig, Split, Path], Listing]] = {
     "imagenet100": imagenet.find,
     "folder": folder.find,
     "parquet": parquet.find,
+    "webdataset": webdataset.find,
 }
 
 
@@ -76,15 +78,16 @@ def build_dataset(data: DataConfig, split: Split = "train", *, seed: int = 0) ->
     if split == "train" and data.subset is not None and not listing.subset_done:
         listing = listing.select(subset_rows(listing.labels, len(listing), data.subset, seed))
     if not len(listing):
+        damage = "".join(f" ({bad.path}: {bad.reason})" for bad in listing.bad_files[:1])
         raise DataError(
-            f"data.dataset={data.dataset}: no images for the {split} split{_at(listing)}; "
+            f"data.dataset={data.dataset}: no images for the {split} split{_at(listing)}{damage}; "
             "add images, or change data.data_path, data.test_fraction or data.classes_file"
         )
     return _read(listing, other, data, split)
 
 
 def _read(listing: Listing, other: Listing | None, data: DataConfig, split: Split) -> ImageDataset:
-    bad: list[BadFile] = []
+    bad = list(listing.bad_files)
     pixels = listing.pixels
     if isinstance(pixels, MemoryPixels):
         channels = data.channels if data.channels is not None else pixels.read(0).shape[0]
@@ -94,7 +97,10 @@ def _read(listing: Listing, other: Listing | None, data: DataConfig, split: Spli
             channels = data.channels
         else:
             channels = Probe(pixels if listing.sample is None else listing.sample).channels()
-        pixels, kept, bad = settle(pixels, channels, listing.identifiers, data.storage)
+        fetched = listing.shards is not None and listing.shards.fetched
+        probe = Probe(listing.sample) if fetched and listing.sample is not None else None
+        pixels, kept, unreadable = settle(pixels, channels, listing.identifiers, data.storage, probe)
+        bad += unreadable
         if other is not None and isinstance(other.pixels, EncodedPixels):
             bad += scan(other.pixels, channels, other.identifiers)
         if bad and data.bad_images == "stop":
@@ -105,9 +111,8 @@ def _read(listing: Listing, other: Listing | None, data: DataConfig, split: Spli
                 f"data.dataset={data.dataset}: none of {len(bad)} files{_at(listing)} can be read as an image, "
                 f"for example {bad[0].path} ({bad[0].reason}); check data.data_path"
             )
-        identifiers = [listing.identifiers[index] for index in kept]
-        labels = None if listing.labels is None else listing.labels[kept]
-        listing = replace(listing, pixels=pixels, identifiers=identifiers, labels=labels)
+        rest = listing if len(kept) == len(listing) else listing.select(torch.tensor(kept))
+        listing = replace(rest, pixels=pixels)
     labels = listing.labels
     if labels is not None and bool((labels < 0).all()):
         labels = None
@@ -122,6 +127,7 @@ def _read(listing: Listing, other: Listing | None, data: DataConfig, split: Spli
         bad_files=bad,
         bad_images=data.bad_images,
         description=listing.description,
+        shards=listing.shards,
     )
 
 

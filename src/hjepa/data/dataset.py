@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +19,9 @@ logger = logging.getLogger("hjepa")
 # One line per file up to here, then only a count: a log of a million lines helps nobody.
 MAX_LOGGED = 20
 
+# Fewer files of many images would say little about the whole set.
+_FEW_SHARDS = 8
+
 Split = Literal["train", "test"]
 
 
@@ -27,6 +32,74 @@ class BadFile(NamedTuple):
     """As in `ImageDataset.identifiers`."""
     reason: str
     """Why, in a few words."""
+
+
+class UnreadableShardError(OSError):
+    """Nothing in a whole file of images can be read.
+
+    Args:
+        reason: why, in a few words.
+        end: number of the first image behind the file.
+    """
+
+    def __init__(self, reason: str, *, end: int) -> None:
+        super().__init__(None, reason)
+        self.end = end
+
+
+class UnreadableStretchError(UnreadableImageError):
+    """An image that cannot be read, and neither can those that follow it.
+
+    Args:
+        reason: why, in a few words.
+        length: how many from this one on, at least 1.
+    """
+
+    def __init__(self, reason: str, length: int) -> None:
+        super().__init__(reason)
+        self.length = length
+
+
+@dataclass(frozen=True)
+class Shards:
+    """How the images of a data set lie in files of many."""
+
+    numbers: np.ndarray
+    """int64 ``[N]``: the file of each image."""
+    fetched: bool
+    """Whether reading an image means fetching its file whole, so that it is cheap to read others from there."""
+
+    def select(self, rows: np.ndarray) -> Shards:
+        """The files of some images."""
+        return Shards(self.numbers[rows], self.fetched)
+
+    def first(self, order: np.ndarray, count: int) -> np.ndarray:
+        """The first images of a random order, from few files where each has to be fetched.
+
+        Args:
+            order: a permutation of the images.
+            count: how many.
+        """
+        if not self.fetched:
+            return order[:count]
+        numbers = self.numbers[order]
+        # Files by their first appearance, and as many as hold enough images.
+        _, places, sizes = np.unique(numbers, return_index=True, return_counts=True)
+        turn = np.argsort(places)
+        needed = max(_FEW_SHARDS, int(np.searchsorted(np.cumsum(sizes[turn]), count)) + 1)
+        chosen = numbers[np.sort(places)[:needed]]
+        return order[np.isin(numbers, chosen)][:count]
+
+
+class _Lazy(Protocol):
+    def choose(self, rows: np.ndarray) -> Sequence[str]: ...
+
+
+def choose_names(names: Sequence[str], rows: np.ndarray) -> Sequence[str]:
+    """Some of a data set's identifiers, without making those that are made when asked for."""
+    if hasattr(names, "choose"):
+        return cast(_Lazy, names).choose(rows)
+    return [names[row] for row in rows.tolist()]
 
 
 class Blobs(Protocol):
@@ -98,6 +171,10 @@ class EncodedPixels:
             data = self.load(index)
         except FileNotFoundError:
             raise UnreadableImageError("missing") from None
+        except UnreadableShardError as error:
+            behind = np.flatnonzero(self.rows[index:].numpy() >= error.end)
+            length = int(behind[0]) if len(behind) else len(self.rows) - index
+            raise UnreadableStretchError(str(error.strerror), length) from None
         except OSError as error:
             raise UnreadableImageError(error.strerror or type(error).__name__) from None
         decoded = decode(data)
@@ -129,6 +206,7 @@ class ImageDataset:
         bad_files: files found and left out, with reasons; see `build_dataset`. Files that turn out to be unreadable while workers
             decode them are added as they are met.
         bad_images: ``"skip"`` or ``"stop"``: what loaders do with such a file.
+        shards: where images lie in files of many; they decide the order of training.
     """
 
     def __init__(
@@ -144,6 +222,7 @@ class ImageDataset:
         bad_files: list[BadFile] | None = None,
         bad_images: Literal["skip", "stop"] = "skip",
         description: str | None = None,
+        shards: Shards | None = None,
     ) -> None:
         if len(identifiers) != len(pixels) or (labels is not None and len(labels) != len(pixels)):
             raise ValueError(f"{len(pixels)} images need as many identifiers and labels")
@@ -157,6 +236,7 @@ class ImageDataset:
         self.bad_files = [] if bad_files is None else bad_files
         self.bad_images = bad_images
         self.description = name if description is None else description
+        self.shards = shards
         self._known_bad = {bad.path for bad in self.bad_files}
 
     def __len__(self) -> int:
@@ -207,13 +287,23 @@ class ImageDataset:
             name=self.name,
             split=self.split,
             channels=self.channels,
-            identifiers=[self.identifiers[row] for row in rows.tolist()],
+            identifiers=choose_names(self.identifiers, rows.numpy()),
             labels=None if self.labels is None else self.labels[rows],
             class_names=self.class_names,
             bad_files=list(self.bad_files),
             bad_images=self.bad_images,
             description=self.description,
+            shards=None if self.shards is None else self.shards.select(rows.numpy()),
         )
+
+    def first(self, order: np.ndarray, count: int) -> np.ndarray:
+        """Up to ``count`` images of a random order; from few shards where each has to be fetched from the web.
+
+        Args:
+            order: a permutation of the indices.
+            count: how many.
+        """
+        return order[:count] if self.shards is None else self.shards.first(order, count)
 
     def note_bad(self, bad: BadFile) -> None:
         """Count a file that a loader could not read; one warning each for the first few.

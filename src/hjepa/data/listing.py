@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hjepa.data.dataset import EncodedPixels, Pixels
+from hjepa.data.dataset import BadFile, EncodedPixels, Pixels, Shards, choose_names
 from hjepa.data.streams import Purpose, stream
 from hjepa.errors import DataError
 
@@ -39,6 +39,10 @@ class Listing:
     set. None where images are decoded already."""
     subset_done: bool = False
     """Whether the source has applied ``data.subset`` itself."""
+    shards: Shards | None = None
+    """Where images lie in files of many."""
+    bad_files: tuple[BadFile, ...] = ()
+    """What the source itself found damaged."""
 
     def __len__(self) -> int:
         return len(self.identifiers)
@@ -48,8 +52,9 @@ class Listing:
         return replace(
             self,
             pixels=self.pixels.select(rows),
-            identifiers=[self.identifiers[row] for row in rows.tolist()],
+            identifiers=choose_names(self.identifiers, rows.numpy()),
             labels=None if self.labels is None else self.labels[rows],
+            shards=None if self.shards is None else self.shards.select(rows.numpy()),
         )
 
 

@@ -13,11 +13,13 @@ from torch import Tensor
 
 from hjepa.data.crew import Crew
 from hjepa.data.crops import augmentation_draws, jitter_factors, random_crops
-from hjepa.data.dataset import ImageDataset, MemoryPixels
+from hjepa.data.dataset import EncodedPixels, ImageDataset, MemoryPixels
 from hjepa.data.decode import unit_scale
-from hjepa.data.order import StepOrder, micro_batch
+from hjepa.data.order import ShardOrder, StepOrder, micro_batch
 from hjepa.data.photometric import color_jitter, normalise
 from hjepa.data.resample import crop_batch, crop_one
+from hjepa.data.shards.ahead import Ahead
+from hjepa.data.shards.blobs import ShardBlobs
 from hjepa.data.storage import MEMORY_LIMIT
 from hjepa.data.workers import Job, Preparation, note_bad
 from hjepa.errors import DataError, UserError
@@ -89,7 +91,7 @@ class TrainLoader:
         self._accumulation_steps = accumulation_steps
         self._rank, self._world_size = rank, world_size
         self.global_batch = data.batch_size * accumulation_steps * world_size
-        self._order = StepOrder(len(dataset), self.global_batch, seed)
+        self._order = _order(dataset, data, self.global_batch, seed)
         self.steps_per_epoch = self._order.steps_per_epoch
         self.storage: Literal["device", "workers"] = _storage(dataset, data)
         if self.storage == "device":
@@ -108,6 +110,7 @@ class TrainLoader:
                 timeout=data.worker_timeout,
                 restarts=data.worker_restarts,
             )
+            self._ahead = _ahead(dataset)
 
     def batches(self, start_step: int, stop_step: int) -> Iterator[Batch]:
         """The batches of the steps from ``start_step`` up to, not including, ``stop_step``.
@@ -137,10 +140,24 @@ class TrainLoader:
         """Indices ``[B]`` and draws ``[B, D]`` of every micro-batch of this process."""
         for step in range(start_step, stop_step):
             indices = self._order.indices(step)
+            if self.storage == "workers":
+                self._look_ahead(step, first=step == start_step)
             draws = augmentation_draws(self._seed, step, self.global_batch)
             for number in range(self._accumulation_steps):
                 here = micro_batch(self._batch_size, self._world_size, self._rank, number)
                 yield indices[here], draws[here]
+
+    def _look_ahead(self, step: int, *, first: bool) -> None:
+        """Have shards fetched that this process reads from a window later, and at the first step those up to there."""
+        if self._ahead is None or not isinstance(self._order, ShardOrder):
+            return
+        parts = [
+            micro_batch(self._batch_size, self._world_size, self._rank, number)
+            for number in range(self._accumulation_steps)
+        ]
+        positions = np.concatenate([np.arange(part.start, part.stop) for part in parts])
+        later = step + self._order.steps_per_window
+        self._ahead.want(self._order.shards_ahead(step if first else later, later + 1, positions))
 
     def _from_device(self, start_step: int, stop_step: int) -> Iterator[Batch]:
         for indices, draws in self._plan(start_step, stop_step):
@@ -180,7 +197,8 @@ class TrainLoader:
             if len(prepared.indices) < self._batch_size:
                 raise DataError(
                     f"data.dataset={self.dataset.name}: too many files in a row cannot be read "
-                    f"({len(self.dataset.bad_files)} so far); check data.data_path with `hjepa data check`"
+                    f"({len(self.dataset.bad_files)} so far, the last one: {self.dataset.bad_files[-1].reason}); check "
+                    "data.data_path with `hjepa data check`"
                 )
             images = prepared.images.to(self.device, non_blocking=True)
             if images.dtype == torch.uint8:
@@ -209,6 +227,19 @@ def _storage(dataset: ImageDataset, data: DataConfig) -> Literal["device", "work
         return data.storage
     decoded = dataset.decoded_bytes
     return "device" if decoded is not None and decoded <= MEMORY_LIMIT else "workers"
+
+
+def _order(dataset: ImageDataset, data: DataConfig, global_batch: int, seed: int) -> StepOrder | ShardOrder:
+    if dataset.shards is None:
+        return StepOrder(len(dataset), global_batch, seed)
+    return ShardOrder(dataset.shards.numbers, global_batch, seed, lanes=data.shard_lanes, window=data.shard_window)
+
+
+def _ahead(dataset: ImageDataset) -> Ahead | None:
+    pixels = dataset.pixels
+    if dataset.shards is None or not dataset.shards.fetched:
+        return None
+    return Ahead(pixels.blobs) if isinstance(pixels, EncodedPixels) and isinstance(pixels.blobs, ShardBlobs) else None
 
 
 def _on_device(dataset: ImageDataset, device: torch.device) -> Tensor | list[Tensor]:

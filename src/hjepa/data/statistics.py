@@ -35,7 +35,7 @@ def measure_statistics(dataset: ImageDataset, seed: int) -> tuple[tuple[float, .
     Raises:
         DataError: none of the images can be read, or one cannot under ``data.bad_images=stop``.
     """
-    rows = np.sort(stream(Purpose.STATISTICS, seed).permutation(len(dataset))[:MAX_IMAGES])
+    rows = np.sort(dataset.first(stream(Purpose.STATISTICS, seed).permutation(len(dataset)), MAX_IMAGES))
     mean = torch.zeros(dataset.channels, dtype=torch.float64)
     square = torch.zeros_like(mean)
     used = 0

@@ -89,7 +89,7 @@ def convert_memory(pixels: MemoryPixels, channels: int, name: str) -> MemoryPixe
 
 
 def settle(
-    pixels: EncodedPixels, channels: int, identifiers: Sequence[str], storage: Storage
+    pixels: EncodedPixels, channels: int, identifiers: Sequence[str], storage: Storage, probe: Probe | None = None
 ) -> tuple[Pixels, list[int], list[BadFile]]:
     """Read the files of a split once, as far as that is due.
 
@@ -98,12 +98,13 @@ def settle(
         channels: what they are converted to.
         identifiers: their names.
         storage: ``data.storage``.
+        probe: what the files look like, where that is known already.
 
     Returns:
         The images (in memory where they fit and ``storage`` allows), the positions that are kept, the bad files.
     """
     count = len(pixels)
-    probe = Probe(pixels)
+    probe = Probe(pixels) if probe is None else probe
     pixels = pixels.with_channels(channels)
     keep = storage == "device" or (storage == "auto" and count * channels * probe.plane_bytes <= MEMORY_LIMIT)
     if not keep and not worth_scanning(count):

@@ -19,6 +19,7 @@ class Purpose(IntEnum):
     SPLIT = 3
     SUBSET = 4
     STATISTICS = 5
+    SHARDS = 6
 
 
 def stream(purpose: Purpose, seed: int, counter: int = 0) -> np.random.Generator:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hjepa.data.crops import Crops, centre_boxes
-from hjepa.data.dataset import BadFile, EncodedPixels, ImageDataset, Pixels
+from hjepa.data.dataset import BadFile, EncodedPixels, ImageDataset, Pixels, UnreadableStretchError
 from hjepa.data.decode import UnreadableImageError
 from hjepa.data.resample import crop_one
 
@@ -69,12 +69,13 @@ class Preparation(Dataset[tuple[Tensor | None, int, np.ndarray, list[tuple[int, 
 
     def __getitem__(self, job: Job) -> tuple[Tensor | None, int, np.ndarray, list[tuple[int, str]]]:
         bad: list[tuple[int, str]] = []
-        for attempt in range(min(_SUBSTITUTES, len(self)) if self.substitute else 1):
-            index = (job.row + attempt) % len(self)
+        index = job.row
+        for _ in range(min(_SUBSTITUTES, len(self)) if self.substitute else 1):
             try:
                 image = self.pixels.read(index)
             except UnreadableImageError as error:
                 bad.append((index, str(error)))
+                index = (index + (error.length if isinstance(error, UnreadableStretchError) else 1)) % len(self)
                 continue
             return self._cut(image, job.draws), index, job.draws, bad
         return None, job.row, job.draws, bad

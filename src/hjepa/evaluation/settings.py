@@ -26,6 +26,8 @@ _CHANGEABLE = (
     "data.num_workers",
     "data.pin_memory",
     "data.storage",
+    "data.cache_dir",
+    "data.cache_gib",
     "data.subset",
     "data.classes_file",
     "data.labels_file",

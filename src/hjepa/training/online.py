@@ -53,7 +53,8 @@ class OnlineEvaluation:
         self.device = device
         affordable = int(_SHARE_OF_IMAGES * len(dataset) * config.evaluation.eval_frequency)
         count = min(config.evaluation.online_images, max(_FEWEST, affordable), len(dataset))
-        chosen = np.random.Generator(np.random.Philox(key=[config.seed, 0x6F6E6C])).permutation(len(dataset))[:count]
+        order = np.random.Generator(np.random.Philox(key=[config.seed, 0x6F6E6C])).permutation(len(dataset))
+        chosen = dataset.first(order, count)
         labels = dataset.labels
         if labels is not None:
             known = labels.numpy()[chosen] >= 0

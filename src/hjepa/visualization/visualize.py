@@ -36,6 +36,8 @@ _CHANGEABLE = (
     "data.download",
     "data.num_workers",
     "data.storage",
+    "data.cache_dir",
+    "data.cache_gib",
     "data.bad_images",
     "data.labels_file",
     "data.classes_file",

@@ -39,7 +39,7 @@ def find(data: DataConfig, split: Split, path: Path, archive: type[Any] | None =
             kind.url,
             root,
             data.download,
-            lambda: kind(str(root), train=split == "train", download=data.download),
+            lambda download: kind(str(root), train=split == "train", download=download),
         )
     else:
         raise DataError(

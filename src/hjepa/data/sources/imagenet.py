@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hjepa.data.dataset import Split
+from hjepa.data.file_lock import alone_at
 from hjepa.data.listing import Listing
 from hjepa.data.sources import folder
 from hjepa.errors import DataError
@@ -29,7 +32,11 @@ def find(data: DataConfig, split: Split, path: Path) -> Listing:
     """
     for part in ("train", "val"):
         if not (path / part).is_dir():
-            _extract(data.dataset, path, part)
+            _require_archives(data.dataset, path, part)
+            with alone_at(path):
+                # Another process may have extracted it while this one waited.
+                if not (path / part).is_dir():
+                    _extract(data.dataset, path, part)
     listing = folder.list_split(path, split, {"train": path / "train", "test": path / "val"}, data.dataset)
     classes = 0 if listing.class_names is None else len(listing.class_names)
     if data.dataset == "imagenet100" and data.classes_file is None and classes != 100:
@@ -40,21 +47,41 @@ def find(data: DataConfig, split: Split, path: Path) -> Listing:
     return listing
 
 
-def _extract(name: str, path: Path, part: str) -> None:
-    archive = _ARCHIVES[part]
-    if not (path / archive).is_file() or not (path / _DEVKIT).is_file():
+def _require_archives(name: str, path: Path, part: str) -> None:
+    if not (path / _ARCHIVES[part]).is_file() or not (path / _DEVKIT).is_file():
         raise DataError(
             f"data.dataset={name}: {path / part} does not exist; the licence forbids an automatic download: "
             f"register at https://image-net.org, download {_ARCHIVES['train']}, {_ARCHIVES['val']} and {_DEVKIT} "
             f"(ILSVRC 2012) into {path} and run again, or set data.data_path to the folder of an extracted copy "
             "(train/<wnid>/*.JPEG and val/<wnid>/*.JPEG)"
         )
+
+
+def _extract(name: str, path: Path, part: str) -> None:
     from torchvision.datasets import ImageNet
 
+    # In a folder of its own, so that what a killed process leaves is never taken for the data set.
+    stage = path / f".extracting-{part}"
+    archive = path / _ARCHIVES[part]
     try:
-        ImageNet(str(path), split=part)
+        if stage.exists():
+            shutil.rmtree(stage)
+        stage.mkdir()
+        for needed in (archive, path / _DEVKIT):
+            _link(needed, stage / needed.name)
+        ImageNet(str(stage), split=part)
+        (stage / part).replace(path / part)
     except (RuntimeError, OSError, EOFError) as error:
         raise DataError(
-            f"data.dataset={name}: {path / archive} cannot be extracted ({' '.join(str(error).split())}); "
+            f"data.dataset={name}: {archive} cannot be extracted ({' '.join(str(error).split())}); "
             "download it again, or extract it by hand"
         ) from None
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _link(target: Path, link: Path) -> None:
+    try:
+        os.link(target, link)
+    except OSError:
+        link.symlink_to(target.absolute())

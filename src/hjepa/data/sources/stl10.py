@@ -40,7 +40,7 @@ def find(data: DataConfig, split: Split, path: Path, archive: type[Any] | None =
         kind.url,
         root,
         data.download,
-        lambda: kind(str(root), split=part, download=data.download),
+        lambda download: kind(str(root), split=part, download=download),
     )
     return Listing(
         MemoryPixels(torch.from_numpy(loaded.data)),

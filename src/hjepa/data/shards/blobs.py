@@ -1,0 +1,177 @@
+"""The images of many shards by number, and their names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+from hjepa.data.dataset import UnreadableShardError
+from hjepa.data.shards.cache import FetchError, ShardCache
+from hjepa.data.shards.index import IndexStore
+from hjepa.data.shards.tar import TarIndex
+
+# A fetched shard may be dropped between asking for it and opening it.
+_OPENINGS = 3
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar file."""
+
+    name: str
+    """For people: its path relative to the data set."""
+    place: Path | str
+    """Where it is: a file, or a web address as text."""
+
+
+@dataclass(frozen=True)
+class _Opened:
+    path: Path
+    size: int
+    index: TarIndex
+
+
+class ShardBlobs:
+    """The encoded images of some shards, in the order of the shards.
+
+    Args:
+        shards: where they are.
+        counts: samples of each.
+        store: indexes of the shards.
+        cache: for shards on the web.
+    """
+
+    def __init__(
+        self, shards: Sequence[Shard], counts: Sequence[int], store: IndexStore, cache: ShardCache | None
+    ) -> None:
+        self.shards = list(shards)
+        self.starts = np.concatenate([[0], np.cumsum(np.asarray(counts, dtype=np.int64))])
+        self._store = store
+        self._cache = cache
+        self._opened: dict[int, _Opened] = {}
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Every process opens what it reads.
+        return self.__dict__ | {"_opened": {}}
+
+    def numbers(self) -> np.ndarray:
+        """int64 ``[N]``: the shard of every image."""
+        return np.repeat(np.arange(len(self.shards)), np.diff(self.starts))
+
+    def load(self, index: int) -> bytes:
+        """The bytes of one image.
+
+        Raises:
+            UnreadableShardError: the whole shard cannot be had.
+            OSError: the image cannot be read.
+        """
+        number, position = self.locate(index)
+        for _ in range(_OPENINGS):
+            opened = self._open(number)
+            if position >= len(opened.index):
+                raise OSError(
+                    None, f"the shard holds {len(opened.index)} samples, {self._count(number)} were announced"
+                )
+            size, offset = int(opened.index.sizes[position]), int(opened.index.offsets[position])
+            if size < 0:
+                raise OSError(None, "no image among the sample's files")
+            try:
+                with opened.path.open("rb") as file:
+                    if os.fstat(file.fileno()).st_size == opened.size:
+                        file.seek(offset)
+                        data = file.read(size)
+                        break
+            except FileNotFoundError:
+                pass
+            # Dropped or replaced since it was opened.
+            del self._opened[number]
+        else:
+            raise self._lost(number, "the shard is being changed")
+        if len(data) < size:
+            raise OSError(None, "truncated, the shard ends inside it")
+        return data
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """The shard of an image, and its position there."""
+        number = int(np.searchsorted(self.starts, index, side="right")) - 1
+        return number, index - int(self.starts[number])
+
+    def key(self, index: int) -> str:
+        """The key of an image, or its position in the shard where the shard has not been seen yet."""
+        number, position = self.locate(index)
+        opened = self._opened.get(number)
+        place = self.shards[number].place
+        known = self._store.stored(str(place.absolute() if isinstance(place, Path) else place))
+        keys = opened.index.keys if opened is not None else [] if known is None else known.keys
+        return keys[position] if position < len(keys) else f"#{position}"
+
+    def fetch(self, number: int) -> None:
+        """Have a shard here before it is read. Raises `OSError`."""
+        place = self.shards[number].place
+        if isinstance(place, str) and self._cache is not None:
+            self._cache.get(place)
+
+    def _count(self, number: int) -> int:
+        return int(self.starts[number + 1] - self.starts[number])
+
+    def _open(self, number: int) -> _Opened:
+        opened = self._opened.get(number)
+        if opened is None:
+            opened = self._opened[number] = self._find(number)
+        return opened
+
+    def _find(self, number: int) -> _Opened:
+        place = self.shards[number].place
+        try:
+            if isinstance(place, Path):
+                return _Opened(place, place.stat().st_size, self._store.of(place))
+            assert self._cache is not None  # whoever lists web addresses brings a cache
+            path = self._cache.get(place)
+            return _Opened(path, path.stat().st_size, self._store.of(path, place))
+        except FetchError as error:
+            raise self._lost(number, f"the shard {error.strerror}") from None
+        except FileNotFoundError:
+            raise self._lost(number, "the shard is missing") from None
+        except OSError as error:
+            raise self._lost(number, f"the shard cannot be read: {error.strerror}") from None
+
+    def _lost(self, number: int, reason: str) -> UnreadableShardError:
+        return UnreadableShardError(reason, end=int(self.starts[number + 1]))
+
+
+class ShardNames(Sequence[str]):
+    """``shard.tar!key`` of images, looked up when asked for: a set of millions of images has no list of names.
+
+    Args:
+        blobs: the images.
+        rows: which of them; all when not given.
+    """
+
+    def __init__(self, blobs: ShardBlobs, rows: np.ndarray | None = None) -> None:
+        self._blobs = blobs
+        self._rows = np.arange(len(blobs)) if rows is None else rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> ShardNames: ...
+    def __getitem__(self, index: int | slice) -> str | ShardNames:
+        if isinstance(index, slice):
+            return ShardNames(self._blobs, self._rows[index])
+        row = int(self._rows[index])
+        return f"{self._blobs.shards[self._blobs.locate(row)[0]].name}!{self._blobs.key(row)}"
+
+    def choose(self, rows: np.ndarray) -> ShardNames:
+        """The names of some images, in that order."""
+        return ShardNames(self._blobs, self._rows[rows])

@@ -1,0 +1,133 @@
+"""Indexes of shards, kept so that a tar file is scanned once."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import zipfile
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from hjepa.data.file_lock import FileLock
+from hjepa.data.shards.tar import TarIndex, scan_tar
+
+_VERSION = 1
+# A few lock files for all shards: as many as shards would stay behind for ever.
+_STRIPES = 64
+
+
+class Stamp(NamedTuple):
+    """What tells whether a file is still the one that was scanned."""
+
+    size: int
+    """Bytes."""
+    modified: int
+    """Nanoseconds."""
+
+    @classmethod
+    def of(cls, path: Path) -> Stamp:
+        """The stamp of a file. Raises `OSError`."""
+        status = path.stat()
+        return cls(status.st_size, status.st_mtime_ns)
+
+
+class IndexStore:
+    """Indexes in a folder, one file each, by the path or address of their shard.
+
+    Where the folder cannot be written, shards are scanned anew every time.
+
+    Args:
+        folder: made when the first index is written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def of(self, path: Path, name: str | None = None) -> TarIndex:
+        """The index of a tar file: the stored one if the file is the same by size and time of change, or a new one.
+
+        Args:
+            path: the file.
+            name: what the index is stored under; the file's absolute path when not given.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        name = str(path.absolute()) if name is None else name
+        stamp = Stamp.of(path)
+        stored = self._read(name, stamp)
+        if stored is not None:
+            return stored
+        with self._alone(name):
+            # Another process may have scanned it while this one waited.
+            stored = self._read(name, stamp)
+            if stored is None:
+                stored = scan_tar(path)
+                with contextlib.suppress(OSError):
+                    self._write(name, stamp, stored)
+        return stored
+
+    def stored(self, name: str) -> TarIndex | None:
+        """The index that is stored under a name, whatever has become of its file."""
+        return self._read(name, None)
+
+    def _alone(self, name: str) -> contextlib.AbstractContextManager[object]:
+        """Keeps other processes from scanning the same shard; nothing where the folder cannot be written."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return contextlib.nullcontext()
+        if not os.access(self.folder, os.W_OK):
+            return contextlib.nullcontext()
+        return FileLock(self.folder / f".lock-{zlib.crc32(name.encode()) % _STRIPES}")
+
+    def _file(self, name: str) -> Path:
+        return self.folder / f"{hashlib.blake2b(name.encode(), digest_size=16).hexdigest()}.npz"
+
+    def _read(self, name: str, stamp: Stamp | None) -> TarIndex | None:
+        try:
+            with np.load(self._file(name), allow_pickle=False) as entries:
+                about = entries["about"].tolist()
+                if about[0] != _VERSION or (stamp is not None and tuple(about[1:3]) != stamp):
+                    return None
+                keys, labels, damage = (_lines(entries[part]) for part in ("keys", "labels", "damage"))
+                offsets, sizes = entries["offsets"], entries["sizes"]
+        except (OSError, ValueError, KeyError, EOFError, IndexError, zipfile.BadZipFile):
+            return None  # none there, or damaged: the shard is scanned
+        count = len(offsets)
+        # Joined by line breaks, no samples and one nameless sample look alike.
+        keys, labels = keys[:count], labels[:count]
+        return TarIndex(keys, offsets, sizes, labels, damage[0]) if count == len(sizes) == len(keys) else None
+
+    def _write(self, name: str, stamp: Stamp, index: TarIndex) -> None:
+        file = self._file(name)
+        temporary = file.with_name(f".{file.name}.{os.getpid()}")
+        try:
+            with temporary.open("wb") as output:
+                np.savez(
+                    output,
+                    about=np.array([_VERSION, *stamp], dtype=np.int64),
+                    keys=_joined(index.keys),
+                    labels=_joined(index.labels),
+                    damage=_joined([index.damage]),
+                    offsets=index.offsets,
+                    sizes=index.sizes,
+                )
+            temporary.replace(file)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def _joined(texts: list[str]) -> np.ndarray:
+    # Bytes rather than NumPy's strings, which give every entry the room of the longest.
+    text = "\n".join(text.replace("\n", " ") for text in texts)
+    return np.frombuffer(text.encode("utf-8", errors="surrogateescape"), dtype=np.uint8)
+
+
+def _lines(array: np.ndarray) -> list[str]:
+    return array.tobytes().decode("utf-8", errors="surrogateescape").split("\n")

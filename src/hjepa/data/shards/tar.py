@@ -1,0 +1,139 @@
+"""What a tar file of samples holds and where in it, found by reading its headers once.
+
+In the WebDataset layout a sample is a run of files that share a key: the path up to the first dot of the file name.
+``0017.jpg`` and ``0017.cls`` are the image and the label of the sample ``0017``.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from hjepa.data.decode import SUFFIXES
+
+_LABEL_LIMIT = 1 << 20
+_LABEL_KEYS = ("label", "cls", "class")
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+
+@dataclass(frozen=True)
+class TarIndex:
+    """The samples of one tar file."""
+
+    keys: list[str]
+    """Their keys, in the order of the file."""
+    offsets: np.ndarray
+    """int64 ``[N]``: where the bytes of each image begin."""
+    sizes: np.ndarray
+    """int64 ``[N]``: how many there are, -1 for a sample without an image."""
+    labels: list[str]
+    """Labels as text, empty for none."""
+    damage: str = ""
+    """What is wrong with the file, if anything: samples behind the damage are not listed."""
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+class _Sample:
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.image: tarfile.TarInfo | None = None
+        self.files: dict[str, tarfile.TarInfo] = {}
+
+
+def scan_tar(path: Path) -> TarIndex:
+    """Read the headers of a tar file, and its labels.
+
+    A label is the text of the sample's ``.cls`` file, or the entry ``label`` (``cls``, ``class``) of its ``.json`` file.
+
+    Raises:
+        OSError: the file cannot be read at all.
+    """
+    samples: list[_Sample] = []
+    with path.open("rb") as headers, path.open("rb") as content:
+        damage = _kind(content)
+        if not damage:
+            try:
+                with tarfile.open(fileobj=headers, mode="r:") as archive:
+                    _collect(archive, samples)
+                    damage = _ending(archive.offset, content)
+            except (OSError, MemoryError):
+                raise
+            except Exception as error:
+                # Damaged headers make the reader fail in any way: ReadError, ValueError, UnicodeDecodeError...
+                damage = " ".join(str(error).split()) or type(error).__name__
+        return TarIndex(
+            [sample.key for sample in samples],
+            np.array([0 if s.image is None else s.image.offset_data for s in samples], dtype=np.int64),
+            np.array([-1 if s.image is None else s.image.size for s in samples], dtype=np.int64),
+            [_label(sample, content) for sample in samples],
+            damage,
+        )
+
+
+def _kind(content: BinaryIO) -> str:
+    start = content.read(8)
+    if not start:
+        return "empty file"
+    for magic, name in _COMPRESSED.items():
+        if start.startswith(magic):
+            return f"compressed with {name}, which allows no access to single images; unpack it to a plain .tar"
+    return ""
+
+
+def _collect(archive: tarfile.TarFile, samples: list[_Sample]) -> None:
+    """Add samples as their headers come; where the reader fails, those before it are there."""
+    while (member := archive.next()) is not None:
+        key, extension = split_name(member.name)
+        if not member.isreg() or member.sparse is not None or not key:
+            continue
+        if not samples or samples[-1].key != key:
+            samples.append(_Sample(key))
+        sample = samples[-1]
+        sample.files.setdefault(extension, member)
+        if sample.image is None and f".{extension.rpartition('.')[2]}" in SUFFIXES:
+            sample.image = member
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Key and extension (in small letters) of a file in a shard; no key for files that belong to no sample."""
+    folder, slash, file = name.rpartition("/")
+    stem, dot, extension = file.partition(".")
+    if not stem or not dot or stem.startswith("__"):
+        return "", ""
+    return f"{folder}{slash}{stem}", extension.lower()
+
+
+def _ending(end: int, content: BinaryIO) -> str:
+    """What is wrong with the end of the file: the reader takes a damaged header, and none at all, for the end."""
+    content.seek(end)
+    block = content.read(tarfile.BLOCKSIZE)
+    if len(block) == tarfile.BLOCKSIZE and not any(block):
+        return ""
+    return f"damaged at byte {end}" if block else "cut off, it has no end mark"
+
+
+def _label(sample: _Sample, content: BinaryIO) -> str:
+    if (member := sample.files.get("cls")) is not None and member.size <= _LABEL_LIMIT:
+        return _text(content, member).strip()
+    if (member := sample.files.get("json")) is not None and member.size <= _LABEL_LIMIT:
+        try:
+            told = json.loads(_text(content, member))
+        except ValueError:
+            return ""
+        for name in _LABEL_KEYS if isinstance(told, dict) else ():
+            value = told.get(name)
+            if isinstance(value, (int, str)) and not isinstance(value, bool):
+                return str(value).strip()
+    return ""
+
+
+def _text(content: BinaryIO, member: tarfile.TarInfo) -> str:
+    content.seek(member.offset_data)
+    return " ".join(content.read(member.size).decode("utf-8", errors="replace").split("\n"))

@@ -1,0 +1,176 @@
+"""Writing a data set as shards."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hjepa.data.build import build_dataset
+from hjepa.data.dataset import BadFile, EncodedPixels, ImageDataset, Split
+from hjepa.data.decode import SUFFIXES, UnreadableImageError
+from hjepa.data.shards.catalogue import LIST_NAME
+from hjepa.data.streams import Purpose, stream
+from hjepa.errors import DataError, UserError
+
+if TYPE_CHECKING:
+    from hjepa.config import DataConfig
+
+# What the first bytes of a file say, where its name says nothing.
+_MAGIC = {
+    b"\xff\xd8\xff": ".jpg",
+    b"\x89PNG": ".png",
+    b"GIF8": ".gif",
+    b"BM": ".bmp",
+    b"II*\x00": ".tif",
+    b"MM\x00*": ".tif",
+    b"\x93NUMPY": ".npy",
+    b"P5": ".pgm",
+    b"P6": ".ppm",
+}
+
+
+def write_shards(
+    data: DataConfig, output: Path, *, samples_per_shard: int = 1000, seed: int = 0
+) -> dict[str, tuple[int, int]]:
+    """Write both splits of a data set as tar files in the WebDataset layout.
+
+    Images that are files keep their bytes; those that a source decodes itself are written as PNG, or as ``.npy`` where
+    PNG cannot hold them. They come in random order, so that shards of a set sorted by class hold all classes. A label
+    is the number of its class in a ``.cls`` file; the names are in ``shards.json``, which lists the shards.
+
+    Args:
+        data: the ``data`` section: which images.
+        output: an empty folder, or none yet.
+        samples_per_shard: images in each shard but the last.
+        seed: of the run; draws the order, the split where the set has none, and the subset.
+
+    Returns:
+        images and shards by split.
+
+    Raises:
+        UserError: the folder holds something, or cannot be written.
+        DataError: as `hjepa.data.build_dataset`.
+    """
+    _check_empty(output)
+    # Files as they are, not the images that they decode to.
+    data = data.model_copy(update={"storage": "workers"})
+    entries: list[dict[str, Any]] = []
+    written: dict[str, tuple[int, int]] = {}
+    names: tuple[str, ...] | None = None
+    splits: tuple[Split, ...] = ("train", "test")
+    for split in splits:
+        try:
+            dataset = build_dataset(data, split, seed=seed)
+        except DataError:
+            # A set may have no images to test on.
+            if split == "train" or data.bad_images == "stop":
+                raise
+            continue
+        names = dataset.class_names if dataset.class_names is not None else names
+        try:
+            new = list(_write_split(dataset, output, samples_per_shard, seed))
+        except OSError as error:
+            raise UserError(f"{output}: cannot be written ({error.strerror}); choose another folder") from None
+        entries += new
+        written[split] = sum(entry["nsamples"] for entry in new), len(new)
+    tree: dict[str, Any] = {"wids_version": 1, "name": dataset.description, "shardlist": entries}
+    if names is not None:
+        tree["class_names"] = list(names)
+    (output / LIST_NAME).write_text(json.dumps(tree), encoding="utf-8")
+    return written
+
+
+def _check_empty(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        if any(output.iterdir()):
+            raise UserError(f"{output}: holds something already; give an empty folder")
+    except OSError as error:
+        raise UserError(f"{output}: cannot be made ({error.strerror}); choose another folder") from None
+
+
+def _write_split(dataset: ImageDataset, output: Path, samples_per_shard: int, seed: int) -> Iterator[dict[str, Any]]:
+    order = stream(Purpose.SHARDS, seed).permutation(len(dataset))
+    (output / dataset.split).mkdir()
+    samples = _samples(dataset, order)
+    number = 0
+    while True:
+        labels: list[int | None] = []
+        url = f"{dataset.split}/shard-{number:06d}.tar"
+        file = output / url
+        temporary = file.with_name(f".{file.name}.{os.getpid()}")
+        try:
+            with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as archive:
+                for suffix, content, label in samples:
+                    key = f"{number * samples_per_shard + len(labels):09d}"
+                    _add(archive, key + suffix, content)
+                    if label is not None:
+                        _add(archive, f"{key}.cls", str(label).encode())
+                    labels.append(label)
+                    if len(labels) == samples_per_shard:
+                        break
+            if not labels:
+                return
+            temporary.replace(file)
+        finally:
+            temporary.unlink(missing_ok=True)
+        entry = {"url": url, "split": dataset.split, "nsamples": len(labels), "filesize": file.stat().st_size}
+        if dataset.labels is not None:
+            entry["labels"] = labels
+        yield entry
+        number += 1
+
+
+def _samples(dataset: ImageDataset, order: np.ndarray) -> Iterator[tuple[str, bytes, int | None]]:
+    """Suffix, bytes and label of every image that can be read."""
+    for row in order.tolist():
+        label = None if dataset.labels is None else int(dataset.labels[row])
+        try:
+            suffix, content = _content(dataset, row)
+        except (UnreadableImageError, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            dataset.note_bad(BadFile(dataset.identifiers[row], reason))
+            continue
+        yield suffix, content, None if label is None or label < 0 else label
+
+
+def _content(dataset: ImageDataset, row: int) -> tuple[str, bytes]:
+    pixels = dataset.pixels
+    if not isinstance(pixels, EncodedPixels):
+        return _encoded(pixels.read(row))
+    content = pixels.load(row)
+    suffix = PurePosixPath(dataset.identifiers[row]).suffix.lower()
+    if suffix not in SUFFIXES:
+        suffix = next((s for magic, s in _MAGIC.items() if content.startswith(magic)), "")
+        suffix = suffix or (".webp" if content[8:12] == b"WEBP" else "")
+    if not suffix:
+        raise UnreadableImageError("of no known kind")
+    return suffix, content
+
+
+def _encoded(image: Tensor) -> tuple[str, bytes]:
+    from PIL import Image
+
+    file = io.BytesIO()
+    if image.dtype == torch.uint8 and image.shape[0] in (1, 3):
+        array = image.numpy()[0] if len(image) == 1 else np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+        Image.fromarray(array).save(file, "PNG")
+        return ".png", file.getvalue()
+    np.save(file, image.numpy(), allow_pickle=False)
+    return ".npy", file.getvalue()
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    # No time and no owner: the same images give the same bytes.
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    archive.addfile(member, io.BytesIO(content))

@@ -1,0 +1,156 @@
+"""``webdataset``: tar shards in the WebDataset layout, on a disk or on the web."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hjepa.data.dataset import BadFile, EncodedPixels, Shards, Split
+from hjepa.data.listing import Listing
+from hjepa.data.shards.blobs import ShardBlobs, ShardNames
+from hjepa.data.shards.cache import FetchError, ShardCache
+from hjepa.data.shards.catalogue import Entry, read_catalogue
+from hjepa.data.shards.index import IndexStore
+from hjepa.data.sources.labels import sort_classes
+from hjepa.errors import DataError, UserError
+
+if TYPE_CHECKING:
+    from hjepa.config import DataConfig
+
+logger = logging.getLogger("hjepa")
+
+# Headers are many small reads, which network file systems answer side by side.
+_THREADS = 8
+# Shards that decide the number of channels, where each has to be fetched.
+_SAMPLE = 2
+
+
+def find(data: DataConfig, split: Split, path: Path) -> Listing:
+    """List the samples of the shards at ``data.data_path``; see `hjepa.data.shards.catalogue.read_catalogue`.
+
+    Shards on a disk are indexed when they are first seen. So are shards on the web whose number of samples no list
+    says, which means fetching each of them once.
+
+    Raises:
+        UserError: no ``data.data_path``, or no folder for the cache.
+        DataError: nothing there, or a shard on the web that cannot be fetched.
+    """
+    if data.data_path is None:
+        raise UserError(
+            "data.data_path: needed for data.dataset=webdataset; give a folder of .tar files, a pattern such as "
+            "shard-{000000..000127}.tar, a list of shards, or an address of either"
+        )
+    folder = cache_folder(data.cache_dir)
+    cache = ShardCache(folder / "shards", round(data.cache_gib * 2**30))
+    store = IndexStore(folder / "indexes")
+    catalogue = read_catalogue(path, cache)
+    train, test = catalogue.divided()
+    mine, others = (test, train) if test and split == "test" else (train, test)
+    here = _look(mine, cache, store, data)
+    there = _look(others, cache, store, data)
+    counts = [found.count for found in here]
+    blobs = ShardBlobs([entry.shard for entry in mine], counts, store, cache)
+    labels, names = _labels(here, there, catalogue.class_names)
+    shards = Shards(blobs.numbers(), fetched=any(isinstance(entry.shard.place, str) for entry in mine))
+    sample = blobs if mine is train else ShardBlobs([e.shard for e in train], [f.count for f in there], store, cache)
+    return Listing(
+        EncodedPixels(blobs),
+        ShardNames(blobs),
+        labels,
+        names,
+        whole=not test,
+        root=path,
+        sample=_sample(sample, fetched=any(isinstance(entry.shard.place, str) for entry in train)),
+        description=f"webdataset {path.name}",
+        shards=shards,
+        bad_files=tuple(BadFile(e.shard.name, f.damage) for e, f in zip(mine, here, strict=True) if f.damage),
+    )
+
+
+def cache_folder(given: Path | None) -> Path:
+    """Where fetched shards and indexes lie."""
+    if given is not None:
+        return given
+    home = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(home) if home else Path.home() / ".cache") / "hjepa"
+    except RuntimeError:
+        raise UserError("data.cache_dir: no home folder to keep indexes of shards in; give a folder") from None
+
+
+class _Found:
+    """What is known of a shard before its images are read."""
+
+    def __init__(self, count: int, labels: Sequence[str], damage: str = "") -> None:
+        self.count = count
+        self.labels = labels
+        self.damage = damage
+
+
+def _look(entries: Sequence[Entry], cache: ShardCache, store: IndexStore, data: DataConfig) -> list[_Found]:
+    unknown = [entry for entry in entries if isinstance(entry.shard.place, str) and entry.count is None]
+    new = [entry for entry in unknown if store.stored(str(entry.shard.place)) is None]
+    if new and not data.download:
+        raise DataError(
+            f"data.data_path: {new[0].shard.place} has never been fetched, and data.download=false; set "
+            "data.download=true, or give a list with nsamples"
+        )
+    if new:
+        logger.info("%d shards are fetched once to count their samples; a list with nsamples would save that", len(new))
+
+    def look(entry: Entry) -> _Found:
+        place = entry.shard.place
+        if isinstance(place, str) and entry.count is not None:
+            return _Found(entry.count, entry.labels or [""] * entry.count)
+        try:
+            if isinstance(place, str):
+                index = store.stored(place) or store.of(cache.get(place), place)
+            else:
+                index = store.of(place)
+        except FetchError as error:
+            raise DataError(f"{place}: the shard {error.strerror}; check data.data_path and the network") from None
+        except FileNotFoundError:
+            raise DataError(f"{place}: the shard does not exist; correct data.data_path") from None
+        except OSError as error:
+            raise DataError(f"{place}: the shard cannot be read ({error.strerror}); make it readable") from None
+        return _Found(len(index), index.labels, index.damage)
+
+    with ThreadPoolExecutor(max_workers=_THREADS) as pool:
+        return list(pool.map(look, entries))
+
+
+def _sample(blobs: ShardBlobs, *, fetched: bool) -> EncodedPixels:
+    rows = torch.arange(int(blobs.starts[min(_SAMPLE, len(blobs.shards))])) if fetched else None
+    return EncodedPixels(blobs, rows=rows)
+
+
+def _labels(
+    here: Sequence[_Found], there: Sequence[_Found], names: tuple[str, ...] | None
+) -> tuple[Tensor | None, tuple[str, ...] | None]:
+    """Labels of this split; both decide the numbering, so that a label means the same in each."""
+    texts = np.array([label for found in here for label in found.labels], dtype=object)
+    values = {label for found in (*here, *there) for label in found.labels} - {""}
+    if not values:
+        return None, None
+    if names is None:
+        names = tuple(sort_classes(values))
+        number = {name: label for label, name in enumerate(names)}
+    else:
+        # Where a list names the classes, a whole number is a place in that list even if a class is called so too.
+        number = {name: i for i, name in enumerate(names)} | {str(label): label for label in range(len(names))}
+        unknown = sorted(values - number.keys())
+        if unknown:
+            raise DataError(
+                f"data.data_path: the label {unknown[0]!r} is none of the {len(names)} classes that the list names; correct "
+                "one of them"
+            )
+    labels = torch.from_numpy(np.array([number.get(text, -1) for text in texts], dtype=np.int64))
+    return labels, names
