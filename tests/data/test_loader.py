@@ -120,6 +120,24 @@ def test_the_number_of_workers_changes_nothing_and_the_global_generator_is_left_
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+def test_workers_end_with_their_loader_and_not_with_the_garbage_collector(class_folder: Path) -> None:
+    import gc
+    import multiprocessing
+
+    data = {"dataset": "folder", "data_path": class_folder, "storage": "workers"}
+    before = set(multiprocessing.active_children())
+    gc.disable()
+    try:
+        batches = loader(build_dataset(DataConfig(**data)), num_workers=1, **data)
+        list(batches.batches(0, 2))
+        (worker,) = set(multiprocessing.active_children()) - before
+        del batches
+        # Told to stop, not left to be terminated.
+        assert worker.exitcode == 0
+    finally:
+        gc.enable()
+
+
 def test_mixed_sizes_in_memory_equal_workers(class_folder: Path) -> None:
     data = {"dataset": "folder", "data_path": class_folder}
     dataset = build_dataset(DataConfig(**data))

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import multiprocessing
+import os
 import pickle
+import signal
 import tarfile
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from tests.data.image_files import encode, noise
+from tests.data.shard_files import serving
 from torchvision.datasets import CIFAR10, STL10
 
 from hjepa.config import DATASETS, DataConfig
@@ -123,6 +128,45 @@ def test_download_failures_are_one_line(server: tuple[str, Path], tmp_path: Path
     fails("the download failed .*refused")
 
 
+def _read_cifar(archive: type[CIFAR10], root: Path) -> None:
+    listing = cifar.find(DataConfig(dataset="cifar10"), "train", root, archive)
+    assert listing.labels.tolist() == list(range(8))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="processes are forked")
+def test_one_of_several_processes_downloads_and_the_others_wait(tmp_path: Path) -> None:
+    fork = multiprocessing.get_context("fork")
+    with serving(tmp_path / "served") as web:
+        archive = tiny_cifar(web.address, tmp_path / "served")
+        _read_cifar(archive, tmp_path / "alone")
+        asked = web.answered["cifar.tar.gz"]
+        web.pause = 0.3  # long enough for all of them to find nothing there
+        processes = [fork.Process(target=_read_cifar, args=(archive, tmp_path / "here")) for _ in range(3)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(60)
+        assert [process.exitcode for process in processes] == [0, 0, 0]
+        assert web.answered["cifar.tar.gz"] == 2 * asked
+
+
+@pytest.mark.skipif(os.name == "nt", reason="processes are forked")
+def test_a_killed_download_leaves_no_lock(tmp_path: Path) -> None:
+    fork = multiprocessing.get_context("fork")
+    with serving(tmp_path / "served") as web:
+        archive = tiny_cifar(web.address, tmp_path / "served")
+        web.pause = 60.0
+        process = fork.Process(target=_read_cifar, args=(archive, tmp_path / "here"))
+        process.start()
+        while not web.answered["cifar.tar.gz"]:
+            time.sleep(0.01)
+        process.kill()
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+        web.pause = 0.0
+        _read_cifar(archive, tmp_path / "here")
+
+
 def test_cifar_points_to_parquet(tmp_path: Path) -> None:
     (tmp_path / "train.parquet").write_bytes(b"")
     with pytest.raises(DataError, match=r"holds Parquet files.*set data.dataset=parquet"):
@@ -173,6 +217,70 @@ def test_imagenet_is_read_from_an_extracted_copy(tmp_path: Path) -> None:
     assert (len(train), len(test), train.channels) == (6, 3, 3)
     assert train.class_names == test.class_names == ("n00000000", "n00000001", "n00000002")
     assert train.identifiers[0] == "train/n00000000/train_0.JPEG"
+
+
+def imagenet_archives(root: Path) -> dict[str, Path]:
+    """Archives of two classes in the layout of ILSVRC 2012: three images each for training, one for validation."""
+    from scipy.io import savemat
+
+    def member(name: str, body: bytes) -> tuple[tarfile.TarInfo, io.BytesIO]:
+        entry = tarfile.TarInfo(name)
+        entry.size = len(body)
+        return entry, io.BytesIO(body)
+
+    files = {
+        part: root / f"ILSVRC2012_{name}"
+        for part, name in (("train", "img_train.tar"), ("val", "img_val.tar"), ("devkit", "devkit_t12.tar.gz"))
+    }
+    with tarfile.open(files["train"], "w") as archive:
+        for label in range(2):
+            inner = io.BytesIO()
+            with tarfile.open(fileobj=inner, mode="w") as pictures:
+                for index in range(3):
+                    body = encode(noise(3 * label + index, 8, 8), "JPEG")
+                    pictures.addfile(*member(f"n{label:08}_{index}.JPEG", body))
+            archive.addfile(*member(f"n{label:08}.tar", inner.getvalue()))
+    with tarfile.open(files["val"], "w") as archive:
+        for label in range(2):
+            archive.addfile(*member(f"ILSVRC2012_val_{label}.JPEG", encode(noise(90 + label, 8, 8), "JPEG")))
+    names = ("ILSVRC2012_ID", "WNID", "words", "gloss", "num_children")
+    synsets = np.array(
+        [(label + 1, f"n{label:08}", f"class {label}", "", 0) for label in range(2)],
+        dtype=[(name, object) for name in names],
+    )
+    matrix = io.BytesIO()
+    savemat(matrix, {"synsets": synsets})
+    with tarfile.open(files["devkit"], "w:gz") as archive:
+        archive.addfile(*member("ILSVRC2012_devkit_t12/data/meta.mat", matrix.getvalue()))
+        truth = "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt"
+        archive.addfile(*member(truth, b"2\n1\n"))
+    return files
+
+
+def _read_imagenet(root: Path) -> None:
+    data = DataConfig(dataset="imagenet", data_path=root)
+    assert build_dataset(data).labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert build_dataset(data, "test").labels.tolist() == [0, 1]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="processes are forked")
+def test_imagenet_is_extracted_once_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.datasets import imagenet as archives
+
+    for part, file in imagenet_archives(tmp_path).items():
+        checksum = hashlib.md5(file.read_bytes()).hexdigest()
+        monkeypatch.setitem(archives.ARCHIVE_META, part, (file.name, checksum))
+    # What a process that was killed has left is not taken for the data set.
+    (tmp_path / ".extracting-train" / "train" / "n00000000").mkdir(parents=True)
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=_read_imagenet, args=(tmp_path,)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert {entry.name for entry in tmp_path.iterdir() if entry.is_dir()} == {"train", "val"}
+    assert len(list(tmp_path.glob("ILSVRC2012_*"))) == 3
 
 
 def test_imagenet_instructions(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import partial
 
-from hjepa.data.workers import Job, JobSampler, Preparation, Prepared, job_loader
+from hjepa.data.workers import Job, JobSampler, Preparation, Prepared, job_loader, no_jobs
 from hjepa.errors import DataError
 
 log = logging.getLogger("hjepa")
@@ -47,20 +47,19 @@ class Crew:
         self._timeout = timeout or float("inf")
         self._restarts = restarts
         self.replaced = 0
-
-        def hire() -> Any:
-            return job_loader(
-                preparation,
-                self._sampler,
-                num_workers=num_workers,
-                prefetch_factor=prefetch_factor,
-                pin_memory=pin_memory,
-                persistent=True,
-                timeout=min(self._timeout, _LOOK),
-            )
-
-        self._hire = hire
-        self._loader = hire()
+        # Nothing here refers back to this object: workers that only the garbage collector can let go miss the word to
+        # stop, and each of them is waited for in vain for seconds.
+        self._hire = partial(
+            job_loader,
+            preparation,
+            self._sampler,
+            num_workers=num_workers,
+            prefetch_factor=prefetch_factor,
+            pin_memory=pin_memory,
+            persistent=True,
+            timeout=min(self._timeout, _LOOK),
+        )
+        self._loader = self._hire()
 
     def work(self, jobs: Callable[[int], Iterator[list[Job]]]) -> Iterator[Prepared]:
         """Batches in order.
@@ -81,6 +80,7 @@ class Crew:
                 if failure is not None:
                     break
                 if prepared is None:
+                    self._sampler.batches = no_jobs
                     return
                 done += 1
                 yield prepared

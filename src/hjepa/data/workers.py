@@ -103,11 +103,16 @@ def collate(items: list[tuple[Tensor | None, int, np.ndarray, list[tuple[int, st
     )
 
 
+def no_jobs() -> Iterator[list[Job]]:
+    """Nothing to do."""
+    return iter(())
+
+
 class JobSampler(Sampler[list[Job]]):
     """Hands out the lists of jobs of whatever was asked for last; can start anywhere."""
 
     def __init__(self) -> None:
-        self.batches: Callable[[], Iterator[list[Job]]] = lambda: iter(())
+        self.batches: Callable[[], Iterator[list[Job]]] = no_jobs
 
     def __iter__(self) -> Iterator[list[Job]]:
         return self.batches()

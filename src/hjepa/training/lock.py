@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import sys
 from pathlib import Path
 from types import TracebackType
 
+from hjepa.data.file_lock import lock
 from hjepa.errors import UserError
 
 _NAME = ".lock"
@@ -44,7 +44,7 @@ class FolderLock:
                 f"{self._folder}: cannot be locked ({error.strerror}); choose another --output-dir"
             ) from None
         try:
-            _lock(descriptor)
+            lock(descriptor)
         except OSError:
             owner = _read(descriptor)
             os.close(descriptor)
@@ -76,19 +76,3 @@ def _read(descriptor: int) -> str:
         os.lseek(descriptor, 0, os.SEEK_SET)
         return os.read(descriptor, 200).decode("utf-8", errors="replace").strip()
     return ""
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(descriptor: int) -> None:
-        # One byte far behind the text, which others may then still read.
-        os.lseek(descriptor, 1 << 30, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-
-else:
-    import fcntl
-
-    def _lock(descriptor: int) -> None:
-        # Record locks, unlike those of flock, are not shared with forked workers, which may outlive their parent.
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

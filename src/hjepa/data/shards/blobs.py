@@ -15,8 +15,8 @@ from hjepa.data.shards.cache import FetchError, ShardCache
 from hjepa.data.shards.index import IndexStore
 from hjepa.data.shards.tar import TarIndex
 
-# A fetched shard may be dropped between asking for it and opening it.
-_OPENINGS = 3
+# A fetched shard may be dropped between asking for it and opening it, again and again where the cache is far too small.
+_OPENINGS = 20
 
 
 @dataclass(frozen=True)

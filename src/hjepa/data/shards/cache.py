@@ -29,6 +29,8 @@ _SILENCE = 60.0
 _GRUDGE = 60.0
 # Parts older than this belong to processes that have died.
 _STALE = 3600.0
+# A shard that was used so recently is being read.
+_IN_USE = 10.0
 _STRIPES = 64
 
 
@@ -54,6 +56,7 @@ class ShardCache:
         self.folder = folder
         self.limit = limit
         self._failed: dict[str, tuple[float, str]] = {}
+        self._warned = False
 
     def file(self, url: str) -> Path:
         """Where an address's file is or will be."""
@@ -116,9 +119,16 @@ class ShardCache:
                 elif not file.name.startswith("."):
                     used.append((status.st_atime_ns, status.st_size, file))
         total = new.stat().st_size + sum(size for _, size, _ in used)
-        for _, size, file in sorted(used):
+        for last, size, file in sorted(used):
             if total <= self.limit:
                 return
+            if now - last / 1e9 < _IN_USE and not self._warned:
+                self._warned = True
+                logger.warning(
+                    "%s: shards are dropped while they are in use and will be fetched again; raise data.cache_gib, or lower "
+                    "data.shard_lanes or data.shard_window",
+                    self.folder,
+                )
             # Windows does not let go of files that someone reads.
             with contextlib.suppress(PermissionError):
                 file.unlink(missing_ok=True)
