@@ -70,7 +70,7 @@ class VisionTransformer(nn.Module):
             self.register_buffer("angles", rope_angles(dim // geometry.num_heads, geometry.grid), persistent=False)
         else:
             self.register_buffer("pos_embed", sincos_2d(dim, geometry.grid), persistent=False)
-        rates = torch.linspace(0, config.drop_path, depth).tolist()
+        rates = torch.linspace(0, config.drop_path, depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(
             Block(dim, geometry.num_heads, config.mlp_ratio, config.layer_scale, rate) for rate in rates
         )

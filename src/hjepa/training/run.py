@@ -100,9 +100,11 @@ def run_training(
         distribution.barrier()
         start = _starting_point(folder, resume)
         run = distribution.from_main(folder.run or uuid.uuid4().hex)
+        stack.enter_context(LogFile(folder.root / "training.log", console=console and world.is_main))
+        if start is not None:
+            _keep_threads(config, start.state)
         if world.is_main:
             folder.describe(config, device, world.size, run)
-        stack.enter_context(LogFile(folder.root / "training.log", console=console and world.is_main))
         return _train(config, folder, device, world, start, console and world.is_main, run)
 
 
@@ -153,7 +155,6 @@ def _train(
     )
     if begin is not None:
         _say_what_changed(config, begin.state["config"])
-        _keep_threads(config, begin.state)
         _compare_data(dataset, data_state)
         trainer.restore(begin.state, begin.checkpoint)
     if trainer.step >= trainer.last_step:

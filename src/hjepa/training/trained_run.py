@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,12 @@ import torch
 from hjepa.config import Config, load_config
 from hjepa.errors import CheckpointError
 from hjepa.models import HJEPA, build_model
-from hjepa.training.checkpoint import find_checkpoint, read_checkpoint
+from hjepa.training.checkpoint import find_checkpoint, newest_usable, read_checkpoint
 from hjepa.training.device import resolve_device
 from hjepa.training.optimizer import OptimizerPair
+from hjepa.training.run_folder import RunFolder
+
+log = logging.getLogger("hjepa")
 
 
 @dataclass
@@ -49,10 +53,9 @@ def load_run(checkpoint: str | Path, *, device: str = "auto") -> TrainedRun:
         device: where to put the model.
 
     Raises:
-        CheckpointError: nothing there, or damaged.
+        CheckpointError: nothing there, or damaged: a file that was named, or all of a run folder.
     """
-    path = find_checkpoint(checkpoint)
-    state = read_checkpoint(path)
+    path, state = _newest(checkpoint)
     config = load_config(state["config"])
     data = state["data"]
     model = build_model(config, data["channels"])
@@ -68,6 +71,23 @@ def load_run(checkpoint: str | Path, *, device: str = "auto") -> TrainedRun:
         checkpoint=path,
         run_dir=_run_dir(Path(checkpoint), state),
     )
+
+
+def _newest(checkpoint: str | Path) -> tuple[Path, dict[str, Any]]:
+    """A checkpoint and what it holds: the file that was named, or of a folder the newest whole one."""
+    path, given = find_checkpoint(checkpoint), Path(checkpoint)
+    try:
+        return path, read_checkpoint(path)
+    except CheckpointError:
+        if given.is_file():
+            raise
+    # The folder may hold checkpoints of other runs, by someone's hand.
+    home = given.parent if given.name == "checkpoints" else given
+    found = newest_usable(path.parent, RunFolder(home, path.parent).run)
+    assert found is not None  # one is there, and if it is alone it was an error
+    for note in found.notes:
+        log.warning("%s", note.replace("; going on from ", "; using "))
+    return found.checkpoint, found.state
 
 
 def untrained_model(run: TrainedRun) -> HJEPA:

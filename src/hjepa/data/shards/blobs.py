@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, BinaryIO, overload
 
 import numpy as np
 
@@ -54,6 +54,7 @@ class ShardBlobs:
         self._store = store
         self._cache = cache
         self._opened: dict[int, _Opened] = {}
+        self._named: tuple[int, list[str]] = (-1, [])
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -75,26 +76,28 @@ class ShardBlobs:
         """
         number, position = self.locate(index)
         for _ in range(_OPENINGS):
-            opened = self._open(number)
-            if position >= len(opened.index):
-                raise OSError(
-                    None, f"the shard holds {len(opened.index)} samples, {self._count(number)} were announced"
-                )
-            size, offset = int(opened.index.sizes[position]), int(opened.index.offsets[position])
-            if size < 0:
-                raise OSError(None, "no image among the sample's files")
             try:
+                opened = self._open(number)
                 with opened.path.open("rb") as file:
                     if os.fstat(file.fileno()).st_size == opened.size:
-                        file.seek(offset)
-                        data = file.read(size)
-                        break
+                        if self._cache is not None and isinstance(self.shards[number].place, str):
+                            self._cache.used(opened.path)
+                        return self._read(file, opened.index, number, position)
             except FileNotFoundError:
-                pass
-            # Dropped or replaced since it was opened.
-            del self._opened[number]
-        else:
-            raise self._lost(number, "the shard is being changed")
+                pass  # dropped since it was fetched
+            # Replaced, or dropped and fetched again.
+            self._opened.pop(number, None)
+        raise self._lost(number, "the shard is being changed")
+
+    def _read(self, file: BinaryIO, index: TarIndex, number: int, position: int) -> bytes:
+        if position >= len(index):
+            announced = int(self.starts[number + 1] - self.starts[number])
+            raise OSError(None, f"the shard holds {len(index)} samples, {announced} were announced")
+        size = int(index.sizes[position])
+        if size < 0:
+            raise OSError(None, "no image among the sample's files")
+        file.seek(int(index.offsets[position]))
+        data = file.read(size)
         if len(data) < size:
             raise OSError(None, "truncated, the shard ends inside it")
         return data
@@ -107,10 +110,12 @@ class ShardBlobs:
     def key(self, index: int) -> str:
         """The key of an image, or its position in the shard where the shard has not been seen yet."""
         number, position = self.locate(index)
-        opened = self._opened.get(number)
-        place = self.shards[number].place
-        known = self._store.stored(str(place.absolute() if isinstance(place, Path) else place))
-        keys = opened.index.keys if opened is not None else [] if known is None else known.keys
+        if self._named[0] != number:
+            place = self.shards[number].place
+            known = self._store.stored(str(place.absolute() if isinstance(place, Path) else place))
+            # Names are mostly asked for one after another. What is not known yet may be so later.
+            self._named = (number if known is not None else -1, [] if known is None else known.keys)
+        keys = self._named[1]
         return keys[position] if position < len(keys) else f"#{position}"
 
     def fetch(self, number: int) -> None:
@@ -118,9 +123,6 @@ class ShardBlobs:
         place = self.shards[number].place
         if isinstance(place, str) and self._cache is not None:
             self._cache.get(place)
-
-    def _count(self, number: int) -> int:
-        return int(self.starts[number + 1] - self.starts[number])
 
     def _open(self, number: int) -> _Opened:
         opened = self._opened.get(number)
@@ -131,14 +133,16 @@ class ShardBlobs:
     def _find(self, number: int) -> _Opened:
         place = self.shards[number].place
         try:
-            if isinstance(place, Path):
-                return _Opened(place, place.stat().st_size, self._store.of(place))
-            assert self._cache is not None  # whoever lists web addresses brings a cache
-            path = self._cache.get(place)
-            return _Opened(path, path.stat().st_size, self._store.of(path, place))
+            if isinstance(place, str):
+                assert self._cache is not None  # whoever lists web addresses brings a cache
+                path = self._cache.get(place)
+                return _Opened(path, path.stat().st_size, self._store.of(path, place))
+            return _Opened(place, place.stat().st_size, self._store.of(place))
         except FetchError as error:
             raise self._lost(number, f"the shard {error.strerror}") from None
         except FileNotFoundError:
+            if isinstance(place, str):
+                raise
             raise self._lost(number, "the shard is missing") from None
         except OSError as error:
             raise self._lost(number, f"the shard cannot be read: {error.strerror}") from None

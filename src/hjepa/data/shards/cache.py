@@ -87,6 +87,10 @@ class ShardCache:
                     raise
         return file
 
+    def used(self, file: Path) -> None:
+        """Note that a file is in use, so that others are dropped before it."""
+        _touch(file)
+
     def get_again(self, url: str) -> Path:
         """The file of an address as it is now: fetched whether it is here or not. Raises as `get`."""
         self.folder.mkdir(parents=True, exist_ok=True)
