@@ -155,12 +155,17 @@ def _sent() -> int:
 
 
 def exchanged_bytes(config: Config, world: int = 2) -> tuple[float, float, int]:
-    """Per step: bytes of gradients that a process hands over, bytes that all of them send, trained parameters."""
-    with tempfile.TemporaryDirectory() as folder, multiprocessing.get_context("spawn").Pool(world) as pool:
+    """Per step: bytes of gradients that a process hands over, bytes that all of them send, trained parameters.
+
+    A single process, which hands over as much and sends nothing, is this one.
+    """
+    with tempfile.TemporaryDirectory() as folder:
         meeting = str(Path(folder) / "meeting")
-        tree = config.model_dump(mode="json")
-        work = [(rank, world, meeting, tree) for rank in range(world)]
-        found: list[tuple[float, float, int]] = pool.starmap(_exchange, work, chunksize=1)
+        work = [(rank, world, meeting, config.model_dump(mode="json")) for rank in range(world)]
+        if world == 1:
+            return _exchange(*work[0])
+        with multiprocessing.get_context("spawn").Pool(world) as pool:
+            found: list[tuple[float, float, int]] = pool.starmap(_exchange, work, chunksize=1)
     return found[0]
 
 

@@ -183,6 +183,10 @@ ELSEWHERE = {
     "training.compile": "test_compile_compiles",
     "training.deterministic": "test_deterministic_algorithms_are_switched_on_and_off",
     "training.non_finite": "test_non_finite_skips_or_stops",
+    "data.shard_lanes": "test_shards_lanes_window_and_cache",
+    "data.shard_window": "test_shards_lanes_window_and_cache",
+    "data.cache_dir": "test_shards_lanes_window_and_cache",
+    "data.cache_gib": "test_shards_lanes_window_and_cache",
     "data.worker_timeout": "test_workers_that_stall_are_replaced_so_often",
     "data.worker_restarts": "test_workers_that_stall_are_replaced_so_often",
     "checkpoint.background": "test_checkpoints_are_written_beside_training",
@@ -409,6 +413,35 @@ def test_non_finite_skips_or_stops(run: Run) -> None:
     assert run({**keys, "training.non_finite": "skip"}).state["skipped"] == 3
     with pytest.raises(UserError, match=r"training\.non_finite=stop"):
         run({**keys, "training.non_finite": "stop"})
+
+
+def test_shards_lanes_window_and_cache(run: Run, tmp_path: Path) -> None:
+    from tests.data.shard_files import serving, write_shards
+
+    write_shards(tmp_path / "served", [16] * 8)
+    keys: dict[str, Any] = {
+        "data.dataset": "webdataset",
+        "data.subset": None,
+        "training.max_steps": 2,
+        "data.channels": 3,
+    }
+    local = keys | {"data.data_path": str(tmp_path / "served"), "data.cache_dir": str(tmp_path / "index")}
+    plain = run(local)
+    assert len(list((tmp_path / "index" / "indexes").glob("*.npz"))) == 8
+    assert weights(run(local)) == weights(plain)
+    assert weights(run({**local, "data.shard_lanes": 2})) != weights(plain)
+    few = {**local, "data.shard_lanes": 2}
+    assert weights(run({**few, "data.shard_window": 1})) != weights(run(few))
+    with serving(tmp_path / "served") as server:
+        remote = keys | {"data.data_path": f"{server.address}/shard-000{{0..7}}.tar"}
+        room = 2.5 * (tmp_path / "served" / "shard-0000.tar").stat().st_size / 2**30
+        kept = {}
+        for gib in (1.0, room):
+            cache = tmp_path / f"cache{len(kept)}"
+            seen = run({**remote, "data.cache_dir": str(cache), "data.cache_gib": gib})
+            assert weights(seen) == weights(plain)
+            kept[gib] = len(list((cache / "shards").glob("*.tar")))
+        assert kept == {1.0: 8, room: 2}
 
 
 def test_workers_that_stall_are_replaced_so_often(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -113,6 +113,7 @@ def test_a_damaged_header_is_noticed_wherever_it_is(tmp_path: Path) -> None:
         (b"this is text " * 100, "."),
         (b"<html>" + b"\xff" * 5000, "."),
     ],
+    ids=["empty", "gzip", "text", "bytes"],
 )
 def test_what_is_no_tar_file(content: bytes, damage: str, tmp_path: Path) -> None:
     (tmp_path / "s.tar").write_bytes(content)

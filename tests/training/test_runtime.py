@@ -89,6 +89,8 @@ def test_a_resumed_run_keeps_its_threads(run: Run, tmp_path: Path) -> None:
         torch.set_num_threads(1)
         again = run({"training.max_steps": 2}, folder=tmp_path / "run", resume="auto")
         assert again.state["threads"] == 2
+        # What is written of the run's surroundings is how it really goes on.
+        assert json.loads((tmp_path / "run" / "environment.json").read_text())["threads"] == 2
         other = run({"training.max_steps": 3, "training.num_threads": 1}, folder=tmp_path / "run", resume="auto")
         assert other.state["threads"] == 1
     finally:

@@ -30,10 +30,34 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class _Opened:
+class Opened:
+    """A shard that is here."""
+
     path: Path
+    """Where."""
     size: int
+    """Bytes."""
     index: TarIndex
+    """What it holds."""
+
+
+def open_shard(place: Path | str, store: IndexStore, cache: ShardCache | None) -> Opened:
+    """Have a shard here, and its index.
+
+    Raises:
+        FetchError: it cannot be fetched.
+        OSError: it cannot be read.
+    """
+    if isinstance(place, Path):
+        return Opened(place, place.stat().st_size, store.of(place))
+    assert cache is not None  # whoever lists web addresses brings a cache
+    for _ in range(_OPENINGS):
+        path = cache.get(place)
+        try:
+            return Opened(path, path.stat().st_size, store.of(path, place))
+        except FileNotFoundError:
+            continue
+    raise FetchError("is dropped as soon as it is fetched; raise data.cache_gib")
 
 
 class ShardBlobs:
@@ -53,7 +77,7 @@ class ShardBlobs:
         self.starts = np.concatenate([[0], np.cumsum(np.asarray(counts, dtype=np.int64))])
         self._store = store
         self._cache = cache
-        self._opened: dict[int, _Opened] = {}
+        self._opened: dict[int, Opened] = {}
         self._named: tuple[int, list[str]] = (-1, [])
 
     def __len__(self) -> int:
@@ -124,25 +148,18 @@ class ShardBlobs:
         if isinstance(place, str) and self._cache is not None:
             self._cache.get(place)
 
-    def _open(self, number: int) -> _Opened:
+    def _open(self, number: int) -> Opened:
         opened = self._opened.get(number)
         if opened is None:
             opened = self._opened[number] = self._find(number)
         return opened
 
-    def _find(self, number: int) -> _Opened:
-        place = self.shards[number].place
+    def _find(self, number: int) -> Opened:
         try:
-            if isinstance(place, str):
-                assert self._cache is not None  # whoever lists web addresses brings a cache
-                path = self._cache.get(place)
-                return _Opened(path, path.stat().st_size, self._store.of(path, place))
-            return _Opened(place, place.stat().st_size, self._store.of(place))
+            return open_shard(self.shards[number].place, self._store, self._cache)
         except FetchError as error:
             raise self._lost(number, f"the shard {error.strerror}") from None
         except FileNotFoundError:
-            if isinstance(place, str):
-                raise
             raise self._lost(number, "the shard is missing") from None
         except OSError as error:
             raise self._lost(number, f"the shard cannot be read: {error.strerror}") from None

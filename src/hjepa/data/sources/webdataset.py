@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hjepa.data.dataset import BadFile, EncodedPixels, Shards, Split
 from hjepa.data.listing import Listing
-from hjepa.data.shards.blobs import ShardBlobs, ShardNames
+from hjepa.data.shards.blobs import ShardBlobs, ShardNames, open_shard
 from hjepa.data.shards.cache import FetchError, ShardCache
 from hjepa.data.shards.catalogue import Entry, read_catalogue
 from hjepa.data.shards.index import IndexStore
@@ -111,10 +111,9 @@ def _look(entries: Sequence[Entry], cache: ShardCache, store: IndexStore, data: 
         if isinstance(place, str) and entry.count is not None:
             return _Found(entry.count, entry.labels or [""] * entry.count)
         try:
-            if isinstance(place, str):
-                index = store.stored(place) or store.of(cache.get(place), place)
-            else:
-                index = store.of(place)
+            index = store.stored(place) if isinstance(place, str) else None
+            if index is None:
+                index = open_shard(place, store, cache).index
         except FetchError as error:
             raise DataError(f"{place}: the shard {error.strerror}; check data.data_path and the network") from None
         except FileNotFoundError:

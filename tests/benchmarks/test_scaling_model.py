@@ -1,0 +1,74 @@
+"""The scaling model on paper: what the page prints, and its formulas against built models and real processes."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from benchmarks.report import configuration
+
+from benchmarks import scaling_checks, scaling_model
+from hjepa.config import load_config
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.fixture(scope="module")
+def sizes() -> list[scaling_model.Size]:
+    return scaling_model.sizes()
+
+
+def test_the_page_has_the_tables_that_the_command_prints(
+    sizes: list[scaling_model.Size], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scaling_model.main(["--json", str(tmp_path / "model.json")])
+    printed = dict(re.findall(r"<!-- (\w+) -->\n(.*?)\n\n", capsys.readouterr().out, re.S))
+    page = dict(re.findall(r"<!-- (\w+) -->\n(.*?)\n\n", (DOCS / "scaling.md").read_text(), re.S))
+    assert set(printed) == {"models", "steps", "limits", "hours"}
+    assert page == printed
+    assert json.loads((tmp_path / "model.json").read_text()) == json.loads(
+        (DOCS / "results" / "scaling_model.json").read_text()
+    )
+
+
+@pytest.mark.parametrize("label", ["ViT-S/16", "ViT-H/14"])
+def test_parameters_and_flop_are_those_of_built_models(label: str, sizes: list[scaling_model.Size]) -> None:
+    size = next(size for size in sizes if size.name == label)
+    config = load_config(scaling_model.PRESET, {"model.encoder_type": scaling_model.MODELS[label]})
+    encoder, predictor, flop = scaling_checks.count_on_meta(config)
+    assert (size.encoder, size.predictor) == (encoder, predictor)
+    assert flop == pytest.approx(size.cost.total, rel=0.005)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_what_is_kept_for_the_backward_pass(half: bool) -> None:
+    config = configuration("quickstart", ["model.depth=3", "masking.sets_per_image=2"])
+    kept = scaling_checks.kept_bytes(config, 2, half=half)
+    assert kept == pytest.approx(scaling_checks.formula_bytes(config, half=half), rel=0.06)
+
+
+def test_gradients_are_handed_over_as_the_formula_says() -> None:
+    config = configuration("quickstart", ["model.depth=3"])
+    size = scaling_model.describe("small", config)
+    # One process; `benchmarks.scaling_checks` has two, and counts what they send.
+    handed, _, trained = scaling_checks.exchanged_bytes(config, world=1)
+    assert trained == size.trained
+    assert handed == scaling_model.FP32 * trained == scaling_model.ddp_volume(size, 2)
+
+
+def test_plans_hold_together(sizes: list[scaling_model.Size]) -> None:
+    for size in sizes:
+        assert scaling_model.ddp_volume(size, 1) == scaling_model.fsdp_volume(size, 1) == 0
+        for world in scaling_model.WORLDS:
+            plan = scaling_model.step_plan(size, scaling_model.H100, world)
+            assert plan["images"] * plan["passes"] * world == scaling_model.GLOBAL_BATCH
+            assert plan["all"] <= scaling_model.USABLE * scaling_model.H100.memory
+            if world > 1:
+                assert plan["sharded"] < plan["state"]
+                assert plan["volume"] < plan["sharded volume"] < 1.3 * plan["volume"]
+    twice = scaling_model.gpu_hours(sizes[0], 100, 2, 0.4)
+    assert twice == pytest.approx(2 * scaling_model.gpu_hours(sizes[0], 100, 1, 0.4))
+    with pytest.raises(ValueError, match="shared predictor only"):
+        scaling_model.describe("x", configuration("quickstart", ["model.predictor.sharing=separate"]))
