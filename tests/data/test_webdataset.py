@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.conftest import Run
 from tests.data.image_files import encode, noise
 from tests.data.shard_files import write_shards, write_tar
 
@@ -199,6 +200,18 @@ def test_processes_workers_accumulation_and_the_first_step_change_nothing(tmp_pa
     assert equal(batches(build_dataset(memory), memory, 0, 12), whole, atol=1 / 255 / 0.5)
     other = settings(tmp_path / "set", batch_size=16, storage="workers", test_fraction=0.02, shard_lanes=1)
     assert not equal(batches(dataset, other, 0, 2), whole[:2])
+
+
+def test_a_run_that_was_stopped_goes_on_bit_equal(run: Run, tmp_path: Path) -> None:
+    write_shards(tmp_path / "set", [30, 18, 25, 40])
+    keys = {"data.dataset": "webdataset", "data.data_path": str(tmp_path / "set"), "data.subset": None}
+    keys |= {"data.cache_dir": str(tmp_path / "cache"), "data.storage": "workers", "training.accumulation_steps": 2}
+    whole = run(keys)
+    run({**keys, "training.max_steps": 3, "data.num_workers": 1}, folder=tmp_path / "halves")
+    resumed = run({**keys, "data.num_workers": 2}, folder=tmp_path / "halves", resume="auto")
+    assert resumed.outcome.step == whole.outcome.step > 3
+    assert torch.equal(resumed.weights, whole.weights)
+    assert [r["loss"] for r in resumed.records] == [r["loss"] for r in whole.records]
 
 
 def test_damage_is_skipped_and_counted_or_stops(

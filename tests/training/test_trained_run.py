@@ -7,8 +7,10 @@ import logging
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tests.conftest import run_tiny
 
 import hjepa
@@ -19,7 +21,16 @@ from hjepa.training.checkpoint import read_checkpoint
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run_tiny(tmp_path_factory.mktemp("trained") / "run", {"checkpoint.save_every_steps": 5}).folder
+    root = tmp_path_factory.mktemp("trained")
+    random = np.random.default_rng(0)
+    for index in range(120):
+        name = "left" if index % 2 else "right"
+        (root / "pictures" / name).mkdir(parents=True, exist_ok=True)
+        array = random.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(array).save(root / "pictures" / name / f"{index}.png")
+    # Few pictures, so that figures are drawn in no time.
+    keys = {"data.dataset": "folder", "data.data_path": str(root / "pictures"), "checkpoint.save_every_steps": 5}
+    return run_tiny(root / "run", keys).folder
 
 
 @pytest.fixture
