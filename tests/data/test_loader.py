@@ -120,7 +120,8 @@ def test_the_number_of_workers_changes_nothing_and_the_global_generator_is_left_
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_workers_end_with_their_loader_and_not_with_the_garbage_collector(class_folder: Path) -> None:
+@pytest.mark.parametrize("abandoned", [False, True])
+def test_workers_end_with_their_loader_and_not_with_the_garbage_collector(class_folder: Path, abandoned: bool) -> None:
     import gc
     import multiprocessing
 
@@ -129,13 +130,28 @@ def test_workers_end_with_their_loader_and_not_with_the_garbage_collector(class_
     gc.disable()
     try:
         batches = loader(build_dataset(DataConfig(**data)), num_workers=1, **data)
-        list(batches.batches(0, 2))
+        some = batches.batches(0, 9)
+        for _ in range(1 if abandoned else 9):
+            next(some)
+        assert next(some, None) is not None if abandoned else next(some, None) is None
         (worker,) = set(multiprocessing.active_children()) - before
-        del batches
+        del some, batches
         # Told to stop, not left to be terminated.
         assert worker.exitcode == 0
     finally:
         gc.enable()
+
+
+def test_letting_go_of_old_batches_leaves_new_ones_alone(class_folder: Path) -> None:
+    data = {"dataset": "folder", "data_path": class_folder, "storage": "workers"}
+    batches = loader(build_dataset(DataConfig(**data)), num_workers=1, **data)
+    expected = list(batches.batches(4, 8))
+    old = batches.batches(0, 8)
+    next(old)
+    new = batches.batches(4, 8)
+    first = next(new)
+    old.close()
+    assert equal([first, *new], expected)
 
 
 def test_mixed_sizes_in_memory_equal_workers(class_folder: Path) -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from hjepa.data.workers import Job, JobSampler, Preparation, Prepared, job_loader, no_jobs
+from hjepa.data.workers import Job, JobSampler, Preparation, Prepared, job_loader
 from hjepa.errors import DataError
 
 log = logging.getLogger("hjepa")
@@ -71,20 +71,25 @@ class Crew:
             DataError: workers crashed or stalled more often than is allowed.
         """
         done = 0
-        while True:
-            self._sampler.batches = lambda start=done: jobs(start)  # type: ignore[misc]
-            batches = iter(self._loader)
-            _mute_deaths()
+        mine: Callable[[], Iterator[list[Job]]] | None = None
+        try:
             while True:
-                prepared, failure = self._next(batches)
-                if failure is not None:
-                    break
-                if prepared is None:
-                    self._sampler.batches = no_jobs
-                    return
-                done += 1
-                yield prepared
-            self._replace(failure)
+                mine = self._sampler.batches = partial(jobs, done)
+                batches = iter(self._loader)
+                _mute_deaths()
+                while True:
+                    prepared, failure = self._next(batches)
+                    if failure is not None:
+                        break
+                    if prepared is None:
+                        return
+                    done += 1
+                    yield prepared
+                self._replace(failure)
+        finally:
+            # Unless someone has begun anew meanwhile. What jobs refer to would otherwise refer back to this object.
+            if self._sampler.batches is mine:
+                self._sampler.forget()
 
     def _next(self, batches: Iterator[Prepared]) -> tuple[Prepared | None, str | None]:
         """The next batch, or nothing at the end, or what is wrong with the workers."""

@@ -6,7 +6,7 @@ the main process from (seed, step, position), so that their number changes nothi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -113,9 +113,18 @@ class JobSampler(Sampler[list[Job]]):
 
     def __init__(self) -> None:
         self.batches: Callable[[], Iterator[list[Job]]] = no_jobs
+        self._running: Iterator[list[Job]] | None = None
 
     def __iter__(self) -> Iterator[list[Job]]:
-        return self.batches()
+        self._running = self.batches()
+        return self._running
+
+    def forget(self) -> None:
+        """Let go of the jobs in hand and of whatever they refer to."""
+        self.batches = no_jobs
+        if isinstance(self._running, Generator):
+            self._running.close()
+        self._running = None
 
 
 def centre_rule(draws: np.ndarray, sizes: np.ndarray, out_size: tuple[int, int]) -> Crops:
