@@ -1,4 +1,4 @@
-"""Holds the formulas of `benchmarks.scaling_model` against what can be measured on one machine.
+"""Holds the formulas of `benchmarks.scaling_formulas` against what can be measured on one machine.
 
     python -m benchmarks.scaling_checks --json docs/results/scaling_checks.json
 
@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.peak_memory import measure
 from benchmarks.report import Rows, configuration, parser, show, write
-from benchmarks.scaling_model import (
+from benchmarks.scaling_formulas import (
     FP32,
     MODELS,
     PRESET,

@@ -9,19 +9,19 @@ from pathlib import Path
 import pytest
 from benchmarks.report import configuration
 
-from benchmarks import scaling_checks, scaling_model
+from benchmarks import scaling_checks, scaling_formulas, scaling_model
 from hjepa.config import load_config
 
 DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.fixture(scope="module")
-def sizes() -> list[scaling_model.Size]:
+def sizes() -> list[scaling_formulas.Size]:
     return scaling_model.sizes()
 
 
 def test_the_page_has_the_tables_that_the_command_prints(
-    sizes: list[scaling_model.Size], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sizes: list[scaling_formulas.Size], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scaling_model.main(["--json", str(tmp_path / "model.json")])
     printed = dict(re.findall(r"<!-- (\w+) -->\n(.*?)\n\n", capsys.readouterr().out, re.S))
@@ -34,9 +34,9 @@ def test_the_page_has_the_tables_that_the_command_prints(
 
 
 @pytest.mark.parametrize("label", ["ViT-S/16", "ViT-H/14"])
-def test_parameters_and_flop_are_those_of_built_models(label: str, sizes: list[scaling_model.Size]) -> None:
+def test_parameters_and_flop_are_those_of_built_models(label: str, sizes: list[scaling_formulas.Size]) -> None:
     size = next(size for size in sizes if size.name == label)
-    config = load_config(scaling_model.PRESET, {"model.encoder_type": scaling_model.MODELS[label]})
+    config = load_config(scaling_formulas.PRESET, {"model.encoder_type": scaling_formulas.MODELS[label]})
     encoder, predictor, flop = scaling_checks.count_on_meta(config)
     assert (size.encoder, size.predictor) == (encoder, predictor)
     assert flop == pytest.approx(size.cost.total, rel=0.005)
@@ -51,24 +51,24 @@ def test_what_is_kept_for_the_backward_pass(half: bool) -> None:
 
 def test_gradients_are_handed_over_as_the_formula_says() -> None:
     config = configuration("quickstart", ["model.depth=3"])
-    size = scaling_model.describe("small", config)
+    size = scaling_formulas.describe("small", config)
     # One process; `benchmarks.scaling_checks` has two, and counts what they send.
     handed, _, trained = scaling_checks.exchanged_bytes(config, world=1)
     assert trained == size.trained
-    assert handed == scaling_model.FP32 * trained == scaling_model.ddp_volume(size, 2)
+    assert handed == scaling_formulas.FP32 * trained == scaling_formulas.ddp_volume(size, 2)
 
 
-def test_plans_hold_together(sizes: list[scaling_model.Size]) -> None:
+def test_plans_hold_together(sizes: list[scaling_formulas.Size]) -> None:
     for size in sizes:
-        assert scaling_model.ddp_volume(size, 1) == scaling_model.fsdp_volume(size, 1) == 0
-        for world in scaling_model.WORLDS:
-            plan = scaling_model.step_plan(size, scaling_model.H100, world)
-            assert plan["images"] * plan["passes"] * world == scaling_model.GLOBAL_BATCH
-            assert plan["all"] <= scaling_model.USABLE * scaling_model.H100.memory
+        assert scaling_formulas.ddp_volume(size, 1) == scaling_formulas.fsdp_volume(size, 1) == 0
+        for world in scaling_formulas.WORLDS:
+            plan = scaling_formulas.step_plan(size, scaling_formulas.H100, world)
+            assert plan["images"] * plan["passes"] * world == scaling_formulas.GLOBAL_BATCH
+            assert plan["all"] <= scaling_formulas.USABLE * scaling_formulas.H100.memory
             if world > 1:
                 assert plan["sharded"] < plan["state"]
                 assert plan["volume"] < plan["sharded volume"] < 1.3 * plan["volume"]
-    twice = scaling_model.gpu_hours(sizes[0], 100, 2, 0.4)
-    assert twice == pytest.approx(2 * scaling_model.gpu_hours(sizes[0], 100, 1, 0.4))
+    twice = scaling_formulas.gpu_hours(sizes[0], 100, 2, 0.4)
+    assert twice == pytest.approx(2 * scaling_formulas.gpu_hours(sizes[0], 100, 1, 0.4))
     with pytest.raises(ValueError, match="shared predictor only"):
-        scaling_model.describe("x", configuration("quickstart", ["model.predictor.sharing=separate"]))
+        scaling_formulas.describe("x", configuration("quickstart", ["model.predictor.sharing=separate"]))
