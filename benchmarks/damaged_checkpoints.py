@@ -29,7 +29,8 @@ from benchmarks.kill_resume import BASE, differences, ending
 from hjepa.config import load_config
 from hjepa.errors import CheckpointError
 from hjepa.training import run_training
-from hjepa.training.checkpoint import newest_usable, read_checkpoint
+from hjepa.training.checkpoint import read_checkpoint
+from hjepa.training.finding import newest_usable
 from hjepa.training.run_folder import environment, write_atomically
 
 Damage = Callable[[bytes, random.Random], bytes]

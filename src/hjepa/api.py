@@ -118,10 +118,10 @@ def _source(
         return config
     if resume is None:
         return "quickstart"
-    from hjepa.training.checkpoint import find_checkpoint, read_checkpoint
+    from hjepa.training.finding import find_checkpoint, read_start
 
     if str(resume) != "auto":
-        stored: dict[str, Any] = read_checkpoint(find_checkpoint(resume))["config"]
+        stored: dict[str, Any] = read_start(find_checkpoint(resume), verify=False)["config"]
         return _without_stop(stored)
     settings = Path(output_dir) / "config.yaml" if output_dir is not None else None
     if settings is not None and settings.is_file():

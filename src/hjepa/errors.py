@@ -8,7 +8,14 @@ class UserError(ValueError):
 
     The message is one line that says what is wrong, where, and what would do. The command line prints it
     without a traceback and exits with code 2; library callers may catch it as a ``ValueError``.
+
+    Attributes:
+        exit_code: of the program.
+        said: whether another process of the same run says it already.
     """
+
+    exit_code = 2
+    said = False
 
 
 class DataError(UserError):
@@ -17,3 +24,9 @@ class DataError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint that is damaged, foreign, or does not belong to this configuration."""
+
+
+class LostProcessError(UserError):
+    """Another process of the run has ended or does not answer; what was saved is whole."""
+
+    exit_code = 1

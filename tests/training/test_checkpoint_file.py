@@ -15,13 +15,13 @@ from hjepa.training import load_run
 from hjepa.training.checkpoint import (
     FORMAT_VERSION,
     copy_checkpoint,
-    newest_usable,
     read_checkpoint,
     read_header,
     require_space,
     save_checkpoint,
     snapshot,
 )
+from hjepa.training.finding import newest_usable
 
 OLD = Path(__file__).parent / "files" / "format_1.pth"
 

@@ -11,8 +11,8 @@ import torch
 from tests.conftest import Run, tiny_config
 
 from hjepa.training import compiling
-from hjepa.training.checkpoint import Start
 from hjepa.training.compiling import CompileTrial, decide_compile, try_compile
+from hjepa.training.finding import Start
 from hjepa.training.run import _compiled
 from hjepa.training.threads import choose_threads, cpu_quota, physical_cores, usable_cores
 

@@ -63,9 +63,9 @@ def main(arguments: Sequence[str] | None = None, *, verb: str | None = None) -> 
     try:
         app(args=given, standalone_mode=True, prog_name="hjepa")
     except UserError as error:
-        for line in str(error).splitlines():
+        for line in () if error.said else str(error).splitlines():
             print(f"hjepa: {line}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("hjepa: interrupted", file=sys.stderr)
         sys.exit(130)

@@ -83,3 +83,9 @@ class DistributedConfig(Section):
     """Insist on several processes: without `torchrun` the run stops with the command to use."""
     backend: Literal["auto", "gloo", "nccl"] = "auto"
     """Communication backend; `auto` is `nccl` on CUDA and `gloo` elsewhere."""
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """`ddp`: every process holds the whole model. `fsdp`: weights, gradients and optimiser are spread over the processes
+    (FSDP2), and checkpoints are written in shards. `auto`: `ddp`, unless what DDP keeps takes over 60 % of a device's
+    memory."""
+    timeout: float = Field(default=600.0, ge=1)
+    """Seconds that a process waits for the others before it gives up; longer than the longest step, evaluation or save."""

@@ -68,6 +68,8 @@ class HJEPA(nn.Module):
         self.geometry = geometry
         self.shared = config.predictor.sharing == "shared"
         self.center_targets = config.center_targets
+        # Set while a process tries a pass by itself: nothing is then exchanged with others.
+        self.alone = False
         self.context_encoder = VisionTransformer(config, geometry, channels)
         levels = range(len(geometry.levels))
         if self.shared:
@@ -139,7 +141,7 @@ class HJEPA(nn.Module):
         """The whole image is encoded once, whatever the number of levels and mask sets."""
         features = level_features(self.target_encoder(images), self.geometry)
         if self.center_targets:
-            features = [f - batch_mean(f) for f in features]
+            features = [f - batch_mean(f, alone=self.alone) for f in features]
         if masks.sets_per_image > 1:
             features = [f.repeat(masks.sets_per_image, 1, 1) for f in features]
         return [

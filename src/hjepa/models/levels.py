@@ -38,17 +38,18 @@ def level_features(taps: dict[int, Tensor], geometry: Geometry) -> list[Tensor]:
     return [pool_cells(taps[level.depth], geometry.grid, level.stride) for level in geometry.levels]
 
 
-def batch_mean(features: Tensor) -> Tensor:
+def batch_mean(features: Tensor, *, alone: bool = False) -> Tensor:
     """Mean over the images of the batch, over all processes where there are several.
 
     Args:
         features: [B, cells, D], without gradient.
+        alone: over this process's images only.
 
     Returns:
         [1, cells, D].
     """
     mean = features.float().mean(dim=0, keepdim=True)
-    if distributed.is_available() and distributed.is_initialized():
+    if not alone and distributed.is_available() and distributed.is_initialized():
         distributed.all_reduce(mean)
         mean /= distributed.get_world_size()
     return mean.to(features.dtype)

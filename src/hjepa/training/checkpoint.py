@@ -22,7 +22,6 @@ from typing import Any, BinaryIO, cast
 import torch
 from torch import Tensor
 
-from hjepa.config import load_config
 from hjepa.errors import CheckpointError, UserError
 
 FORMAT_VERSION = 2
@@ -307,9 +306,6 @@ def _from_format_1(state: dict[str, Any]) -> dict[str, Any]:
 _MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_format_1}
 
 
-# -- finding ---------------------------------------------------------------------------------------------------------
-
-
 def _other(path: Path) -> str:
     others = sorted(
         (p for p in path.parent.glob("*.pth") if p != path and not p.name.startswith(".")),
@@ -317,83 +313,3 @@ def _other(path: Path) -> str:
         reverse=True,
     )
     return f"another one, for example {others[0]}" if others else "another one"
-
-
-def find_checkpoint(path: str | Path) -> Path:
-    """The checkpoint file that a path means: itself, or the newest one of a run folder.
-
-    Raises:
-        CheckpointError: nothing there.
-    """
-    path = Path(path)
-    if path.is_file():
-        return path
-    if not path.is_dir():
-        raise CheckpointError(f"{path}: no such file or folder; give a checkpoint (.pth) or a run folder")
-    candidates = [path / "last.pth", path / "checkpoints" / "last.pth"]
-    settings = path / "config.yaml"
-    if settings.is_file():
-        elsewhere = load_config(settings).checkpoint.checkpoint_dir
-        if elsewhere is not None:
-            candidates.append(elsewhere / "last.pth")
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    raise CheckpointError(f"{path}: holds no checkpoints/last.pth; is it a run folder?")
-
-
-@dataclass(frozen=True)
-class Start:
-    """The checkpoint that a run goes on from.
-
-    Attributes:
-        checkpoint: the file.
-        state: what it holds.
-        notes: what to say about others that could not be used.
-    """
-
-    checkpoint: Path
-    state: dict[str, Any]
-    notes: tuple[str, ...] = ()
-
-
-def newest_usable(folder: Path, run: str) -> Start | None:
-    """The newest checkpoint of a folder that is whole and of this run: in place of a damaged one, the one before.
-
-    ``last.pth`` comes first, then the others by their step.
-
-    Args:
-        folder: holds checkpoints.
-        run: identity of the run; empty accepts any.
-
-    Returns:
-        nothing if the folder holds no checkpoint.
-
-    Raises:
-        CheckpointError: there are checkpoints and none can be used.
-    """
-    problems: list[str] = []
-    found: list[tuple[bool, int, Path]] = []
-    for file in sorted(p for p in folder.glob("*.pth") if not p.name.startswith(".")):
-        try:
-            header = read_header(file)
-            step = read_checkpoint(file)["step"] if header is None else header.step
-        except CheckpointError as error:
-            problems.append(str(error))
-            continue
-        found.append((file.name == "last.pth", step, file))
-    for _, _, file in sorted(found, reverse=True):
-        try:
-            state = read_checkpoint(file)
-        except CheckpointError as error:
-            problems.append(str(error))
-            continue
-        if run and state["run"] and state["run"] != run:
-            problems.append(f"{file}: belongs to another run; to go on from it all the same, name it with --resume")
-            continue
-        notes = (problem.split("; ")[0] + f"; going on from {file} instead" for problem in problems)
-        return Start(file, state, tuple(notes))
-    if problems:
-        last = str(folder / "last.pth")
-        raise CheckpointError(next((p for p in problems if p.startswith(last)), problems[0]))
-    return None

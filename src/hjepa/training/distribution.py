@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
-from hjepa.errors import UserError
+from hjepa.errors import LostProcessError, UserError
 
 if TYPE_CHECKING:
     from hjepa.config import DistributedConfig
 
 Value = TypeVar("Value")
+
+# What gloo and the key-value store say of a process that has gone or does not answer; NCCL has an exception of its own.
+_LOST = ("gloo", "closed by peer", "connection reset", "broken pipe", "timed out", "remote server", "socket")
+
+# Small decisions travel between main memories, beside what the devices exchange: nobody waits for a device to take one.
+_control: dist.ProcessGroup | None = None
 
 
 @dataclass(frozen=True)
@@ -28,12 +36,14 @@ class World:
         size: number of processes.
         local_rank: number of this process on its machine.
         local_size: number of processes on its machine.
+        restarts: how often `torchrun` has started the processes again.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
+    restarts: int = 0
 
     @property
     def is_main(self) -> bool:
@@ -59,11 +69,13 @@ def read_world(config: DistributedConfig) -> World:
         int(os.environ["WORLD_SIZE"]),
         int(os.environ.get("LOCAL_RANK", "0")),
         int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
     )
 
 
 def start(config: DistributedConfig, world: World, device: torch.device) -> None:
     """Join the process group."""
+    global _control
     if world.size == 1 or dist.is_initialized():
         return
     backend = config.backend
@@ -73,37 +85,121 @@ def start(config: DistributedConfig, world: World, device: torch.device) -> None
         raise UserError(f"distributed.backend: nccl needs CUDA devices and this process uses {device.type}; use gloo")
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group(backend, rank=world.rank, world_size=world.size)
+    # Sharded checkpoints are planned on main memory, whatever the devices use.
+    backends = "cpu:gloo,cuda:nccl" if backend == "nccl" else "gloo"
+    with failing_together():
+        timeout = timedelta(seconds=config.timeout)
+        dist.init_process_group(backends, rank=world.rank, world_size=world.size, timeout=timeout)
+        _control = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timeout))
 
 
 def stop() -> None:
     """Leave the process group."""
+    global _control
+    _control = None
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 
+@contextlib.contextmanager
+def failing_together() -> Iterator[None]:
+    """Turn what a collective raises when another process has gone into one line.
+
+    Raises:
+        LostProcessError: in place of the collective's error.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except RuntimeError as error:
+        if not _is_lost(error):
+            raise
+        rank = os.environ.get("RANK", "?")
+        reason = str(error).strip().splitlines()[0].rpartition("] ")[2] or str(error).strip().splitlines()[0]
+        raise LostProcessError(
+            f"process {rank}: another process has ended or does not answer ({reason[:160]}); its own line says why. What was "
+            "saved is whole: go on with --resume auto"
+        ) from None
+
+
+def _is_lost(error: RuntimeError) -> bool:
+    if isinstance(error, dist.DistError):
+        return True
+    text = str(error).lower()
+    return dist.is_initialized() and any(word in text for word in _LOST)
+
+
+def rank() -> int:
+    """Number of this process."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def size() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def control_group() -> dist.ProcessGroup | None:
+    """The group over which processes exchange what lies in main memory."""
+    return _control
+
+
 def barrier() -> None:
     """Wait for all processes."""
-    if dist.is_initialized():
-        dist.barrier()
+    if _control is not None:
+        dist.barrier(group=_control)
+
+
+def vote(*flags: bool) -> tuple[bool, ...]:
+    """For each flag, whether it is set in at least one process. All processes must call it alike."""
+    if _control is None:
+        return flags
+    votes = torch.tensor(flags, dtype=torch.int32)
+    dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=_control)
+    return tuple(bool(value) for value in votes.tolist())
 
 
 def any_process(flag: bool) -> bool:
     """Whether the flag is set in at least one process."""
-    if not dist.is_initialized():
-        return flag
-    votes: list[bool | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(votes, flag)
-    return any(votes)
+    return vote(flag)[0]
 
 
 def from_main(value: Value) -> Value:
     """The main process's value, in every process."""
-    if not dist.is_initialized():
+    if _control is None:
         return value
     told: list[Value | None] = [value]
-    dist.broadcast_object_list(told, src=0)
+    dist.broadcast_object_list(told, src=0, group=_control)
     return cast(Value, told[0])
+
+
+def by_main(work: Callable[[], Value]) -> Value:
+    """What the main process finds, in every process; a mistake that it finds is raised in every process."""
+    if _control is None:
+        return work()
+    found: Value | None = None
+    error: UserError | None = None
+    is_main = dist.get_rank() == 0
+    if is_main:
+        try:
+            found = work()
+        except UserError as mistake:
+            error = mistake
+    found, error = from_main((found, error))
+    if error is not None:
+        error.said = not is_main
+        raise error
+    return cast(Value, found)
+
+
+def from_all(value: Value) -> list[Value]:
+    """The values of all processes, in order, in every process."""
+    if _control is None:
+        return [value]
+    told: list[Value | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(told, value, group=_control)
+    return cast("list[Value]", told)
 
 
 def mean_over_processes(values: Tensor) -> Tensor:
@@ -125,7 +221,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:  # noqa: ARG004 (PyTorch's signature)
-        # Every process computes the same loss on the same rows and DDP averages gradients over processes, so the
+        # Every process computes the same loss on the same rows and gradients are averaged over processes, so the
         # local rows' gradient is multiplied by their number to come out as in one process.
         size, rank = dist.get_world_size(), dist.get_rank()
         return grad.chunk(size)[rank] * size
@@ -136,10 +232,3 @@ def gather_rows(x: Tensor) -> Tensor:
     if not dist.is_initialized():
         return x
     return cast(Tensor, _Gather.apply(x))
-
-
-def synchronise_gradients(network: nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:
-    """Context of a backward pass: gradients are exchanged only after the last micro-batch of a step."""
-    if isinstance(network, nn.parallel.DistributedDataParallel) and not last:
-        return cast("contextlib.AbstractContextManager[None]", network.no_sync())
-    return contextlib.nullcontext()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from hjepa.training.parallel import local_part
+
 
 class TargetUpdate:
     """Exponential moving average ``target = m * target + (1 - m) * context``, one fused call for all parameters.
 
     Args:
-        context, target: encoders of the same structure.
+        context, target: encoders of the same structure, spread over processes alike: each moves the part that it holds.
     """
 
     def __init__(self, context: nn.Module, target: nn.Module) -> None:
@@ -20,4 +22,6 @@ class TargetUpdate:
     @torch.no_grad()
     def __call__(self, momentum: float) -> None:
         """Move the target towards the context encoder; called once per optimiser step."""
-        torch._foreach_lerp_(self._target, self._context, 1.0 - momentum)
+        # Asked for each time: FSDP may lay its parts out anew.
+        target, context = ([local_part(p) for p in parameters] for parameters in (self._target, self._context))
+        torch._foreach_lerp_(target, context, 1.0 - momentum)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from hjepa.training.parallel import local_part
+
 if TYPE_CHECKING:
     from hjepa.data import Batch
     from hjepa.models import JepaOutput
@@ -108,7 +110,9 @@ class TroubleReports:
         report |= {name: _plain(value) for name, value in facts.items()}
         report["micro_batches"] = [self._describe(micro) for micro in micro_batches]
         if stage == "gradient":
-            broken = (n for n, p in parameters if p.grad is not None and not bool(torch.isfinite(p.grad).all()))
+            broken = (
+                n for n, p in parameters if p.grad is not None and not bool(torch.isfinite(local_part(p.grad)).all())
+            )
             report["parameters"] = [name for _, name in zip(range(_MOST_NAMES), broken, strict=False)]
         file = self._folder / f"step_{step:08d}_rank{self._rank}.json"
         try:

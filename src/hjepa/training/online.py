@@ -64,7 +64,7 @@ class OnlineEvaluation:
         picked = None if labels is None else labels[self.indices]
         self.labels = picked if picked is not None and bool((picked >= 0).all()) else None
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference mode: what FSDP gathers in it could not be trained any more
     def __call__(self, model: HJEPA) -> dict[str, float]:
         """Evaluate.
 

@@ -19,23 +19,20 @@ from hjepa.data import TrainLoader, build_dataset, measure_statistics
 from hjepa.errors import UserError
 from hjepa.models import build_model
 from hjepa.training import distribution
-from hjepa.training.checkpoint import (
-    Start,
-    find_checkpoint,
-    newest_usable,
-    read_checkpoint,
-    remove_leftovers,
-    require_space,
-)
+from hjepa.training.checkpoint import remove_leftovers, require_space
 from hjepa.training.compiling import decide_compile
 from hjepa.training.device import configure_backend, resolve_device
+from hjepa.training.finding import Start, find_checkpoint, newest_usable, read_start
 from hjepa.training.interrupt import StopRequest
 from hjepa.training.loggers import LogFile, open_sinks
-from hjepa.training.loop import SMALLEST_REGULARISED_BATCH, Trainer, build_sampler
+from hjepa.training.loop import Trainer
 from hjepa.training.online import OnlineEvaluation
+from hjepa.training.parallel import check_strategy, choose_strategy
+from hjepa.training.parts import SMALLEST_REGULARISED_BATCH, build_sampler
 from hjepa.training.progress import Progress, duration
-from hjepa.training.retention import Retention
+from hjepa.training.retention import Retention, ShardedFolders, WholeFiles
 from hjepa.training.run_folder import RunFolder, locate
+from hjepa.training.sharded import settle_leftovers
 
 if TYPE_CHECKING:
     from hjepa.config import Config
@@ -87,17 +84,21 @@ def run_training(
     configure_backend(config.training, device, processes=world.local_size)
     sampler = build_sampler(config)
     _check_regularisers(config, world.size, sampler.config.sets_per_image)
+    check_strategy(config, world.size)
     folder = locate(config, output_dir)
+    if world.restarts and resume is None:
+        # torchrun has started everything again; nobody is there to say where to go on.
+        resume = "auto"
     with contextlib.ExitStack() as stack:
+        stack.enter_context(distribution.failing_together())
         if world.is_main:
             _refuse_to_overwrite(folder, resume)
             folder.create()
             stack.enter_context(folder.locked())
             remove_leftovers(folder.checkpoints)
+            settle_leftovers(folder.checkpoints)
         distribution.start(config.distributed, world, device)
         stack.callback(distribution.stop)
-        # Nobody looks for a checkpoint before the folder is locked and tidy.
-        distribution.barrier()
         start = _starting_point(folder, resume)
         run = distribution.from_main(folder.run or uuid.uuid4().hex)
         stack.enter_context(LogFile(folder.root / "training.log", console=console and world.is_main))
@@ -123,7 +124,8 @@ def _train(
     dataset = build_dataset(config.data, "train", seed=config.seed)
     data_state = _data_state(config, dataset) if state is None else state["data"]
     torch.manual_seed(config.seed * 1009 + world.rank)
-    model = build_model(config, data_state["channels"]).to(device)
+    model = build_model(config, data_state["channels"])
+    strategy = choose_strategy(config, model, world, device)
     loader = TrainLoader(
         dataset,
         config.data,
@@ -137,7 +139,12 @@ def _train(
         device=device,
     )
     online = OnlineEvaluation(config, dataset, tuple(data_state["mean"]), tuple(data_state["std"]), device)
-    retention = Retention(folder.checkpoints, config.checkpoint.keep_best_n, background=config.checkpoint.background)
+    retention = Retention(
+        folder.checkpoints,
+        config.checkpoint.keep_best_n,
+        background=config.checkpoint.background,
+        files=ShardedFolders() if strategy == "fsdp" else WholeFiles(),
+    )
     start = 0 if state is None else int(state["step"])
     sinks = open_sinks(config, folder.root, start) if world.is_main else []
     trainer = Trainer(
@@ -152,6 +159,7 @@ def _train(
         run_dir=folder.root,
         run=run,
         compiled=_compiled(config, loader.steps_per_epoch, begin),
+        strategy=strategy,
     )
     if begin is not None:
         _say_what_changed(config, begin.state["config"])
@@ -203,12 +211,26 @@ def _refuse_to_overwrite(folder: RunFolder, resume: str | Path | None) -> None:
 
 
 def _starting_point(folder: RunFolder, resume: str | Path | None) -> Start | None:
+    """The checkpoint to go on from. The main process looks and compares digests, the others read what it has found."""
+    if distribution.size() == 1:
+        return _look(folder, resume)
+
+    def look() -> tuple[Path, tuple[str, ...]] | None:
+        start = _look(folder, resume)
+        return None if start is None else (start.checkpoint, start.notes)
+
+    # Nobody looks for a checkpoint before the folder is locked and tidy, which it is once the main process answers.
+    found = distribution.by_main(look)
+    return None if found is None else Start(found[0], read_start(found[0], verify=False), found[1])
+
+
+def _look(folder: RunFolder, resume: str | Path | None) -> Start | None:
     if resume is None:
         return None
     if str(resume) == "auto":
         return newest_usable(folder.checkpoints, folder.run)
     path = find_checkpoint(resume)
-    return Start(path, read_checkpoint(path))
+    return Start(path, read_start(path))
 
 
 def _compiled(config: Config, steps_per_epoch: int, begin: Start | None) -> bool:
@@ -322,6 +344,19 @@ def _announce(trainer: Trainer, dataset: ImageDataset, model: HJEPA, device: tor
     if t.warmup_epochs >= t.epochs:
         log.warning(
             "training.warmup_epochs %g spans all %g epochs: the learning rate only rises", t.warmup_epochs, t.epochs
+        )
+    if trainer.world.size > 1:
+        log.info(
+            "%s: %d processes x %d images x %d micro-batches = %d images per update; learning rate %.3g x %.3g "
+            "(training.lr_scaling=%s)",
+            "DDP" if trainer.strategy == "ddp" else "FSDP",
+            trainer.world.size,
+            trainer.batch_size,
+            trainer.accumulation_steps,
+            schedules.global_batch,
+            t.lr,
+            schedules.lr_factor,
+            t.lr_scaling,
         )
     if trainer.step:
         log.info("going on from step %d", trainer.step)

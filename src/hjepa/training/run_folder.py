@@ -37,8 +37,10 @@ class RunFolder:
 
     @property
     def last(self) -> Path:
-        """The newest checkpoint."""
-        return self.checkpoints / "last.pth"
+        """The newest checkpoint: what is there, or the file that will be."""
+        from hjepa.training.finding import last_checkpoint
+
+        return last_checkpoint(self.checkpoints) or self.checkpoints / "last.pth"
 
     @property
     def best(self) -> Path:

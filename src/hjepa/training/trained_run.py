@@ -12,9 +12,10 @@ import torch
 from hjepa.config import Config, load_config
 from hjepa.errors import CheckpointError
 from hjepa.models import HJEPA, build_model
-from hjepa.training.checkpoint import find_checkpoint, newest_usable, read_checkpoint
 from hjepa.training.device import resolve_device
+from hjepa.training.finding import find_checkpoint, is_named, newest_usable, read_whole
 from hjepa.training.optimizer import OptimizerPair
+from hjepa.training.parallel import spread_like
 from hjepa.training.run_folder import RunFolder
 
 log = logging.getLogger("hjepa")
@@ -77,9 +78,9 @@ def _newest(checkpoint: str | Path) -> tuple[Path, dict[str, Any]]:
     """A checkpoint and what it holds: the file that was named, or of a folder the newest whole one."""
     path, given = find_checkpoint(checkpoint), Path(checkpoint)
     try:
-        return path, read_checkpoint(path)
+        return path, read_whole(path)
     except CheckpointError:
-        if given.is_file():
+        if is_named(given):
             raise
     # The folder may hold checkpoints of other runs, by someone's hand.
     home = given.parent if given.name == "checkpoints" else given
@@ -87,7 +88,7 @@ def _newest(checkpoint: str | Path) -> tuple[Path, dict[str, Any]]:
     assert found is not None  # one is there, and if it is alone it was an error
     for note in found.notes:
         log.warning("%s", note.replace("; going on from ", "; using "))
-    return found.checkpoint, found.state
+    return found.checkpoint, read_whole(found.checkpoint) if "shards" in found.state else found.state
 
 
 def untrained_model(run: TrainedRun) -> HJEPA:
@@ -114,7 +115,7 @@ def load_weights(model: HJEPA, weights: dict[str, torch.Tensor], path: Path) -> 
     extra = next((name for name in weights if name not in own), None)
     if extra is not None:
         raise CheckpointError(f"{path}: has a weight {extra} that the configured model lacks")
-    model.load_state_dict(weights)
+    model.load_state_dict({name: spread_like(weights[name], value) for name, value in own.items()})
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer | OptimizerPair, state: dict[str, Any], path: Path) -> None:
@@ -123,6 +124,14 @@ def load_optimizer(optimizer: torch.optim.Optimizer | OptimizerPair, state: dict
     Raises:
         CheckpointError: it belongs to another optimiser.
     """
+    if not isinstance(optimizer, OptimizerPair):
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        moments = {
+            index: {n: spread_like(v, parameters[index]) if v.ndim else v for n, v in own.items()}
+            for index, own in state.get("state", {}).items()
+            if index < len(parameters)
+        }
+        state = state | {"state": moments} if "state" in state else state
     try:
         optimizer.load_state_dict(state)
     except (KeyError, ValueError) as error:
@@ -133,7 +142,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer | OptimizerPair, state: dict
 
 
 def _run_dir(given: Path, state: dict[str, Any]) -> Path | None:
-    if given.is_dir():
+    if given.is_dir() and not is_named(given):
         return given.parent if given.name == "checkpoints" else given
     if (given.parent.parent / "config.yaml").is_file():
         return given.parent.parent
