@@ -177,6 +177,7 @@ ELSEWHERE = {
     "data.storage": "test_storage_workers_and_prefetch",
     "data.num_workers": "test_storage_workers_and_prefetch",
     "data.prefetch_factor": "test_storage_workers_and_prefetch",
+    "data.jpeg_reduction": "test_jpeg_reduction",
     "data.pin_memory": "test_pinned_memory_and_tf32_on_a_gpu",
     "training.tf32": "test_pinned_memory_and_tf32_on_a_gpu",
     "training.optimizer": "test_muon_takes_the_hidden_matrices_and_adamw_the_rest",
@@ -331,6 +332,26 @@ def test_storage_workers_and_prefetch(run: Run) -> None:
     same = run({"data.storage": "workers", "data.num_workers": 1})
     # Workers hand over 8-bit images, so losses agree to rounding, not bit by bit.
     assert [r["loss"] for r in same.records] == pytest.approx([r["loss"] for r in run().records], rel=0.01)
+
+
+def test_jpeg_reduction(tmp_path: Path) -> None:
+    from hjepa.data import TrainLoader, build_dataset
+
+    random = np.random.default_rng(0)
+    for number in range(10):
+        coarse = Image.fromarray(random.integers(0, 256, (9, 12, 3), dtype=np.uint8))
+        coarse.resize((200, 150), Image.Resampling.BICUBIC).save(tmp_path / f"{number}.jpg", quality=95)
+    images = {}
+    for reduce in (False, True):
+        keys = {"dataset": "folder", "data_path": str(tmp_path), "storage": "workers", "jpeg_reduction": reduce}
+        data = tiny_config({f"data.{key}": value for key, value in keys.items()}).data
+        dataset = build_dataset(data, "train", seed=0)
+        arguments = {"mean": [0.0] * 3, "std": [1.0] * 3, "seed": 0, "device": torch.device("cpu")}
+        images[reduce] = torch.cat([b.images for b in TrainLoader(dataset, data, (16, 16), **arguments).batches(0, 4)])
+    difference = (images[True] - images[False]).abs() * 255
+    assert difference.max() > 0
+    assert difference.mean() < 2
+    assert difference.max() < 16
 
 
 def jobs_asked_before_the_first_batch(loader: Any) -> int:

@@ -101,6 +101,7 @@ class TrainLoader:
                     image_size,
                     partial(random_crops, augmentation=data.augmentation),
                     substitute=data.bad_images == "skip",
+                    reduce=data.jpeg_reduction,
                 ),
                 num_workers=data.num_workers,
                 prefetch_factor=data.prefetch_factor,
