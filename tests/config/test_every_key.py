@@ -350,8 +350,8 @@ def test_jpeg_reduction(tmp_path: Path) -> None:
         images[reduce] = torch.cat([b.images for b in TrainLoader(dataset, data, (16, 16), **arguments).batches(0, 4)])
     difference = (images[True] - images[False]).abs() * 255
     assert difference.max() > 0
-    assert difference.mean() < 2
-    assert difference.max() < 16
+    assert difference.mean() < 3
+    assert difference.max() < 40
 
 
 def jobs_asked_before_the_first_batch(loader: Any) -> int:
