@@ -113,10 +113,21 @@ def test_memory_of_a_step_is_more_than_its_weights(tmp_path: Path) -> None:
 
 def test_workers_are_set_against_what_the_model_takes(tmp_path: Path) -> None:
     rows = figures(data_workers.main, tmp_path / "workers.json", "--config", "quickstart")["data_workers"]
-    assert {(row["files"], row["workers"]) for row in rows} == {(f, w) for f in data_workers.SIZES for w in (0, 1)}
+    kinds = {(row["files"], row["decoded"], row["workers"]) for row in rows}
+    assert kinds == {("500x375", d, w) for d in ("whole", "as small as will do") for w in (0, 1)}
     for row in rows:
         assert row["workers needed"] >= row["trained/s"] / row["decoded/s and worker"]
+        assert 0 < row["data wait"] < 1
         assert row["kB each"] > 3
+
+
+def test_workers_for_a_device_that_is_not_here() -> None:
+    config = tiny_config({})
+    measured = data_workers.measure(config, ["1600x1200"], files=8, workers=(0,), batches=1, steps=1, stated=1e6)
+    for row in measured["data_workers"]:
+        assert row["trained/s"] == 1e6
+        assert row["data wait"] is None
+        assert 0 <= row["workers needed"] - 1e6 / row["decoded/s and worker"] < 1
 
 
 def test_made_files_are_pictures_of_the_size_asked_for(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -118,6 +120,20 @@ def test_the_number_of_workers_changes_nothing_and_the_global_generator_is_left_
     assert equal(list(parallel.batches(2, 6)), expected[2:])
     assert equal(list(parallel.batches(0, 6)), expected)
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_a_loader_that_is_done_goes_without_the_garbage_collector(class_folder: Path) -> None:
+    data = {"dataset": "folder", "data_path": class_folder, "storage": "workers", "num_workers": 1}
+    images = loader(build_dataset(DataConfig(**data), seed=1), **data)
+    gone = weakref.ref(images._crew)
+    gc.disable()
+    try:
+        assert len(list(images.batches(0, 2))) == 2
+        del images
+        # Collected as part of a cycle, workers would not hear that they should stop.
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_mixed_sizes_in_memory_equal_workers(class_folder: Path) -> None:

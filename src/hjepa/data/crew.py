@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from hjepa.data.workers import Job, JobSampler, Preparation, Prepared, job_loader
@@ -48,19 +49,19 @@ class Crew:
         self._restarts = restarts
         self.replaced = 0
 
-        def hire() -> Any:
-            return job_loader(
-                preparation,
-                self._sampler,
-                num_workers=num_workers,
-                prefetch_factor=prefetch_factor,
-                pin_memory=pin_memory,
-                persistent=True,
-                timeout=min(self._timeout, _LOOK),
-            )
-
-        self._hire = hire
-        self._loader = hire()
+        # No closure over `self`: in a cycle with this object PyTorch could not tell its workers to stop, and would wait
+        # five seconds for them before it kills them.
+        self._hire: Callable[[], Any] = partial(
+            job_loader,
+            preparation,
+            self._sampler,
+            num_workers=num_workers,
+            prefetch_factor=prefetch_factor,
+            pin_memory=pin_memory,
+            persistent=True,
+            timeout=min(self._timeout, _LOOK),
+        )
+        self._loader = self._hire()
 
     def work(self, jobs: Callable[[int], Iterator[list[Job]]]) -> Iterator[Prepared]:
         """Batches in order.
@@ -81,6 +82,8 @@ class Crew:
                 if failure is not None:
                     break
                 if prepared is None:
+                    # What is planned knows its owner, which knows the crew: no cycle may stay, see above.
+                    self._sampler.batches = lambda: iter(())
                     return
                 done += 1
                 yield prepared
