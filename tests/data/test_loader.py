@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
-import weakref
 import logging
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
