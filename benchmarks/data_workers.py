@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -74,7 +74,9 @@ def decoding(config: Config, batches: int) -> float:
     started = time.perf_counter()
     for _ in range(batches):
         next(delivered)
-    return batches * data.batch_size / (time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    _send_home(delivered)
+    return batches * data.batch_size / seconds
 
 
 def training(config: Config, steps: int) -> float:
@@ -87,10 +89,17 @@ def training(config: Config, steps: int) -> float:
 def waiting(config: Config, steps: int) -> float:
     """Share of whole training steps that waits for data."""
     step = TimedStep(config)
+    step.batches = step.trainer.loader.batches(0, 1 + steps)
     step()
     step.trainer.reset_interval()
     seconds = sum(step() for _ in range(steps))
+    _send_home(step.batches)
     return step.trainer.waited / seconds
+
+
+def _send_home(batches: Iterator[Any]) -> None:
+    """Workers that hear of the end leave at once."""
+    assert next(batches, None) is None
 
 
 def measure(

@@ -182,6 +182,7 @@ ELSEWHERE = {
     "training.tf32": "test_pinned_memory_and_tf32_on_a_gpu",
     "training.optimizer": "test_muon_takes_the_hidden_matrices_and_adamw_the_rest",
     "training.compile": "test_compile_compiles",
+    "training.compile_mode": "test_compile_mode",
     "training.deterministic": "test_deterministic_algorithms_are_switched_on_and_off",
     "training.non_finite": "test_non_finite_skips_or_stops",
     "data.worker_timeout": "test_workers_that_stall_are_replaced_so_often",
@@ -413,9 +414,33 @@ def test_compile_compiles(run: Run) -> None:
     assert counters["stats"]["unique_graphs"] > 0
     assert torch.allclose(plain.weights, compiled.weights, atol=1e-4)
     assert (plain.state["compiled"], compiled.state["compiled"]) == (False, True)
+    # Features are read eagerly, whatever the batch, and nothing is compiled for that.
+    from hjepa.models import build_model
+
+    model = build_model(tiny_config(keys)).eval()
+    images = torch.zeros(3, model.context_encoder.channels, *model.geometry.image_size)
+    expected = model.extract_features(images)
+    model.compile_parts()
+    graphs = counters["stats"]["unique_graphs"]
+    assert torch.equal(model.extract_features(images), expected)
+    assert counters["stats"]["unique_graphs"] == graphs
     short = run({**keys, "training.compile": "auto"})
     assert "training.compile=auto: not compiled, 2 steps" in short.log
     assert torch.equal(short.weights, plain.weights)
+
+
+def test_compile_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hjepa.models import build_model
+
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda _, **keys: asked.append(keys))
+    build_model(tiny_config({"training.compile_mode": "reduce-overhead"})).compile_parts()
+    assert asked
+    assert all(keys == {"mode": "reduce-overhead"} for keys in asked)
+    keys = {"training.compile": True, "training.accumulation_steps": 2}
+    tiny_config({**keys, "training.compile_mode": "max-autotune-no-cudagraphs"})
+    with pytest.raises(UserError, match="replays CUDA graphs"):
+        tiny_config({**keys, "training.compile_mode": "reduce-overhead"})
 
 
 def test_deterministic_algorithms_are_switched_on_and_off(run: Run) -> None:
