@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := runs/quickstart
 
-.PHONY: quickstart test setup lint types tests docs clean
+.PHONY: quickstart test setup lint types tests speed docs clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/hjepa train --output-dir $(RUN) --resume auto
@@ -39,6 +39,11 @@ types: $(VENV)/.installed-dev
 # Coverage of subprocesses (the command line, data workers) is combined with that of the tests themselves.
 tests: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --cov --cov-report=term
+
+# Every figure of speed, about a quarter of an hour on two cores that do nothing else; then the tables of the results page.
+speed: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.all --json-dir docs/results/speed
+	$(BIN)/python -m benchmarks.tables
 
 clean:
 	rm -rf $(VENV) runs .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache

@@ -1,10 +1,13 @@
 """How many data workers a device needs: what one decodes against what the model takes.
 
     python -m benchmarks.data_workers --config configs/cpu_cifar10.yaml --json workers.json
+    python -m benchmarks.data_workers --config imagenet1k --device-images-per-second 2500
 
 JPEG files of photographic size are made on the spot, and read by the loader of the training with no worker process and
-with some; the model's pace is that of whole training steps on pictures in memory. On a machine whose cores also train,
-workers take cores from the model: the last column says how many cores decoding would keep busy.
+with some, decoded whole and, with `data.jpeg_reduction`, as small as the crops allow. The device's pace is that of
+whole training steps on pictures in memory, unless it is stated, for a machine that is not at hand. `data wait` is the
+share of such steps spent waiting when the files feed them. On a machine whose cores also train, workers take cores from
+the model: the last column says how many cores decoding would keep busy.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ from __future__ import annotations
 import math
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,7 +30,7 @@ from hjepa.config import Config
 from hjepa.data import TrainLoader, build_dataset
 from hjepa.training.benchmark import TimedStep
 
-SIZES = {"500x375": (500, 375), "256x256": (256, 256)}
+SIZES = {"500x375": (500, 375), "1600x1200": (1600, 1200)}
 
 
 def make_files(folder: Path, count: int, size: tuple[int, int], *, seed: int = 0) -> int:
@@ -41,11 +46,16 @@ def make_files(folder: Path, count: int, size: tuple[int, int], *, seed: int = 0
     return sum(file.stat().st_size for file in folder.rglob("*.jpg"))
 
 
-def decoding(config: Config, folder: Path, workers: int, batches: int) -> float:
-    """Images per second that the loader delivers from a folder, cropped to the model's size."""
-    data = config.data.model_copy(
-        update={"dataset": "folder", "data_path": folder, "storage": "workers", "num_workers": workers, "subset": None}
-    )
+def from_files(config: Config, folder: Path, workers: int, reduce: bool) -> Config:
+    """The configuration, fed by workers from a folder."""
+    keys = {"dataset": "folder", "data_path": folder, "storage": "workers", "num_workers": workers, "subset": None}
+    data = config.data.model_copy(update={**keys, "jpeg_reduction": reduce})
+    return config.model_copy(update={"data": data})
+
+
+def decoding(config: Config, batches: int) -> float:
+    """Images per second that the loader delivers, cropped to the model's size."""
+    data = config.data
     dataset = build_dataset(data, "train", seed=config.seed)
     loader = TrainLoader(
         dataset,
@@ -56,7 +66,7 @@ def decoding(config: Config, folder: Path, workers: int, batches: int) -> float:
         seed=config.seed,
         device=torch.device("cpu"),
     )
-    ahead = data.prefetch_factor * workers
+    ahead = data.prefetch_factor * data.num_workers
     delivered = loader.batches(0, 1 + ahead + batches)
     # What workers had prepared before the clock starts is left out.
     for _ in range(1 + ahead):
@@ -64,7 +74,9 @@ def decoding(config: Config, folder: Path, workers: int, batches: int) -> float:
     started = time.perf_counter()
     for _ in range(batches):
         next(delivered)
-    return batches * data.batch_size / (time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    _send_home(delivered)
+    return batches * data.batch_size / seconds
 
 
 def training(config: Config, steps: int) -> float:
@@ -74,29 +86,67 @@ def training(config: Config, steps: int) -> float:
     return step.images / median(step() for _ in range(steps))
 
 
-def measure(config: Config, *, files: int, workers: tuple[int, ...], batches: int, steps: int) -> dict[str, Any]:
-    """Decode capacity for each size of file and number of workers, and what the model asks for."""
-    wanted = training(config, steps)
+def waiting(config: Config, steps: int) -> float:
+    """Share of whole training steps that waits for data."""
+    step = TimedStep(config)
+    step.batches = step.trainer.loader.batches(0, 1 + steps)
+    step()
+    step.trainer.reset_interval()
+    seconds = sum(step() for _ in range(steps))
+    _send_home(step.batches)
+    return step.trainer.waited / seconds
+
+
+def _send_home(batches: Iterator[Any]) -> None:
+    """Workers that hear of the end leave at once."""
+    assert next(batches, None) is None
+
+
+def measure(
+    config: Config,
+    sizes: Sequence[str] = tuple(SIZES),
+    *,
+    files: int,
+    workers: tuple[int, ...],
+    batches: int,
+    steps: int,
+    stated: float | None = None,
+) -> dict[str, Any]:
+    """Decode capacity for each size of file and number of workers, and what the device asks for.
+
+    Args:
+        config: the model, and the batch.
+        sizes: of files, as in `SIZES`.
+        files: made per size.
+        workers: numbers of worker processes.
+        batches: timed for the decode capacity.
+        steps: timed for the pace of the device, and for the share of waiting.
+        stated: images per second of a device, instead of measuring this one.
+    """
+    wanted = training(config, steps) if stated is None else stated
     rows: Rows = []
-    for name, size in SIZES.items():
+    for name, reduce in product(sizes, (False, True)):
         with tempfile.TemporaryDirectory() as made:
-            kilobytes = make_files(Path(made), files, size) / files / 1e3
+            kilobytes = make_files(Path(made), files, SIZES[name]) / files / 1e3
             for number in workers:
-                pace = decoding(config, Path(made), number, batches)
+                fed = from_files(config, Path(made), number, reduce)
+                pace = decoding(fed, batches)
                 each = pace / max(1, number)
                 rows.append(
                     {
                         "files": name,
                         "kB each": kilobytes,
+                        "decoded": "as small as will do" if reduce else "whole",
                         "workers": number,
                         "decoded/s": pace,
                         "decoded/s and worker": each,
                         "trained/s": wanted,
                         "workers needed": math.ceil(wanted / each),
+                        "data wait": None if stated is not None else waiting(fed, steps),
                         "cores busy decoding": wanted / each,
                     }
                 )
-    return {"data_workers": rows, "batches": batches, "files": files}
+    return {"data_workers": rows, "batches": batches, "files": files, "stated": stated}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -104,7 +154,10 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser(__doc__)
     options.add_argument("--config", default="configs/cpu_cifar10.yaml", help="YAML file or preset")
     options.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
-    options.add_argument("--files", type=int, default=600)
+    options.add_argument("--files", type=int, default=200, help="made per size")
+    options.add_argument(
+        "--device-images-per-second", type=float, metavar="N", help="pace of a device, instead of measuring this one"
+    )
     options.add_argument("overrides", nargs="*", metavar="section.key=value")
     given = options.parse_args(arguments)
     keys: dict[str, Any] = {"training__num_threads": given.threads}
@@ -112,11 +165,17 @@ def main(arguments: list[str] | None = None) -> None:
         keys |= {"data__batch_size": 8, "device": "cpu"}
     config = configuration(given.config, given.overrides, **keys)
     size = config.data.batch_size
+    stated = given.device_images_per_second
     result = (
-        measure(config, files=24, workers=(0, 1), batches=1, steps=1)
+        measure(config, ["500x375"], files=16, workers=(0, 1), batches=1, steps=1, stated=stated)
         if given.short
         else measure(
-            config, files=max(given.files, 2 * size), workers=tuple(given.workers), batches=-(-1000 // size), steps=5
+            config,
+            files=max(given.files, 2 * size),
+            workers=tuple(given.workers),
+            batches=-(-400 // size),
+            steps=5,
+            stated=stated,
         )
     )
     show(result["data_workers"])

@@ -40,7 +40,7 @@ def configuration(name: str, overrides: Sequence[str] = (), **keys: Any) -> Conf
 def show(rows: Rows) -> None:
     """Print rows with the same keys as a table; numbers stand right."""
     names = list(rows[0])
-    cells = [[_text(row[name]) for name in names] for row in rows]
+    cells = [[text(row[name]) for name in names] for row in rows]
     widths = [max(len(line[i]) for line in [names, *cells]) for i in range(len(names))]
     left = [isinstance(rows[0][name], str) for name in names]
     for line in [names, *cells]:
@@ -65,7 +65,8 @@ def write(file: Path | None, benchmark: str, figures: dict[str, Any], config: Co
     print(f"wrote {file}")
 
 
-def _text(value: Cell) -> str:
+def text(value: Cell) -> str:
+    """A cell of a table; numbers with three digits that count."""
     if value is None:
         return "-"
     if isinstance(value, float):

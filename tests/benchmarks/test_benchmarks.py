@@ -13,7 +13,22 @@ from benchmarks.stages import STAGES, Laps
 from benchmarks.traffic import Traffic
 from tests.conftest import tiny_config
 
-from benchmarks import data_workers, evaluation_speed, masks, peak_memory, scaling, start_up, step_stages
+from benchmarks import (
+    all as everything,
+)
+from benchmarks import (
+    data_workers,
+    evaluation_speed,
+    gpu,
+    level_cost,
+    masks,
+    peak_memory,
+    scaling,
+    start_up,
+    step_stages,
+    tables,
+    variants,
+)
 from hjepa.models.cost import step_cost
 from hjepa.training.benchmark import TimedStep
 
@@ -94,8 +109,8 @@ def test_start_up_compares_with_an_empty_interpreter(tmp_path: Path) -> None:
 
 def test_evaluation_reads_scores_and_counts(tmp_path: Path) -> None:
     written = figures(evaluation_speed.main, tmp_path / "evaluation.json")
-    probe, nearest, both = written["evaluation"]
-    assert both["s"] == pytest.approx(probe["s"] + nearest["s"], rel=1e-3)
+    first, probe, nearest, everything = written["evaluation"]
+    assert everything["s"] == pytest.approx(first["s"] + probe["s"] + nearest["s"], rel=1e-3)
     # Ten classes: the drawn features say something, and not everything.
     assert 0.15 < nearest["accuracy"] < 0.95
     assert 0.2 < probe["accuracy"] < 0.95
@@ -113,10 +128,21 @@ def test_memory_of_a_step_is_more_than_its_weights(tmp_path: Path) -> None:
 
 def test_workers_are_set_against_what_the_model_takes(tmp_path: Path) -> None:
     rows = figures(data_workers.main, tmp_path / "workers.json", "--config", "quickstart")["data_workers"]
-    assert {(row["files"], row["workers"]) for row in rows} == {(f, w) for f in data_workers.SIZES for w in (0, 1)}
+    kinds = {(row["files"], row["decoded"], row["workers"]) for row in rows}
+    assert kinds == {("500x375", d, w) for d in ("whole", "as small as will do") for w in (0, 1)}
     for row in rows:
         assert row["workers needed"] >= row["trained/s"] / row["decoded/s and worker"]
+        assert 0 < row["data wait"] < 1
         assert row["kB each"] > 3
+
+
+def test_workers_for_a_device_that_is_not_here() -> None:
+    config = tiny_config({})
+    measured = data_workers.measure(config, ["1600x1200"], files=8, workers=(0,), batches=1, steps=1, stated=1e6)
+    for row in measured["data_workers"]:
+        assert row["trained/s"] == 1e6
+        assert row["data wait"] is None
+        assert 0 <= row["workers needed"] - 1e6 / row["decoded/s and worker"] < 1
 
 
 def test_made_files_are_pictures_of_the_size_asked_for(tmp_path: Path) -> None:
@@ -153,3 +179,60 @@ def test_every_point_of_every_axis_is_a_configuration() -> None:
             config = configuration("quickstart", overrides)
             work.append(step_cost(config.model, config.geometry(), 3, 10, (10,) * 4, ((0,),)).total)
         assert len(set(work)) == len(work) or points is scaling.AXES["batch"]
+
+
+def test_further_levels_are_compared_with_a_flat_model(tmp_path: Path) -> None:
+    rows = figures(level_cost.main, tmp_path / "levels.json")["level_cost"]
+    assert [row["levels"] for row in rows] == [2, 3]
+    # A further level of a shared predictor is a head and a wider input.
+    assert 0 < rows[0]["extra FLOP, %"] < rows[1]["extra FLOP, %"] < 10
+
+
+def test_variants_of_a_step_do_the_same_work(tmp_path: Path) -> None:
+    written = figures(variants.main, tmp_path / "variants.json", "--variants", "float32", "bfloat16")
+    plain, half = written["variants"]
+    assert plain["over first"] == 1
+    for row in (plain, half):
+        assert row["images/s"] == pytest.approx(written["images_per_step"] * 1e3 / row["ms"])
+        assert row["first steps, s"] > 0
+    assert written["tokens"]["target"] == 64
+
+
+def test_what_a_gpu_is_asked_runs_on_a_processor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written = figures(gpu.main, tmp_path / "gpu.json", "--device", "cpu", "--variants", "float32")["gpu"]
+    assert list(written) == list(gpu.CASES)
+    for case in written.values():
+        assert sum(row["share"] for row in case["kernels"]) <= 1
+        assert "attention" in case["attention"]
+    assert "attention by aten::_scaled_dot_product" in capsys.readouterr().out
+
+
+def test_all_runs_every_measurement_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    everything.main(["--short", "--json-dir", str(tmp_path), "--only", "masks"])
+    assert [file.name for file in tmp_path.iterdir()] == ["masks.json"]
+    assert "1 of 1 done" in capsys.readouterr().out
+    modules = {task.module for task in everything.TASKS.values()}
+    folder = Path(everything.__file__).parent
+    own = {file.stem for file in folder.glob("*.py") if "def main(" in file.read_text(encoding="utf-8")}
+    # The rest are measurements of other things than speed, or need a GPU.
+    assert {f"benchmarks.{name}" for name in own} - modules == {
+        f"benchmarks.{name}" for name in ("all", "tables", "damaged_checkpoints", "kill_resume", "shapes_difficulty")
+    }
+
+
+def test_tables_of_the_results_page_are_those_of_its_files() -> None:
+    root = Path(tables.__file__).parents[1]
+    page = (root / "docs/results/README.md").read_text(encoding="utf-8")
+    made = tables.made(root / "docs/results/speed")
+    assert "| share of peak, % |" in made
+    assert tables.replaced(page, made) == page
+    other = tables.replaced(page, "no tables")
+    assert "no tables" in other
+    assert tables.replaced(other, made) == page
+
+
+def test_every_file_of_all_measurements_has_a_table_or_a_reason() -> None:
+    files = {*tables.STEPS, *tables.ROWS}
+    # A GPU's figures are not made on every machine.
+    assert set(everything.TASKS) - files == {"gpu"}
+    assert files <= set(everything.TASKS)

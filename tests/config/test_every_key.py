@@ -177,10 +177,12 @@ ELSEWHERE = {
     "data.storage": "test_storage_workers_and_prefetch",
     "data.num_workers": "test_storage_workers_and_prefetch",
     "data.prefetch_factor": "test_storage_workers_and_prefetch",
+    "data.jpeg_reduction": "test_jpeg_reduction",
     "data.pin_memory": "test_pinned_memory_and_tf32_on_a_gpu",
     "training.tf32": "test_pinned_memory_and_tf32_on_a_gpu",
     "training.optimizer": "test_muon_takes_the_hidden_matrices_and_adamw_the_rest",
     "training.compile": "test_compile_compiles",
+    "training.compile_mode": "test_compile_mode",
     "training.deterministic": "test_deterministic_algorithms_are_switched_on_and_off",
     "training.non_finite": "test_non_finite_skips_or_stops",
     "data.shard_lanes": "test_shards_lanes_window_and_cache",
@@ -337,6 +339,26 @@ def test_storage_workers_and_prefetch(run: Run) -> None:
     assert [r["loss"] for r in same.records] == pytest.approx([r["loss"] for r in run().records], rel=0.01)
 
 
+def test_jpeg_reduction(tmp_path: Path) -> None:
+    from hjepa.data import TrainLoader, build_dataset
+
+    random = np.random.default_rng(0)
+    for number in range(10):
+        coarse = Image.fromarray(random.integers(0, 256, (9, 12, 3), dtype=np.uint8))
+        coarse.resize((200, 150), Image.Resampling.BICUBIC).save(tmp_path / f"{number}.jpg", quality=95)
+    images = {}
+    for reduce in (False, True):
+        keys = {"dataset": "folder", "data_path": str(tmp_path), "storage": "workers", "jpeg_reduction": reduce}
+        data = tiny_config({f"data.{key}": value for key, value in keys.items()}).data
+        dataset = build_dataset(data, "train", seed=0)
+        arguments = {"mean": [0.0] * 3, "std": [1.0] * 3, "seed": 0, "device": torch.device("cpu")}
+        images[reduce] = torch.cat([b.images for b in TrainLoader(dataset, data, (16, 16), **arguments).batches(0, 4)])
+    difference = (images[True] - images[False]).abs() * 255
+    assert difference.max() > 0
+    assert difference.mean() < 3
+    assert difference.max() < 40
+
+
 def jobs_asked_before_the_first_batch(loader: Any) -> int:
     """How many batches a loader has planned when it delivers the first."""
     plan = loader._plan
@@ -396,9 +418,33 @@ def test_compile_compiles(run: Run) -> None:
     assert counters["stats"]["unique_graphs"] > 0
     assert torch.allclose(plain.weights, compiled.weights, atol=1e-4)
     assert (plain.state["compiled"], compiled.state["compiled"]) == (False, True)
+    # Features are read eagerly, whatever the batch, and nothing is compiled for that.
+    from hjepa.models import build_model
+
+    model = build_model(tiny_config(keys)).eval()
+    images = torch.zeros(3, model.context_encoder.channels, *model.geometry.image_size)
+    expected = model.extract_features(images)
+    model.compile_parts()
+    graphs = counters["stats"]["unique_graphs"]
+    assert torch.equal(model.extract_features(images), expected)
+    assert counters["stats"]["unique_graphs"] == graphs
     short = run({**keys, "training.compile": "auto"})
     assert "training.compile=auto: not compiled, 2 steps" in short.log
     assert torch.equal(short.weights, plain.weights)
+
+
+def test_compile_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hjepa.models import build_model
+
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda _, **keys: asked.append(keys))
+    build_model(tiny_config({"training.compile_mode": "reduce-overhead"})).compile_parts()
+    assert asked
+    assert all(keys == {"mode": "reduce-overhead"} for keys in asked)
+    keys = {"training.compile": True, "training.accumulation_steps": 2}
+    tiny_config({**keys, "training.compile_mode": "max-autotune-no-cudagraphs"})
+    with pytest.raises(UserError, match="replays CUDA graphs"):
+        tiny_config({**keys, "training.compile_mode": "reduce-overhead"})
 
 
 def test_deterministic_algorithms_are_switched_on_and_off(run: Run) -> None:

@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import functional as tv
 from hjepa.config import AugmentationConfig
 from hjepa.data.crops import augmentation_draws, centre_boxes, jitter_factors, random_crops
 from hjepa.data.photometric import color_jitter, normalise
-from hjepa.data.resample import crop_batch, crop_one
+from hjepa.data.resample import crop_batch, crop_one, crop_one_8_bit, crop_reduced, largest_reduction
 
 SIZES = np.array([[32, 32], [20, 50], [47, 31], [200, 300]])
 
@@ -38,6 +38,49 @@ def test_both_crops_equal_torchvision(out_size: tuple[int, int], dtype: torch.dt
         expected = expected.flip(-1) if flip else expected
         assert torch.allclose(batch[row], expected, atol=1e-4, rtol=0)
         assert torch.allclose(crop_one(images[row], tuple(box), flip, out_size), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+@pytest.mark.parametrize("side_by_side", [False, True])
+def test_8_bit_crops_are_within_a_grey_level(channels: int, side_by_side: bool) -> None:
+    generator = torch.Generator().manual_seed(channels)
+    image = torch.randint(0, 256, (channels, 61, 83), generator=generator).to(torch.uint8)
+    if side_by_side:
+        image = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    for out_size in [(1, 1), (40, 1), (1, 40), (8, 8), (61, 83), (20, 30), (97, 64)]:
+        for box in [(0, 0, 61, 83), (20, 30, 41, 53), (3, 1, 2, 70), (60, 82, 1, 1), (5, 7, 20, 30)]:
+            for flip in (False, True):
+                exact = crop_one(image, box, flip, out_size) * 255
+                fast = crop_one_8_bit(image, box, flip, out_size)
+                assert fast.dtype == torch.uint8
+                assert fast.is_contiguous()
+                assert (fast - exact).abs().max() < 1.01, (out_size, box)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_crops_of_reduced_images_keep_place_and_size(channels: int) -> None:
+    rows, columns = torch.meshgrid(torch.arange(61), torch.arange(83), indexing="ij")
+    image = (2 * rows + columns).to(torch.uint8).expand(channels, -1, -1)
+    # Smaller by averages of squares, as a JPEG decoder does; the last row and column are repeated to make them whole.
+    for factor in (2, 4):
+        padded = torch.nn.functional.pad(image.float()[None], (0, -83 % factor, 0, -61 % factor), mode="replicate")
+        small = torch.nn.functional.avg_pool2d(padded, factor)[0].round().to(torch.uint8)
+        for box in [(0, 0, 61, 83), (7, 9, 33, 50), (21, 30, 40, 53)]:
+            for flip in (False, True):
+                exact = crop_one(image, box, flip, (8, 12)) * 255
+                reduced = crop_reduced(small, factor, box, flip, (8, 12))
+                assert reduced.shape == exact.shape
+                # Half a reduced pixel of shift would be one to four grey levels everywhere; rounding is below one.
+                assert (reduced - exact).mean().abs() < 0.8
+                assert (reduced - exact).abs().max() < 2.5
+
+
+def test_an_image_is_never_reduced_below_the_output() -> None:
+    assert [largest_reduction((0, 0, side, 900), (32, 32)) for side in (20, 32, 63, 64, 127, 128, 255, 256, 5000)] == [
+        *(1, 1, 1, 2, 2, 4, 4, 8, 8)
+    ]
+    assert largest_reduction((0, 0, 900, 63), (32, 32)) == 1
+    assert largest_reduction((0, 0, 900, 900), (224, 450)) == 2
 
 
 @pytest.mark.parametrize("size", [tuple(size) for size in SIZES.tolist()])

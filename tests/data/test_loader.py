@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -99,8 +100,8 @@ def test_workers_and_device_give_the_same_images(memory_dataset: Make, dtype: st
     dataset = memory_dataset(20, channels=channels, dtype=dtype)
     device = list(loader(dataset, size, storage="device", augmentation={}).batches(0, 3))
     workers = list(loader(dataset, size, storage="workers", augmentation={}).batches(0, 3))
-    # One grey level, in units of the normalised images.
-    assert equal(workers, device, atol=1 / 255 / 0.5)
+    # One grey level, in units of the normalised images, and a little for the sums of the reference.
+    assert equal(workers, device, atol=1.01 / 255 / 0.5)
 
 
 def test_the_number_of_workers_changes_nothing_and_the_global_generator_is_left_alone(class_folder: Path) -> None:
@@ -122,7 +123,6 @@ def test_the_number_of_workers_changes_nothing_and_the_global_generator_is_left_
 
 @pytest.mark.parametrize("abandoned", [False, True])
 def test_workers_end_with_their_loader_and_not_with_the_garbage_collector(class_folder: Path, abandoned: bool) -> None:
-    import gc
     import multiprocessing
 
     data = {"dataset": "folder", "data_path": class_folder, "storage": "workers"}
@@ -162,7 +162,7 @@ def test_mixed_sizes_in_memory_equal_workers(class_folder: Path) -> None:
     device = loader(dataset, augmentation={}, **data)
     assert device.storage == "device"
     workers = loader(dataset, augmentation={}, **data, storage="workers")
-    assert equal(list(device.batches(0, 4)), list(workers.batches(0, 4)), atol=1 / 255 / 0.5)
+    assert equal(list(device.batches(0, 4)), list(workers.batches(0, 4)), atol=1.01 / 255 / 0.5)
 
 
 def test_augmentation_keys_act(memory_dataset: Make) -> None:

@@ -11,7 +11,7 @@ import torch
 from tests.conftest import Run, tiny_config
 
 from hjepa.training import compiling
-from hjepa.training.compiling import CompileTrial, decide_compile, try_compile
+from hjepa.training.compiling import CompileTrial, decide_compile, try_block, try_compile
 from hjepa.training.finding import Start
 from hjepa.training.run import _compiled
 from hjepa.training.threads import choose_threads, cpu_quota, physical_cores, usable_cores
@@ -123,8 +123,20 @@ def test_auto_follows_the_trial_and_only_in_long_runs(
     assert decide_compile(tiny_config({"training.compile": True}), 1)
     assert not decide_compile(tiny_config(), 10**9)
     for eager, expected in ((0.02, True), (0.01, False)):
+        monkeypatch.setattr(compiling, "try_block", lambda _: 0.8)
         monkeypatch.setattr(compiling, "try_compile", lambda _, eager=eager: CompileTrial(eager, 0.01, 5.0))
         assert decide_compile(config, 10_000) is expected
+    # A block that gains nothing ends the trial: the promising step after it is not tried.
+    monkeypatch.setattr(compiling, "try_block", lambda _: 0.99)
+    monkeypatch.setattr(compiling, "try_compile", lambda _: CompileTrial(1.0, 0.01, 5.0))
+    assert not decide_compile(config, 10_000)
+
+
+def test_trial_of_a_block_leaves_random_states_alone() -> None:
+    state = torch.random.get_rng_state()
+    with torch.compiler.set_stance("force_eager"):
+        assert 0 < try_block(tiny_config()) < 100
+    assert torch.equal(torch.random.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("choice", [True, False])

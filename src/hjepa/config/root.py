@@ -70,6 +70,12 @@ class Config(Section):
             raise UserError(
                 "model.center_targets: the mean of a batch of one image is that image; raise data.batch_size"
             )
+        graphs = training.compile_mode in ("reduce-overhead", "max-autotune")
+        if training.compile and graphs and training.accumulation_steps > 1:
+            raise UserError(
+                f"training.compile_mode: {training.compile_mode} replays CUDA graphs, which write gradients over those of "
+                "the micro-batch before; use training.accumulation_steps=1, or default or max-autotune-no-cudagraphs"
+            )
         if training.min_lr > training.lr:
             raise UserError(f"training.min_lr: {training.min_lr:g} is above training.lr={training.lr:g}")
         if (self.data.mean is None) != (self.data.std is None):

@@ -60,6 +60,10 @@ class TrainingConfig(Section):
     compile: bool | Literal["auto"] = False
     """Compile the networks with `torch.compile`. `auto`: when a short trial before the first step of a long run says that
     it gains more than compiling takes; a resumed run keeps the choice."""
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
+    """How `torch.compile` works, where it does. `reduce-overhead`: CUDA graphs, for GPUs that wait for the host;
+    `max-autotune`: those, and kernels chosen by trial, which takes minutes; `max-autotune-no-cudagraphs`: the trials
+    alone."""
     num_threads: int | None = Field(default=None, ge=1)
     """CPU threads. When not given: one for each physical core that the process may use (its affinity and a container's
     quota count), divided among the processes on the machine, unless `OMP_NUM_THREADS` says otherwise; a resumed run keeps its number."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hjepa.data.decode import UnreadableImageError, convert_channels, decode
+from hjepa.data.decode import Decoded, Reduction, UnreadableImageError, convert_channels, decode
 from hjepa.errors import DataError
 
 logger = logging.getLogger("hjepa")
@@ -167,8 +167,23 @@ class EncodedPixels:
 
     def read(self, index: int) -> Tensor:
         """One decoded image, ``[C, h, w]``. Raises `UnreadableImageError` with the reason."""
+        decoded = decode(self._bytes(index))
+        return decoded.pixels if self.channels is None else convert_channels(decoded, self.channels)
+
+    def read_for_crop(self, index: int, reduction: Reduction | None) -> Decoded:
+        """One decoded image in whatever memory order it comes, smaller where `decode` finds that this will do.
+
+        Raises:
+            UnreadableImageError: with the reason.
+        """
+        decoded = decode(self._bytes(index), planar=False, reduction=reduction)
+        if self.channels is None:
+            return decoded
+        return decoded._replace(pixels=convert_channels(decoded, self.channels), alpha=False)
+
+    def _bytes(self, index: int) -> bytes:
         try:
-            data = self.load(index)
+            return self.load(index)
         except FileNotFoundError:
             raise UnreadableImageError("missing") from None
         except UnreadableShardError as error:
@@ -177,8 +192,6 @@ class EncodedPixels:
             raise UnreadableStretchError(str(error.strerror), length) from None
         except OSError as error:
             raise UnreadableImageError(error.strerror or type(error).__name__) from None
-        decoded = decode(data)
-        return decoded.pixels if self.channels is None else convert_channels(decoded, self.channels)
 
     def select(self, rows: Sequence[int] | Tensor) -> EncodedPixels:
         """The images of some rows, in that order."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -36,6 +36,9 @@ _MAY_TURN = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xm
 
 _strict_lock = threading.Lock()
 
+Reduction = Callable[[int, int], int]
+"""From height and width of a file's image to how many times smaller it may be decoded: 1, 2, 4 or 8."""
+
 
 class UnreadableImageError(Exception):
     """The bytes are no image that can be used; the message is the reason in a few words."""
@@ -48,10 +51,18 @@ class Decoded(NamedTuple):
     """``[C, h, w]`` uint8, uint16 or float32."""
     alpha: bool
     """Whether the last channel is opacity."""
+    reduction: int = 1
+    """How many times smaller than the file's image along both axes."""
 
 
-def decode(data: bytes) -> Decoded:
+def decode(data: bytes, *, planar: bool = True, reduction: Reduction | None = None) -> Decoded:
     """Decode one file.
+
+    Args:
+        data: the bytes of the file.
+        planar: whether pixels lie in memory channel by channel; otherwise as they were decoded, which saves a copy.
+        reduction: asked how much smaller a JPEG file may be decoded, which skips most of the work for large ones; never
+            asked for other files, and for those that stand on a side.
 
     Raises:
         UnreadableImageError: empty, truncated, no image, or of a kind that cannot be used.
@@ -63,7 +74,7 @@ def decode(data: bytes) -> Decoded:
     # Pillow reduces 16-bit colour PNG to 8 bits; byte 24 is the bit depth, byte 25 the colour type (2, 4, 6: not grey).
     if data[:8] == b"\x89PNG\r\n\x1a\n" and data[24:25] == b"\x10" and data[25:26] in (b"\x02", b"\x04", b"\x06"):
         return _decode_png16(data)
-    return _decode_pillow(data)
+    return _decode_pillow(data, planar, reduction)
 
 
 def convert_channels(decoded: Decoded, channels: int) -> Tensor:
@@ -75,7 +86,7 @@ def convert_channels(decoded: Decoded, channels: int) -> Tensor:
     Raises:
         UnreadableImageError: there is no way from the image's channels to those.
     """
-    pixels, alpha = decoded
+    pixels, alpha = decoded.pixels, decoded.alpha
     if pixels.shape[0] == channels and not (alpha and channels in (1, 3)):
         return pixels
     if alpha and channels in (1, 3):
@@ -180,7 +191,7 @@ def _strict_pillow() -> Iterator[None]:
             ImageFile.LOAD_TRUNCATED_IMAGES = True
 
 
-def _decode_pillow(data: bytes) -> Decoded:
+def _decode_pillow(data: bytes, planar: bool, reduction: Reduction | None) -> Decoded:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     with _strict_pillow():
@@ -191,6 +202,7 @@ def _decode_pillow(data: bytes) -> Decoded:
                 pages = _pages(image, frames)
                 if pages is not None:
                     return Decoded(pages, alpha=False)
+            factor = 1 if reduction is None else _reduce(image, reduction)
             image.load()
             if not _MAY_TURN.isdisjoint(image.info):
                 image = ImageOps.exif_transpose(image)
@@ -203,7 +215,19 @@ def _decode_pillow(data: bytes) -> Decoded:
         except Exception as error:
             # Damaged bytes make Pillow's many readers fail in any way: OSError, SyntaxError, TypeError, zlib.error...
             raise UnreadableImageError(f"truncated or damaged ({_one_line(error)})") from None
-    return _to_tensor(image)
+    return _to_tensor(image, planar)._replace(reduction=factor)
+
+
+def _reduce(image: Image.Image, reduction: Reduction) -> int:
+    """Have a JPEG file decoded smaller; returns the factor."""
+    # Crops are planned on the picture as it stands; one that has to be turned is not worth the trouble.
+    if image.format != "JPEG" or image.mode not in ("L", "RGB") or not _MAY_TURN.isdisjoint(image.info):
+        return 1
+    width, height = image.size
+    factor = reduction(height, width)
+    if factor > 1:
+        image.draft(image.mode, (width // factor, height // factor))
+    return factor
 
 
 def _one_line(error: Exception) -> str:
@@ -232,7 +256,7 @@ def _pages(image: Image.Image, frames: int) -> Tensor | None:
     return None
 
 
-def _to_tensor(image: Image.Image) -> Decoded:
+def _to_tensor(image: Image.Image, planar: bool) -> Decoded:
     mode = image.mode
     if mode.startswith("I;16") or mode == "F":
         return Decoded(_checked(np.asarray(image)[None]), alpha=False)
@@ -252,5 +276,7 @@ def _to_tensor(image: Image.Image) -> Decoded:
     elif mode not in ("L", "LA", "RGB", "RGBA"):
         image = image.convert("RGB")
     array = np.array(image)
-    array = array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
+    array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+    if planar:
+        array = np.ascontiguousarray(array)
     return Decoded(torch.from_numpy(array), alpha=image.mode in ("LA", "RGBA"))

@@ -103,6 +103,7 @@ class TrainLoader:
                     image_size,
                     partial(random_crops, augmentation=data.augmentation),
                     substitute=data.bad_images == "skip",
+                    reduce=data.jpeg_reduction,
                 ),
                 num_workers=data.num_workers,
                 prefetch_factor=data.prefetch_factor,
@@ -168,9 +169,9 @@ class TrainLoader:
                 )
                 where = torch.from_numpy(indices)
                 images = crop_batch(
-                    self._images[where.to(self.device)],
-                    torch.from_numpy(crops.boxes).to(self.device),
-                    torch.from_numpy(crops.flips).to(self.device),
+                    self._images[_send(indices, self.device)],
+                    _send(crops.boxes, self.device),
+                    _send(crops.flips, self.device),
                     self.image_size,
                 )
             else:
@@ -208,8 +209,14 @@ class TrainLoader:
     def _finish(self, images: Tensor, draws: np.ndarray) -> Tensor:
         strength = self._augmentation.color_jitter
         if strength:
-            images = color_jitter(images, torch.from_numpy(jitter_factors(draws, strength)).to(self.device))
+            images = color_jitter(images, _send(jitter_factors(draws, strength), self.device))
         return normalise(images, self._mean, self._std)
+
+
+def _send(values: np.ndarray, device: torch.device) -> Tensor:
+    """Small numbers on the device. Page-locked on their way to a GPU, or the host would wait for the copy."""
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def check_statistics(dataset: ImageDataset, mean: Sequence[float], std: Sequence[float]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -39,13 +40,17 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
         mean: one value per channel.
         std: one value per channel.
     """
-    shift = torch.tensor(mean, dtype=torch.float32, device=images.device).view(1, -1, 1, 1)
-    scale = torch.tensor(std, dtype=torch.float32, device=images.device).view(1, -1, 1, 1)
+    shift, scale = (_per_channel(tuple(values), images.device) for values in (mean, std))
     return images.sub_(shift).div_(scale)
+
+
+@lru_cache(maxsize=64)
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """float32 ``[1, C, 1, 1]``, sent to the device once: a host waits for copies of memory that is not page-locked."""
+    return torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)
 
 
 def _grey(images: Tensor) -> Tensor:
     if images.shape[1] != 3:
         return images.mean(dim=1, keepdim=True)
-    weights = torch.tensor(LUMINANCE, device=images.device).view(1, 3, 1, 1)
-    return (images * weights).sum(dim=1, keepdim=True)
+    return (images * _per_channel(LUMINANCE, images.device)).sum(dim=1, keepdim=True)

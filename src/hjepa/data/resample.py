@@ -8,11 +8,15 @@ float images.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hjepa.data.decode import unit_scale
+
+Box = tuple[int, int, int, int]
+"""Top, left, height, width in pixels."""
 
 
 def resampling_matrix(length: Tensor, start: Tensor, flips: Tensor | None, inputs: int, outputs: int) -> Tensor:
@@ -66,7 +70,7 @@ def crop_batch(images: Tensor, boxes: Tensor, flips: Tensor, out_size: tuple[int
         return torch.matmul(down[:, None], rows)
 
 
-def crop_one(image: Tensor, box: tuple[int, int, int, int], flip: bool, out_size: tuple[int, int]) -> Tensor:
+def crop_one(image: Tensor, box: Box, flip: bool, out_size: tuple[int, int]) -> Tensor:
     """Cut, resize and mirror one image, ``[C, h, w]``, at a cost that follows the size of the crop.
 
     Returns:
@@ -77,3 +81,51 @@ def crop_one(image: Tensor, box: tuple[int, int, int, int], flip: bool, out_size
     if (height, width) != out_size:
         crop = F.interpolate(crop[None], size=out_size, mode="bilinear", antialias=True)[0]
     return crop.flip(2) if flip else crop
+
+
+def crop_one_8_bit(image: Tensor, box: Box, flip: bool, out_size: tuple[int, int]) -> Tensor:
+    """`crop_one` for 8-bit images and in 8-bit arithmetic: several times faster, and within one grey level of it.
+
+    Args:
+        image: uint8 ``[C, h, w]``; fastest where the channels of a pixel lie side by side in memory.
+
+    Returns:
+        uint8 ``[C, H, W]``.
+    """
+    if out_size[1] == 1:
+        # PyTorch's 8-bit kernel gets images of a single column wrong.
+        return (crop_one(image, box, flip, out_size) * 255).round_().to(torch.uint8).contiguous()
+    top, left, height, width = box
+    crop = image[:, top : top + height, left : left + width]
+    if (height, width) != out_size:
+        crop = F.interpolate(crop[None], size=out_size, mode="bilinear", antialias=True)[0]
+    return (crop.flip(2) if flip else crop).contiguous()
+
+
+def largest_reduction(box: Box, out_size: tuple[int, int]) -> int:
+    """How many times smaller an image may be decoded so that a crop still has no fewer pixels than the output: 1, 2, 4
+    or 8."""
+    spare = min(box[2] // out_size[0], box[3] // out_size[1])
+    return max(factor for factor in (1, 2, 4, 8) if factor <= max(1, spare))
+
+
+def crop_reduced(image: Tensor, reduction: int, box: Box, flip: bool, out_size: tuple[int, int]) -> Tensor:
+    """The same crop from an image that was decoded smaller, where its edges fall between pixels.
+
+    Args:
+        image: uint8 ``[1 or 3, h, w]``.
+        reduction: how many times smaller the image is than what the box refers to.
+        box: of the crop, in pixels of the whole image.
+
+    Returns:
+        uint8 ``[C, H, W]``.
+    """
+    from PIL import Image
+
+    top, left, height, width = (side / reduction for side in box)
+    picture = Image.fromarray(image[0].numpy() if len(image) == 1 else image.permute(1, 2, 0).numpy())
+    # The last pixel of an image whose size is no multiple of the factor lies partly outside.
+    edges = (left, top, min(left + width, picture.width), min(top + height, picture.height))
+    cut = np.array(picture.resize((out_size[1], out_size[0]), Image.Resampling.BILINEAR, box=edges))
+    pixels = torch.from_numpy(cut[None] if cut.ndim == 2 else cut.transpose(2, 0, 1))
+    return (pixels.flip(2) if flip else pixels).contiguous()

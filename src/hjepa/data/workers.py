@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from hjepa.data.crops import Crops, centre_boxes
 from hjepa.data.dataset import BadFile, EncodedPixels, ImageDataset, Pixels, UnreadableStretchError
 from hjepa.data.decode import UnreadableImageError
-from hjepa.data.resample import crop_one
+from hjepa.data.resample import Box, crop_one, crop_one_8_bit, crop_reduced, largest_reduction
 
 CropRule = Callable[[np.ndarray, np.ndarray, tuple[int, int]], Crops]
 """(draws ``[B, D]``, sizes ``[B, 2]``, output size) to `Crops`; must be picklable."""
@@ -56,13 +56,17 @@ class Preparation(Dataset[tuple[Tensor | None, int, np.ndarray, list[tuple[int, 
         out_size: (H, W).
         rule: how to cut.
         substitute: whether the next readable image takes the place of one that cannot be read.
+        reduce: whether JPEG files are decoded smaller where the crop is shrunk that much anyway.
     """
 
-    def __init__(self, pixels: Pixels, out_size: tuple[int, int], rule: CropRule, *, substitute: bool) -> None:
+    def __init__(
+        self, pixels: Pixels, out_size: tuple[int, int], rule: CropRule, *, substitute: bool, reduce: bool = False
+    ) -> None:
         self.pixels = pixels
         self.out_size = out_size
         self.rule = rule
         self.substitute = substitute
+        self.reduce = reduce
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -72,20 +76,48 @@ class Preparation(Dataset[tuple[Tensor | None, int, np.ndarray, list[tuple[int, 
         index = job.row
         for _ in range(min(_SUBSTITUTES, len(self)) if self.substitute else 1):
             try:
-                image = self.pixels.read(index)
+                image = self._read_and_cut(index, job.draws)
             except UnreadableImageError as error:
                 bad.append((index, str(error)))
                 index = (index + (error.length if isinstance(error, UnreadableStretchError) else 1)) % len(self)
                 continue
-            return self._cut(image, job.draws), index, job.draws, bad
+            return image, index, job.draws, bad
         return None, job.row, job.draws, bad
 
-    def _cut(self, image: Tensor, draws: np.ndarray) -> Tensor:
-        boxes, flips = self.rule(draws[None], np.array([image.shape[1:]]), self.out_size)
-        top, left, height, width = boxes[0].tolist()
-        cut = crop_one(image, (top, left, height, width), bool(flips[0]), self.out_size)
-        # 8-bit images travel as 8 bits: a quarter of the memory between processes, half a grey level of rounding.
-        return (cut * 255).round_().to(torch.uint8) if image.dtype == torch.uint8 else cut
+    def _read_and_cut(self, index: int, draws: np.ndarray) -> Tensor:
+        """8-bit images stay so: a quarter of the memory between processes, half a grey level of rounding."""
+        plan = _Plan(self.rule, draws, self.out_size)
+        if isinstance(self.pixels, EncodedPixels):
+            image, _, reduction = self.pixels.read_for_crop(index, plan.reduction if self.reduce else None)
+        else:
+            image, reduction = self.pixels.read(index), 1
+        if reduction > 1:
+            return crop_reduced(image, reduction, plan.box, plan.flip, self.out_size)
+        plan.make(*image.shape[1:])
+        cut = crop_one_8_bit if image.dtype == torch.uint8 else crop_one
+        return cut(image, plan.box, plan.flip, self.out_size)
+
+
+class _Plan:
+    """How one image is cut, made once when its size is known, which may be before it is decoded."""
+
+    def __init__(self, rule: CropRule, draws: np.ndarray, out_size: tuple[int, int]) -> None:
+        self._rule, self._draws, self._out_size = rule, draws, out_size
+        self._made_for: tuple[int, int] | None = None
+        self.box: Box = (0, 0, 0, 0)
+        self.flip = False
+
+    def make(self, height: int, width: int) -> None:
+        if self._made_for == (height, width):
+            return
+        boxes, flips = self._rule(self._draws[None], np.array([[height, width]]), self._out_size)
+        top, left, box_height, box_width = boxes[0].tolist()
+        self.box, self.flip = (top, left, box_height, box_width), bool(flips[0])
+        self._made_for = height, width
+
+    def reduction(self, height: int, width: int) -> int:
+        self.make(height, width)
+        return largest_reduction(self.box, self._out_size)
 
 
 def collate(items: list[tuple[Tensor | None, int, np.ndarray, list[tuple[int, str]]]]) -> Prepared:

@@ -67,12 +67,13 @@ def cover(box: Box, grid: tuple[int, int]) -> NDArray[np.bool_]:
     Returns:
         bool [B, rows * columns].
     """
-    top, left, h, w = box
-    r = np.arange(grid[0])
-    c = np.arange(grid[1])
-    in_rows = (r >= top[..., None]) & (r < (top + h)[..., None])  # [B, M, rows]
-    in_columns = (c >= left[..., None]) & (c < (left + w)[..., None])  # [B, M, columns]
-    covered = np.zeros((top.shape[0], *grid), dtype=bool)
-    for m in range(top.shape[1]):  # over blocks, not images: the [B, M, rows, columns] array is never built
-        covered |= in_rows[:, m, :, None] & in_columns[:, m, None, :]
-    return covered.reshape(top.shape[0], -1)
+    # Images along the last axis: every operation then runs over long contiguous rows.
+    top, left, h, w = (part.T.astype(np.int32, order="C")[:, None] for part in box)  # [M, 1, B]
+    r = np.arange(grid[0], dtype=np.int32)[:, None]
+    c = np.arange(grid[1], dtype=np.int32)[:, None]
+    in_rows = (r >= top) & (r < top + h)  # [M, rows, B]
+    in_columns = (c >= left) & (c < left + w)  # [M, columns, B]
+    covered = np.zeros((*grid, top.shape[-1]), dtype=bool)
+    for m in range(len(top)):  # over blocks, not images: the array of all of them is never built
+        covered |= in_rows[m, :, None] & in_columns[m, None]
+    return np.ascontiguousarray(covered.reshape(-1, top.shape[-1]).T)

@@ -28,10 +28,16 @@ class Masks:
 
     def to(self, device: torch.device | str) -> Masks:
         """The same masks on another device."""
+        device = torch.device(device)
+
+        def send(indices: Tensor) -> Tensor:
+            # Page-locked on their way to a GPU, or the host would wait for the copy.
+            return (indices.pin_memory() if device.type == "cuda" else indices).to(device, non_blocking=True)
+
         moved: list[Tensor] = list(self.targets)
         for group in self.groups:
-            target = self.targets[group[0]].to(device, non_blocking=True)
+            target = send(self.targets[group[0]])
             for level in group:
                 moved[level] = target
-        context = self.context.to(device, non_blocking=True)
+        context = send(self.context)
         return Masks(context, tuple(moved), self.groups, self.sets_per_image)

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from hjepa.errors import UserError
 from hjepa.masking.blocks import RANDOMS_PER_BLOCK, Box, block_sizes, cover, place_blocks
 from hjepa.masking.masks import Masks
-from hjepa.masking.select import mark, order_by_preference
+from hjepa.masking.select import RANDOM_BITS, choose, indices
 
 if TYPE_CHECKING:
     from hjepa.config import MaskingConfig
@@ -41,8 +41,9 @@ _STREAM = 0x6D61736B
 _CALIBRATION_STREAM = 0x63616C69
 
 
-# Chosen cells [B, n] and, as booleans [B, cells], everything inside the blocks they were chosen from.
-Hidden = tuple[NDArray[np.int64], NDArray[np.bool_]]
+Bits = NDArray[np.uint32]
+# The chosen cells, and all those inside the blocks that they were chosen from, [B, cells] each.
+Hidden = tuple[NDArray[np.bool_], NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
@@ -100,13 +101,15 @@ class MaskSampler:
         """
         positions = range(positions) if isinstance(positions, int) else positions
         sets = self.config.sets_per_image
-        u = _uniform(self.seed, _STREAM, step, positions, self._randoms * sets)
+        bits = _random_bits(self.seed, _STREAM, step, positions, self._randoms * sets)
         # [B, K * R] -> [K * B, R]: set by set
-        u = u.reshape(len(positions), sets, self._randoms).swapaxes(0, 1).reshape(-1, self._randoms)
+        bits = bits.reshape(len(positions), sets, self._randoms).swapaxes(0, 1).reshape(-1, self._randoms)
+        parts = self._split(bits)
         counts = self._local
-        hidden, boxes = self._hidden_cells(u, counts.targets[-1], scattered=self.config.strategy == "random")
-        targets = self._level_targets(u, hidden, boxes, counts.targets)
-        context = self._context(u, hidden, counts.context)
+        hidden, boxes = self._hidden_cells(parts, counts.targets[-1], scattered=self.config.strategy == "random")
+        targets = self._level_targets(parts, hidden, boxes, counts.targets)
+        preference = self._context_preference(parts, hidden)
+        context = indices(choose(preference, parts["tokens"], counts.context), counts.context)
         if self.whole:
             targets.append(np.zeros((len(context), 1), dtype=np.int64))
         return Masks(
@@ -137,13 +140,13 @@ class MaskSampler:
 
     @property
     def _randoms(self) -> int:
-        """Uniform numbers per image and set, always the same so that streams of images never shift."""
+        """Random numbers per image and set, always the same so that streams of images never shift."""
         blocks = (self.config.num_masks + self.config.num_context_masks) * RANDOMS_PER_BLOCK
         nested = self.config.num_masks * 2 * (len(self.strides) - 1) if self._nested else 0
         fine = self._tokens * (len(self.strides) - 1) if self._nested else 0
         return blocks + nested + self._cells + self._tokens + fine
 
-    def _split(self, u: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    def _split(self, bits: Bits) -> dict[str, Bits]:
         c = self.config
         sizes = {
             "targets": c.num_masks * RANDOMS_PER_BLOCK,
@@ -154,22 +157,22 @@ class MaskSampler:
         if self._nested:
             sizes["nested"] = c.num_masks * 2 * (len(self.strides) - 1)
             sizes["fine"] = self._tokens * (len(self.strides) - 1)
-        parts = np.split(u, np.cumsum(list(sizes.values()))[:-1], axis=1)
+        parts = np.split(bits, np.cumsum(list(sizes.values()))[:-1], axis=1)
         return dict(zip(sizes, parts, strict=True))
 
     # -- the steps -----------------------------------------------------------------------------------------------
 
-    def _cover_targets(self, u: NDArray[np.float32]) -> tuple[NDArray[np.bool_], list[Box]]:
+    def _cover_targets(self, parts: dict[str, Bits]) -> tuple[NDArray[np.bool_], list[Box]]:
         """Cells of the coarsest grid inside target blocks [B, cells], and the blocks of every level."""
         c = self.config
-        b = self._split(u)["targets"].reshape(len(u), c.num_masks, RANDOMS_PER_BLOCK)
+        b = _uniform(parts["targets"]).reshape(-1, c.num_masks, RANDOMS_PER_BLOCK)
         growth = c.level_growth ** (len(self.strides) - 1) if self._nested else 1.0
         scale = (c.mask_scale[0] * growth, c.mask_scale[1] * growth)
         h, w = block_sizes(b[..., 0], b[..., 1], self._coarse_grid, scale, c.aspect_ratio)
         outer = place_blocks(h, w, b[..., 2], b[..., 3], self._coarse_grid)
         boxes: list[Box] = [outer]
         if self._nested:
-            place = self._split(u)["nested"].reshape(len(u), len(self.strides) - 1, c.num_masks, 2)
+            place = _uniform(parts["nested"]).reshape(-1, len(self.strides) - 1, c.num_masks, 2)
             for i, level in enumerate(reversed(range(len(self.strides) - 1))):
                 boxes.insert(0, self._shrink(boxes[0], level, place[:, i]))
         return cover(outer, self._coarse_grid), boxes
@@ -185,62 +188,46 @@ class MaskSampler:
         inner_left = left + np.floor(u[..., 1] * (w - inner_w + 1)).astype(np.int64)
         return inner_top, inner_left, inner_h, inner_w
 
-    def _hidden_cells(self, u: NDArray[np.float32], count: int, *, scattered: bool) -> tuple[Hidden, list[Box]]:
-        """Exactly ``count`` hidden cells of the coarsest grid [B, count], and all cells of the blocks [B, cells]."""
-        covered, boxes = self._cover_targets(u)
+    def _hidden_cells(self, parts: dict[str, Bits], count: int, *, scattered: bool) -> tuple[Hidden, list[Box]]:
+        """Exactly ``count`` hidden cells of the coarsest grid per image, and all cells of the blocks."""
+        covered, boxes = self._cover_targets(parts)
         if scattered:
             covered = np.zeros_like(covered)
-        chosen = order_by_preference((~covered).astype(np.uint8), self._split(u)["cells"])[:, :count]
-        return (np.sort(chosen, axis=1), covered), boxes
+        return (choose((~covered).view(np.uint8), parts["cells"], count), covered), boxes
 
     def _level_targets(
-        self,
-        u: NDArray[np.float32],
-        hidden: Hidden,
-        boxes: list[Box],
-        counts: Sequence[int],
+        self, parts: dict[str, Bits], hidden: Hidden, boxes: list[Box], counts: Sequence[int]
     ) -> list[NDArray[np.int64]]:
         """Target indices of every level, finest first; levels with equal cells share one array."""
         coarse = hidden[0]
-        by_stride: dict[int, NDArray[np.int64]] = {self._coarse: coarse}
+        by_stride: dict[int, NDArray[np.int64]] = {}
         targets: list[NDArray[np.int64]] = []
         for level, stride in enumerate(self.strides):
             last = level == len(self.strides) - 1
             if self._nested and not last:
-                allowed = self._refine(mark(coarse, self._cells), stride)
+                allowed = self._refine(coarse, stride)
                 inside = cover(boxes[level], self._level_grid(stride))
                 # in the small block and hidden, then hidden at all, never anything that may be seen
                 preference = np.where(allowed, np.where(inside, 0, 1), 2).astype(np.uint8)
-                cells = preference.shape[1]
                 start = level * self._tokens
-                random = self._split(u)["fine"][:, start : start + cells]
-                chosen = order_by_preference(preference, random)[:, : counts[level]]
-                targets.append(np.sort(chosen, axis=1))
+                random = parts["fine"][:, start : start + preference.shape[1]]
+                targets.append(indices(choose(preference, random, counts[level]), counts[level]))
                 continue
             if stride not in by_stride:
-                fine = self._refine(mark(coarse, self._cells), stride)
-                by_stride[stride] = np.nonzero(fine)[1].reshape(len(coarse), -1)
+                by_stride[stride] = indices(self._refine(coarse, stride), counts[level])
             targets.append(by_stride[stride])
         return targets
 
-    def _context(self, u: NDArray[np.float32], hidden: Hidden, count: int) -> NDArray[np.int64]:
-        preference = self._context_preference(u, hidden)
-        chosen = order_by_preference(preference, self._split(u)["tokens"])[:, :count]
-        return np.sort(chosen, axis=1)
-
-    def _context_preference(self, u: NDArray[np.float32], hidden: Hidden) -> NDArray[np.uint8]:
+    def _context_preference(self, parts: dict[str, Bits], hidden: Hidden) -> NDArray[np.uint8]:
         """0 in a context block, 1 outside it, 2 in a target block but left out of the targets, 3 a target."""
         c = self.config
-        b = self._split(u)["context"].reshape(len(u), c.num_context_masks, RANDOMS_PER_BLOCK)
+        b = _uniform(parts["context"]).reshape(-1, c.num_context_masks, RANDOMS_PER_BLOCK)
         # I-JEPA's context block is square in shape ratio; only its area and place vary.
         h, w = block_sizes(b[..., 0], b[..., 1], self.grid, c.context_scale, (1.0, 1.0))
-        seen = cover(place_blocks(h, w, b[..., 2], b[..., 3], self.grid), self.grid)
-        target = self._refine(mark(hidden[0], self._cells), 1)
-        spared = self._refine(hidden[1], 1)
-        preference = np.where(seen, 0, 1).astype(np.uint8)
-        preference[spared] = 2
-        preference[target] = 3
-        return preference
+        preference = (~cover(place_blocks(h, w, b[..., 2], b[..., 3], self.grid), self.grid)).view(np.uint8)
+        target, spared = (self._refine(cells, 1).view(np.uint8) for cells in hidden)
+        np.maximum(preference, 2 * spared, out=preference)
+        return np.maximum(preference, 3 * target, out=preference)
 
     # -- grids ---------------------------------------------------------------------------------------------------
 
@@ -259,12 +246,12 @@ class MaskSampler:
 
     def _calibrate(self) -> TokenCounts:
         self._check_fits()
-        u = _uniform(0, _CALIBRATION_STREAM, 0, range(_CALIBRATION_IMAGES), self._randoms)
-        covered, boxes = self._cover_targets(u)
+        parts = self._split(_random_bits(0, _CALIBRATION_STREAM, 0, range(_CALIBRATION_IMAGES), self._randoms))
+        covered, boxes = self._cover_targets(parts)
         coarse_count = max(1, int(np.quantile(covered.sum(axis=1), _SHORT)))
         # `random` gets the counts of multi-block, so that the two are compared at equal work.
-        hidden, _ = self._hidden_cells(u, coarse_count, scattered=False)
-        preference = self._context_preference(u, hidden)
+        hidden, _ = self._hidden_cells(parts, coarse_count, scattered=False)
+        preference = self._context_preference(parts, hidden)
         # A draw with fewer tokens inside its context block takes some from outside the block; it should seldom
         # have to take left-out tokens of a target block.
         visible = np.quantile((preference <= 1).sum(axis=1), 0.1)
@@ -278,11 +265,10 @@ class MaskSampler:
                 "raise masking.context_scale"
             )
         targets = []
-        allowed = mark(hidden[0], self._cells)
         for level, stride in enumerate(self.strides):
             if self._nested and level < len(self.strides) - 1:
                 inside = cover(boxes[level], self._level_grid(stride))
-                inside &= self._refine(allowed, stride)
+                inside &= self._refine(hidden[0], stride)
                 targets.append(max(1, int(np.quantile(inside.sum(axis=1), _SHORT))))
             else:
                 targets.append(coarse_count * (self._coarse // stride) ** 2)
@@ -311,11 +297,17 @@ class MaskSampler:
             )
 
 
-def _uniform(seed: int, stream: int, step: int, positions: range, width: int) -> NDArray[np.float32]:
-    """Uniform numbers [len(positions), width]; row i depends only on (seed, stream, step, position i, width)."""
-    # A Philox counter step yields four 64-bit words = eight float32; rows start at whole counter steps.
+def _random_bits(seed: int, stream: int, step: int, positions: range, width: int) -> Bits:
+    """Uniform integers below 2**24, [len(positions), width]; row i depends only on (seed, stream, step, position i,
+    width)."""
+    # A Philox counter step yields four 64-bit words = eight 32-bit ones; rows start at whole counter steps.
     per_row = -(-width // 8)
-    bits = np.random.Philox(key=[(seed << 32) | stream, step])
-    bits.advance(positions.start * per_row)
-    numbers = np.random.Generator(bits).random((len(positions), per_row * 8), dtype=np.float32)
-    return numbers[:, :width]
+    source = np.random.Philox(key=[(seed << 32) | stream, step])
+    source.advance(positions.start * per_row)
+    words = source.random_raw(4 * per_row * len(positions)).astype("<u8", copy=False).view("<u4")
+    return words.reshape(len(positions), 8 * per_row)[:, :width] >> np.uint32(32 - RANDOM_BITS)
+
+
+def _uniform(bits: Bits) -> NDArray[np.float32]:
+    """The same numbers in [0, 1), exactly."""
+    return bits.astype(np.float32) * np.float32(2.0**-RANDOM_BITS)

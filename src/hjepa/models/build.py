@@ -76,7 +76,9 @@ def create_hjepa(
 def build_model(config: Config, channels: int = 3) -> HJEPA:
     """The untrained model of a configuration; its weights are a function of ``config.seed`` alone."""
     learned = config.loss.hierarchy_weighting == "learned"
-    return _build(config.model, config.data.image_size, channels, config.seed, learned_weights=learned)
+    model = _build(config.model, config.data.image_size, channels, config.seed, learned_weights=learned)
+    model.compile_mode = config.training.compile_mode
+    return model
 
 
 def _build(

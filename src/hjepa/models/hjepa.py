@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,6 +54,9 @@ class HJEPA(nn.Module):
         channels: input channels.
         learned_weights: whether the levels' losses have learned scales.
 
+    Attributes:
+        compile_mode: mode of `torch.compile` in `compile_parts`.
+
     Example:
         >>> import torch
         >>> from hjepa import create_hjepa
@@ -66,6 +70,8 @@ class HJEPA(nn.Module):
     ) -> None:
         super().__init__()
         self.geometry = geometry
+        self.compile_mode = "default"
+        self._compiled = False
         self.shared = config.predictor.sharing == "shared"
         self.center_targets = config.center_targets
         # Set while a process tries a pass by itself: nothing is then exchanged with others.
@@ -99,11 +105,17 @@ class HJEPA(nn.Module):
         return self.geometry.embed_dim
 
     def compile_parts(self) -> None:
-        """Compile encoders and predictors in place (`torch.compile`); names of weights stay as they are."""
-        self.context_encoder.compile()
-        self.target_encoder.compile()
-        for predictor in self.predictors:
-            predictor.compile()
+        """Compile encoders and predictors in place (`torch.compile`) for training; names of weights stay as they are.
+
+        Features are read without: evaluation has other batches, and would have everything compiled again for them.
+        """
+        for part in (self.context_encoder, self.target_encoder, *self.predictors):
+            part.compile(mode=self.compile_mode)
+        self._compiled = True
+
+    def _as_written(self) -> contextlib.AbstractContextManager[object]:
+        """Context in which nothing runs compiled."""
+        return torch.compiler.set_stance("force_eager") if self._compiled else contextlib.nullcontext()
 
     def train(self, mode: bool = True) -> HJEPA:
         """Training mode for context encoder and predictor; the target encoder never drops paths."""
@@ -122,7 +134,8 @@ class HJEPA(nn.Module):
             `JepaOutput`, or without masks the target encoder's features per level, [B, cells, D] each.
         """
         if masks is None:
-            return level_features(self.target_encoder(images), self.geometry)
+            with self._as_written():
+                return level_features(self.target_encoder(images), self.geometry)
         targets = self._targets(images, masks)
         if masks.sets_per_image > 1:
             images = images.repeat(masks.sets_per_image, 1, 1, 1)
@@ -209,11 +222,12 @@ class HJEPA(nn.Module):
             ValueError: no such level or depth, or unpooled levels of unequal grids.
         """
         network = self.target_encoder if encoder == "target" else self.context_encoder
-        if depths is not None:
-            taps = network(images, depths=depths)
-            features = [taps[depth] for depth in depths]
-        else:
-            features = level_features(network(images), self.geometry)
+        with self._as_written():
+            if depths is not None:
+                taps = network(images, depths=depths)
+                features = [taps[depth] for depth in depths]
+            else:
+                features = level_features(network(images), self.geometry)
         if depths is None and level != "all":
             if not -self.num_levels <= level < self.num_levels:
                 raise ValueError(

@@ -62,6 +62,7 @@ class Objective:
     ) -> None:
         self.loss = loss
         self.level_weights = tuple(level_weights)
+        self._sent: Tensor | None = None
         self.normalize = normalize
         self.temperature = temperature
         self.weights = {"variance": variance, "covariance": covariance, "sliced_gaussian": sliced_gaussian}
@@ -94,7 +95,7 @@ class Objective:
         ]
         per_level = torch.stack(losses)
         scaled = per_level if log_scales is None else per_level * (-log_scales).exp() + log_scales
-        total = (scaled * scaled.new_tensor(self.level_weights)).sum()
+        total = (scaled * self._weights_on(scaled.device)).sum()
         terms = self._regularisers(pooled if self.regularise_all else pooled[-1:], step)
         for name, term in terms.items():
             total = total + self.weights[name] * term
@@ -103,6 +104,12 @@ class Objective:
             levels=per_level.detach(),
             regularisers={name: term.detach() for name, term in terms.items()},
         )
+
+    def _weights_on(self, device: torch.device) -> Tensor:
+        """The levels' weights [L], sent to the device once: a GPU's host would wait for every copy."""
+        if self._sent is None or self._sent.device != device:
+            self._sent = torch.tensor(self.level_weights, device=device)
+        return self._sent
 
     def _regularisers(self, levels: Sequence[Tensor], step: int) -> dict[str, Tensor]:
         if not any(self.weights.values()):

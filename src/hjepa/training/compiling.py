@@ -1,7 +1,12 @@
-"""Whether `torch.compile` pays for itself in a run: measured once, on random pictures, before the first step."""
+"""Whether `torch.compile` pays for itself in a run: measured once, on random pictures, before the first step.
+
+In two stages: one block of the encoder is compiled in a fraction of the time, and where that gains nothing the whole
+step is not tried.
+"""
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from dataclasses import dataclass
@@ -11,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from hjepa.training import distribution
+from hjepa.training.device import Precision, resolve_device
 
 if TYPE_CHECKING:
     from hjepa.config import Config
@@ -20,6 +26,8 @@ log = logging.getLogger("hjepa")
 # Compilation takes most of a minute or more; no shorter run gets that back.
 FEWEST_STEPS = 2000
 _STEPS = 8
+# Share of its time that a block has to save, lest noise decide.
+_LEAST_GAIN = 0.02
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,44 @@ def try_compile(config: Config) -> CompileTrial:
     return CompileTrial(median(seconds[False]), compiled, preparation - 2 * compiled)
 
 
+def try_block(config: Config) -> float:
+    """Seconds of one encoder block on visible tokens, forward and backward, compiled over eager.
+
+    Random states are left as they were.
+    """
+    from hjepa.models.blocks import Block
+    from hjepa.training.benchmark import synchronise
+    from hjepa.training.parts import build_sampler
+
+    geometry, device = config.geometry(), resolve_device(config.device)
+    precision = Precision(config.training, device)
+    shape = (config.data.batch_size * config.masking.sets_per_image, build_sampler(config).counts.context)
+    with torch.random.fork_rng():
+        block = Block(geometry.embed_dim, geometry.num_heads, config.model.mlp_ratio, config.model.layer_scale)
+        blocks = {False: block.to(device), True: copy.deepcopy(block).to(device)}
+        tokens, gradient = (torch.randn(*shape, geometry.embed_dim, device=device) for _ in range(2))
+    blocks[True].compile(mode=config.training.compile_mode)
+    tokens.requires_grad_()
+
+    def seconds(compiled: bool) -> float:
+        synchronise(device)
+        started = time.perf_counter()
+        with precision.autocast():
+            out = blocks[compiled](tokens)
+        out.backward(gradient.to(out.dtype))
+        synchronise(device)
+        return time.perf_counter() - started
+
+    taken: dict[bool, list[float]] = {False: [], True: []}
+    for turn in range(2 + 2 * _STEPS):
+        for compiled, times in taken.items():
+            found = seconds(compiled)
+            # The first compiles; the second may, for gradients that were not there before.
+            if turn >= 2:
+                times.append(found)
+    return median(taken[True]) / median(taken[False])
+
+
 def decide_compile(config: Config, steps: int) -> bool:
     """Whether to compile the networks of a run that starts now.
 
@@ -79,6 +125,10 @@ def decide_compile(config: Config, steps: int) -> bool:
         return wanted
     if steps < FEWEST_STEPS:
         log.info("training.compile=auto: not compiled, %d steps are fewer than %d", steps, FEWEST_STEPS)
+        return False
+    block = distribution.from_main(try_block(config))
+    if block > 1 - _LEAST_GAIN:
+        log.info("training.compile=auto: not compiled, a block takes %.0f%% of its time when compiled", 100 * block)
         return False
     trial = try_compile(config)
     # One process decides for all.

@@ -67,7 +67,9 @@ def configure_backend(config: TrainingConfig, device: torch.device, *, processes
             # cuBLAS reads it when its first handle is made, which is after this.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = not config.deterministic
-    torch.use_deterministic_algorithms(config.deterministic)
+    # Only where it changes something: the call imports the compiler, which takes seconds.
+    if config.deterministic != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(config.deterministic)
 
 
 class Precision:

@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import logging
 import os
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -108,9 +108,10 @@ def spread(model: HJEPA, strategy: Strategy, config: Config, device: torch.devic
         # Buffers are constants. Exchanging them in the forward pass would leave others waiting for a process that has run
         # out of memory in its own.
         known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
-        keep_buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        keyword = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        settings: dict[str, Any] = {keyword: False}
         devices = [device.index] if device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(model, device_ids=devices, **{keep_buffers: False})
+        return nn.parallel.DistributedDataParallel(model, device_ids=devices, **settings)
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     training = config.training
     # Weights travel in half the bytes; gradients are summed in float32. Autocast decides the rest, as it does with DDP.

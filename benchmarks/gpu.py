@@ -1,0 +1,114 @@
+"""The training step on a GPU: pace, share of the bfloat16 peak, kernels.
+
+    python -m benchmarks.gpu --json gpu.json
+
+For ViT-Tiny/4 at 32 pixels and ViT-Base/16 at 224 pixels: the variants of `benchmarks.variants` with the measured peak
+of matrix products beside them, then the kernels that take most of the time of the fastest variant, and the attention
+kernel among them. `--device cpu --short` goes the same way on a processor, with tiny sizes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.report import Rows, configuration, parser, show, write
+from benchmarks.variants import VARIANTS, measure, with_training
+from hjepa.config import Config
+from hjepa.training.benchmark import TimedStep, synchronise
+
+_SHARED = [
+    "model.num_hierarchies=2",
+    "masking.num_masks=4",
+    "data.augmentation.color_jitter=0",
+    "training.accumulation_steps=1",
+    "loss.type=smoothl1",
+]
+CASES: dict[str, list[str]] = {
+    "ViT-Tiny/4, 32 px": [
+        "model.encoder_type=vit_tiny_patch4_32",
+        "model.embed_dim=192",
+        "model.depth=12",
+        "model.num_heads=3",
+        "model.predictor.depth=2",
+        "model.predictor.embed_dim=192",
+        "model.predictor.num_heads=3",
+        "data.batch_size=2048",
+        *_SHARED,
+    ],
+    "ViT-Base/16, 224 px": [
+        "model.encoder_type=vit_base_patch16_224",
+        "model.embed_dim=768",
+        "model.depth=12",
+        "model.num_heads=12",
+        "model.predictor.depth=6",
+        "model.predictor.embed_dim=384",
+        "model.predictor.num_heads=6",
+        "data.batch_size=256",
+        *_SHARED,
+    ],
+}
+_SHORT = ["data.batch_size=16", "model.depth=3", "model.predictor.depth=1", "model.embed_dim=64", "model.num_heads=2"]
+_TOP = 12
+
+
+def kernels(config: Config, steps: int) -> Rows:
+    """What takes most of the time of some steps: kernels on a GPU, operators on a processor."""
+    step = TimedStep(config, synthetic=True)
+    for _ in range(3):
+        step()
+    cuda = step.device.type == "cuda"
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as recorded:
+        for _ in range(steps):
+            step()
+        synchronise(step.device)
+    times = {
+        event.key: event.self_device_time_total if cuda else event.self_cpu_time_total
+        for event in recorded.key_averages()
+        if cuda == (event.device_type == torch.autograd.DeviceType.CUDA)
+    }
+    total = sum(times.values())
+    top = sorted(times, key=lambda key: -times[key])[:_TOP]
+    return [{"kernel": key[:90], "ms per step": times[key] / steps / 1e3, "share": times[key] / total} for key in top]
+
+
+def attention_kernel(rows: Rows) -> str | None:
+    """The attention kernel among those listed, if there is one."""
+    marks = ("flash", "fmha", "efficient_attention", "cudnn", "scaled_dot_product")
+    return next((str(row["kernel"]) for row in rows if any(mark in str(row["kernel"]).lower() for mark in marks)), None)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line."""
+    options = parser(__doc__)
+    options.add_argument("--device", default="cuda")
+    options.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    options.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    options.add_argument("--rounds", type=int, default=20)
+    given = options.parse_args(arguments)
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    rounds, side = (1, 256) if given.short else (given.rounds, None)
+    figures: dict[str, Any] = {}
+    lines: Rows = []
+    for case in given.cases:
+        overrides = [*CASES[case], f"device={given.device}", *(_SHORT if given.short else [])]
+        if given.short and case.endswith("224 px"):
+            overrides.append("data.image_size=128")
+        config = configuration("quickstart", overrides, training__num_threads=given.threads)
+        found = measure(config, given.variants, rounds=rounds, side=side)
+        lines += [{"case": case, **row} for row in found["variants"]]
+        best = max(found["variants"], key=lambda row: row["images/s"])["variant"]
+        top = kernels(with_training(config, VARIANTS[best]), rounds)
+        figures[case] = {**found, "profiled": best, "kernels": top, "attention": attention_kernel(top)}
+    show(lines)
+    for case, found in figures.items():
+        print(f"\n{case}, {found['profiled']}; attention by {found['attention']}")
+        show(found["kernels"])
+    write(given.json, "gpu", {"gpu": figures}, config)
+
+
+if __name__ == "__main__":
+    main()

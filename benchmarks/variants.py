@@ -1,0 +1,116 @@
+"""Which ways of computing the same training step pay on this machine: precision and compilation.
+
+    python -m benchmarks.variants --config quickstart --json variants.json
+
+All variants are built first and then take turns, so that the ratios to plain eager float32 are those of one stretch of
+time. `first steps` is what the first two took, in which networks are compiled; `pays after` is how many steps get that
+back. Shares are those of the matrix-product peak of the variant's own type of number.
+"""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import Any
+
+import torch
+
+from benchmarks.report import Rows, configuration, parser, show, write
+from hjepa.config import Config
+from hjepa.training.benchmark import TimedStep, matmul_peak
+from hjepa.training.device import resolve_device
+
+# Keys of the `training` section.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "float32": {},
+    "bfloat16": {"use_amp": True, "amp_dtype": "bf16"},
+    "float32, compiled": {"compile": True},
+    "bfloat16, compiled": {"use_amp": True, "amp_dtype": "bf16", "compile": True},
+    "bfloat16, CUDA graphs": {
+        "use_amp": True,
+        "amp_dtype": "bf16",
+        "compile": True,
+        "compile_mode": "reduce-overhead",
+    },
+}
+
+
+def measure(config: Config, names: list[str], *, rounds: int, side: int | None = None) -> dict[str, Any]:
+    """Pace of every variant, and what it needs before it has it.
+
+    Args:
+        config: the configuration that they vary.
+        names: of variants; ratios are to the first.
+        rounds: steps of each.
+        side: of the matrices that the peak is measured with.
+    """
+    steps, begun, peaks = {}, {}, {}
+    for name in names:
+        step = TimedStep(with_training(config, VARIANTS[name]), synthetic=True)
+        begun[name] = step() + step()
+        steps[name], peaks[name] = step, matmul_peak(step.device, step.dtype, side=side)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(rounds):
+        for name in names:
+            seconds[name].append(steps[name]())
+    plain = median(seconds[names[0]])
+    rows: Rows = []
+    for name, step in steps.items():
+        taken = median(seconds[name])
+        preparation, saved = begun[name] - 2 * taken, plain - taken
+        rows.append(
+            {
+                "variant": name,
+                "ms": taken * 1e3,
+                "images/s": step.images / taken,
+                "over first": plain / taken,
+                "GFLOP/s of peak": f"{step.images * step.cost.total / taken / 1e9:.0f} of {peaks[name] / 1e9:.0f}",
+                "share of peak": step.images * step.cost.total / taken / peaks[name],
+                "first steps, s": begun[name],
+                "pays after, steps": preparation / saved if saved > 0 and preparation > 0 else None,
+            }
+        )
+    step = steps[names[0]]
+    return {
+        "variants": rows,
+        "rounds": rounds,
+        "flop_per_image": step.cost.total,
+        "tokens": step.cost.tokens,
+        "images_per_step": step.images,
+        "device": torch.cuda.get_device_name(step.device) if step.device.type == "cuda" else step.device.type,
+    }
+
+
+def promising(device: torch.device) -> list[str]:
+    """Variants that can pay on a device: CUDA graphs on a GPU only, and bfloat16 where its products are not slower."""
+    if device.type == "cuda":
+        return list(VARIANTS)
+    half, whole = (matmul_peak(device, dtype, side=512) for dtype in (torch.bfloat16, torch.float32))
+    print(f"products of 512 x 512 in bfloat16: {half / 1e9:.0f} GFLOP/s, in float32 {whole / 1e9:.0f}")
+    return [name for name in VARIANTS if name.startswith("float32") or (half > whole and "CUDA" not in name)]
+
+
+def with_training(config: Config, keys: dict[str, Any]) -> Config:
+    """The configuration with other keys of its `training` section."""
+    return config.model_copy(update={"training": config.training.model_copy(update={"compile": False, **keys})})
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line."""
+    options = parser(__doc__)
+    options.add_argument("--config", default="quickstart", help="YAML file or preset")
+    options.add_argument("--variants", nargs="+", choices=list(VARIANTS), help="those that can pay here, if not given")
+    options.add_argument("--rounds", type=int, default=10)
+    options.add_argument("overrides", nargs="*", metavar="section.key=value")
+    given = options.parse_args(arguments)
+    keys: dict[str, Any] = {"training__num_threads": given.threads}
+    if given.short:
+        keys |= {"data__batch_size": 16, "model__depth": 3, "device": "cpu"}
+    config = configuration(given.config, given.overrides, **keys)
+    names = given.variants or promising(resolve_device(config.device))
+    result = measure(config, names, rounds=1 if given.short else given.rounds, side=256 if given.short else None)
+    show(result["variants"])
+    write(given.json, "variants", result, config)
+
+
+if __name__ == "__main__":
+    main()
