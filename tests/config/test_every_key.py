@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -204,6 +205,8 @@ ELSEWHERE = {
     "evaluation.test_images": "test_final_evaluation_and_its_images",
     "distributed.enabled": "test_distributed",
     "distributed.backend": "test_distributed",
+    "distributed.strategy": "test_strategy_and_timeout_of_two_processes",
+    "distributed.timeout": "test_strategy_and_timeout_of_two_processes",
     "device": "test_device",
 }
 
@@ -601,6 +604,28 @@ def test_distributed(run: Run, tmp_path: Path) -> None:
     )
     assert result.returncode != 0
     assert "distributed.backend: nccl needs CUDA" in result.stderr
+
+
+def test_strategy_and_timeout_of_two_processes(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump({**TINY, "training": {**TINY["training"], "max_steps": 1}}))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    runs = [
+        {"config": str(file), "folder": str(tmp_path / strategy), "changes": {"distributed.strategy": strategy}}
+        for strategy in ("ddp", "fsdp")
+    ]
+    program = Path(__file__).parents[1] / "training" / "process_program.py"
+    command = [sys.executable, str(program), "2", str(port), json.dumps(runs)]
+    subprocess.run(command, check=True, capture_output=True, timeout=180, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert (tmp_path / "ddp" / "checkpoints" / "last.pth").is_file()
+    assert (tmp_path / "fsdp" / "checkpoints" / "last.sharded").is_dir()
+    # The other process never comes.
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="does not answer .*[Tt]imed out"):
+        run({"distributed.timeout": 1})
 
 
 def test_device(run: Run) -> None:

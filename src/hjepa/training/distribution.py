@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,6 +14,8 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from hjepa.errors import LostProcessError, UserError
 
@@ -25,6 +29,9 @@ _LOST = ("gloo", "closed by peer", "connection reset", "broken pipe", "timed out
 
 # Small decisions travel between main memories, beside what the devices exchange: nobody waits for a device to take one.
 _control: dist.ProcessGroup | None = None
+
+
+_BETWEEN_LOOKS = 0.02
 
 
 @dataclass(frozen=True)
@@ -89,8 +96,43 @@ def start(config: DistributedConfig, world: World, device: torch.device) -> None
     backends = "cpu:gloo,cuda:nccl" if backend == "nccl" else "gloo"
     with failing_together():
         timeout = timedelta(seconds=config.timeout)
-        dist.init_process_group(backends, rank=world.rank, world_size=world.size, timeout=timeout)
+        store, _, _ = next(rendezvous("env://", world.rank, world.size, timeout=timeout))
+        store = PrefixStore(_name_of_start(store, world, config.timeout), store)
+        dist.init_process_group(backends, store=store, rank=world.rank, world_size=world.size, timeout=timeout)
         _control = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timeout))
+
+
+def _name_of_start(store: Store, world: World, timeout: float) -> str:
+    """A name for this start of all processes, by which they tell it from those before a restart.
+
+    The store may be torchrun's own, which outlives a restart and still knows the addresses of processes that are gone. The
+    count of restarts is no name: it differs between nodes. So every process asks under a name of its own, which nobody
+    could have answered before, and the main process answers until all have heard.
+
+    Raises:
+        LostProcessError: not all processes came in time.
+    """
+    own = uuid.uuid4().hex
+    if not world.is_main:
+        store.set(f"hjepa/ask/{world.rank}", own)
+        name = store.get(f"hjepa/answer/{own}").decode()
+        store.set(f"hjepa/heard/{name}/{world.rank}", "yes")
+        return name
+    waiting = set(range(1, world.size))
+    give_up = time.monotonic() + timeout
+    while waiting:
+        for rank in sorted(waiting):
+            if store.check([f"hjepa/ask/{rank}"]):
+                store.set(f"hjepa/answer/{store.get(f'hjepa/ask/{rank}').decode()}", own)
+            if store.check([f"hjepa/heard/{own}/{rank}"]):
+                waiting.discard(rank)
+        if time.monotonic() > give_up:
+            raise LostProcessError(
+                f"process {min(waiting)} of {world.size} did not come within {timeout:g} s (distributed.timeout); its own line "
+                "says why"
+            )
+        time.sleep(_BETWEEN_LOOKS)
+    return own
 
 
 def stop() -> None:
@@ -126,8 +168,9 @@ def failing_together() -> Iterator[None]:
 def _is_lost(error: RuntimeError) -> bool:
     if isinstance(error, dist.DistError):
         return True
+    # The process group may be gone by now; what torchrun has put into the environment is still there.
     text = str(error).lower()
-    return dist.is_initialized() and any(word in text for word in _LOST)
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and any(word in text for word in _LOST)
 
 
 def rank() -> int:

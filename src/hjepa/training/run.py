@@ -101,7 +101,8 @@ def run_training(
         stack.callback(distribution.stop)
         start = _starting_point(folder, resume)
         run = distribution.from_main(folder.run or uuid.uuid4().hex)
-        stack.enter_context(LogFile(folder.root / "training.log", console=console and world.is_main))
+        if world.is_main:
+            stack.enter_context(LogFile(folder.root / "training.log", console=console))
         if start is not None:
             _keep_threads(config, start.state)
         if world.is_main:

@@ -1,0 +1,207 @@
+"""Several processes: equal to one, spread or whole, across checkpoints, and when one of them is in trouble."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from tests.conftest import tiny_config
+
+from hjepa.config import load_config
+from hjepa.errors import CheckpointError, UserError
+from hjepa.training import load_run, run_training
+from hjepa.training.finding import find_checkpoint, newest_usable, read_whole
+from hjepa.training.parallel import check_strategy
+
+PROGRAM = Path(__file__).parent / "process_program.py"
+FSDP = {"distributed.strategy": "fsdp"}
+# Sums over another number of processes are taken in another order; AdamW makes of that up to this much per step.
+CLOSE = 5e-5
+HALF, ALL = 3, 6
+
+
+def start(
+    world: int, runs: Sequence[Mapping[str, Any]], launcher: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable,
+        *launcher,
+        str(PROGRAM),
+        str(world),
+        "0" if launcher else str(port),
+        json.dumps(list(runs)),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=400, env=environment, check=False)
+
+
+def state_of(folder: Path) -> dict[str, Any]:
+    return read_whole(find_checkpoint(folder))
+
+
+def distance(a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
+    """The largest difference of any weight, the target's included, or moment of the optimiser."""
+    weights = [(a["model_state_dict"][n] - b["model_state_dict"][n]).abs().max() for n in a["model_state_dict"]]
+    first, second = (state["optimizer_state_dict"]["state"] for state in (a, b))
+    assert first.keys() == second.keys()
+    moments = [(first[i][n] - second[i][n]).abs().max() for i in first for n in first[i]]
+    return float(torch.stack([*weights, *moments]).max())
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All runs that the tests below look at, in one folder."""
+    home = tmp_path_factory.mktemp("processes")
+    settings = {
+        "training.max_steps": ALL,
+        "checkpoint.save_every_steps": HALF,
+        "logging.log_frequency": 1,
+        "evaluation.final": False,
+        "loss.variance_loss_weight": 0.1,
+        "loss.covariance_loss_weight": 0.1,
+    }
+
+    def config(images: int, **more: Any) -> str:
+        file = home / f"{images}{''.join(more)}.yaml"
+        tree = tiny_config({**settings, "data.batch_size": images, **more}).model_dump(mode="json")
+        file.write_text(yaml.safe_dump(tree))
+        return str(file)
+
+    def run(name: str, images: int, changes: Mapping[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+        return {"config": config(images), "folder": str(home / name), "changes": dict(changes or {}), **more}
+
+    def alone(name: str, changes: Mapping[str, Any] | None = None, resume: str | None = None) -> None:
+        run_training(load_config(config(32), changes or {}), output_dir=home / name, resume=resume, console=False)
+
+    alone("one")
+    alone("one-half", {"training.max_steps": HALF})
+    plain = {"loss.variance_loss_weight": 0, "loss.covariance_loss_weight": 0}
+    alone("one-plain", plain)
+    two = start(
+        2,
+        [
+            run("ddp", 16),
+            run("fsdp", 16, FSDP),
+            run("fsdp-half", 16, {**FSDP, "training.max_steps": HALF}),
+            run("one-half", 16, FSDP, resume="auto"),
+            run("fsdp-infinite", 16, {**FSDP, "training.max_steps": HALF + 1}, infinite=[1, HALF + 1]),
+            run("ddp-memory", 16, plain, memory=[1, 4]),
+        ],
+    )
+    assert two.returncode == 0, two.stderr
+    for name in ("fsdp-half-one", "fsdp-half-four", "fsdp-damaged"):
+        shutil.copytree(home / "fsdp-half", home / name)
+    alone("fsdp-half-one", resume="auto")
+    four = start(4, [run("fsdp-half-four", 8, FSDP, resume="auto"), run("ddp-four", 8)])
+    assert four.returncode == 0, four.stderr
+    return home
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp", "one-half", "fsdp-half-one", "fsdp-half-four", "ddp-four"])
+def test_any_number_of_processes_ends_where_one_does(runs: Path, name: str) -> None:
+    one, other = state_of(runs / "one"), state_of(runs / name)
+    assert one["step"] == other["step"] == ALL
+    assert distance(one, other) < CLOSE
+    # Not by standing still.
+    assert distance(one, state_of(runs / "fsdp-half")) > 10 * CLOSE
+    losses = [
+        [
+            json.loads(line)["loss"]
+            for line in (runs / n / "metrics.jsonl").read_text().splitlines()
+            if '"train"' in line
+        ]
+        for n in ("one", name)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_shards_hold_parts_and_are_read_like_any_checkpoint(runs: Path) -> None:
+    folder = runs / "fsdp" / "checkpoints" / "last.sharded"
+    sizes = [file.stat().st_size for file in folder.glob("*.safetensors")]
+    assert len(sizes) == 2
+    assert max(sizes) < 0.6 * sum(sizes)
+    ours, whole = load_run(runs / "fsdp").model, load_run(runs / "one").model
+    images = torch.rand(2, 3, *ours.geometry.image_size)
+    assert torch.allclose(ours.extract_features(images), whole.extract_features(images), atol=1e-3)
+
+
+def test_one_process_s_infinite_loss_leaves_every_part_as_it_was(runs: Path) -> None:
+    spoilt, before = state_of(runs / "fsdp-infinite"), state_of(runs / "fsdp-half")
+    assert (spoilt["step"], spoilt["skipped"]) == (HALF + 1, 1)
+    assert distance(spoilt, before) == 0
+
+
+@pytest.mark.parametrize("harm", ["cut", "flipped", "missing", "state"])
+def test_a_damaged_shard_is_named_and_the_one_before_is_used(runs: Path, tmp_path: Path, harm: str) -> None:
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(runs / "fsdp" / "checkpoints", folder)
+    last = folder / "last.sharded"
+    file = last / "state.pth" if harm == "state" else sorted(last.glob("*.safetensors"))[1]
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    if harm == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(content[:-100] if harm == "cut" else content)
+    with pytest.raises(CheckpointError, match=r"last\.sharded.*damaged") as error:
+        read_whole(last)
+    assert "\n" not in str(error.value)
+    # Of step 6 there is a periodic one as well.
+    found = newest_usable(folder, "")
+    assert found is not None
+    assert (found.checkpoint.name, found.state["step"]) == ("checkpoint_step_6.sharded", ALL)
+    assert "last.sharded" in found.notes[0]
+    for other in folder.glob("*.sharded"):
+        (other / "state.pth").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="empty"):
+        newest_usable(folder, "")
+
+
+def test_processes_take_smaller_micro_batches_together(runs: Path) -> None:
+    state = state_of(runs / "ddp-memory")
+    assert state["micro_batch"] == {"batch_size": 4, "accumulation_steps": 4}
+    # Without terms that compare images it is the same run.
+    assert distance(state, state_of(runs / "one-plain")) < CLOSE
+    log = (runs / "ddp-memory" / "training.log").read_text()
+    assert "out of memory in another process with data.batch_size=16" in log
+    assert "2 processes x 16 images x 1 micro-batches = 32 images per update" in log
+    assert "going on with micro-batches of 4 x 4 instead of 8 x 2, 32 images per update as before" in log
+
+
+def test_a_killed_process_ends_the_others_with_a_line(runs: Path, tmp_path: Path) -> None:
+    config = next(runs.glob("16*.yaml"))
+    result = start(2, [{"config": str(config), "folder": str(tmp_path / "run"), "dies": [1, ALL], "fails": True}])
+    assert result.returncode == 0, result.stderr
+    assert "process 0: LostProcessError 1: process 0: another process has ended" in result.stdout
+    assert "--resume auto" in result.stdout
+    assert state_of(tmp_path / "run")["step"] == HALF
+
+
+def test_torchrun_starts_them_again_and_the_end_is_bit_equal(runs: Path, tmp_path: Path) -> None:
+    config = next(runs.glob("16*.yaml"))
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
+    result = start(2, [{"config": str(config), "folder": str(tmp_path / "run"), "dies": [1, ALL]}], launcher)
+    assert result.returncode == 0, result.stderr
+    assert distance(state_of(tmp_path / "run"), state_of(runs / "ddp")) == 0
+    assert "going on from step 3" in (tmp_path / "run" / "training.log").read_text()
+
+
+def test_what_cannot_be_spread_is_a_mistake() -> None:
+    for key, value in {"training.optimizer": "muon", "training.amp_dtype": "fp16"}.items():
+        config = tiny_config({**FSDP, key: value, "training.use_amp": True})
+        with pytest.raises(UserError, match=key):
+            check_strategy(config, 2)
+        check_strategy(config, 1)
