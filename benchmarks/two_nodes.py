@@ -17,6 +17,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -210,6 +211,8 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser(__doc__)
     options = given.parse_args(arguments)
     torch.set_num_threads(options.threads or 1)
+    # So that a measurement that is asked to stop removes its namespaces too.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # noqa: ARG005
     scratch = Path(tempfile.mkdtemp())
     try:
         with two_namespaces() as names:
