@@ -624,7 +624,7 @@ def test_strategy_and_timeout_of_two_processes(run: Run, tmp_path: Path, monkeyp
     # The other process never comes.
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match="does not answer .*[Tt]imed out"):
+    with pytest.raises(UserError, match=r"does not answer .*[Tt]imed out"):
         run({"distributed.timeout": 1})
 
 
