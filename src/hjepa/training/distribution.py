@@ -158,7 +158,9 @@ def failing_together() -> Iterator[None]:
         if not _is_lost(error):
             raise
         rank = os.environ.get("RANK", "?")
-        reason = str(error).strip().splitlines()[0].rpartition("] ")[2] or str(error).strip().splitlines()[0]
+        line = str(error).strip().splitlines()[0]
+        # Behind the place in its own source gloo says what happened, then general advice.
+        reason = (line.rpartition("] ")[2] or line).partition(". ")[0]
         raise LostProcessError(
             f"process {rank}: another process has ended or does not answer ({reason[:160]}); its own line says why. What was "
             "saved is whole: go on with --resume auto"
