@@ -99,6 +99,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             run("one-half", 16, FSDP, resume="auto"),
             run("fsdp-infinite", 16, {**FSDP, "training.max_steps": HALF + 1}, infinite=[1, HALF + 1]),
             run("ddp-memory", 16, plain, memory=[1, 4]),
+            run("ddp-half-precision", 16, {"training.use_amp": True}),
+            run("fsdp-half-precision", 16, {**FSDP, "training.use_amp": True}),
         ],
     )
     assert two.returncode == 0, two.stderr
@@ -126,6 +128,12 @@ def test_any_number_of_processes_ends_where_one_does(runs: Path, name: str) -> N
         for n in ("one", name)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_half_precision_is_the_same_spread_or_whole(runs: Path) -> None:
+    whole, spread = state_of(runs / "ddp-half-precision"), state_of(runs / "fsdp-half-precision")
+    assert distance(whole, spread) < CLOSE
+    assert distance(whole, state_of(runs / "one")) > 0
 
 
 def test_shards_hold_parts_and_are_read_like_any_checkpoint(runs: Path) -> None:

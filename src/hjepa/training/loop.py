@@ -19,7 +19,7 @@ from hjepa.training.ladder import agree_on_micro_batch, step_down
 from hjepa.training.memory import MicroBatchTooLargeError, is_out_of_memory
 from hjepa.training.online import OnlineEvaluation, score
 from hjepa.training.optimizer import build_optimizer, set_hyperparameters
-from hjepa.training.parallel import Strategy, clip_gradient, spread, synchronise_gradients
+from hjepa.training.parallel import Strategy, clip_gradient, let_go, spread, synchronise_gradients
 from hjepa.training.parts import build_objective, build_sampler
 from hjepa.training.process_state import gather_process_states, restore_process_state
 from hjepa.training.retention import Retention
@@ -315,6 +315,7 @@ class Trainer:
         if self.world.is_main or self.strategy == "fsdp":
             # A model in parts answers only to all processes at once.
             self._values = self.online(self.model)
+            let_go(self.network)
         if self.world.is_main:
             seconds = time.perf_counter() - started
             record = {"kind": "eval", "step": self.step, "epoch": self._epoch(), "time": self._elapsed()} | self._values

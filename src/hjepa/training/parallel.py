@@ -115,7 +115,9 @@ def spread(model: HJEPA, strategy: Strategy, config: Config, device: torch.devic
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     training = config.training
     # Weights travel in half the bytes; gradients are summed in float32. Autocast decides the rest, as it does with DDP.
-    half = torch.bfloat16 if training.use_amp and training.amp_dtype == "bf16" else None
+    # (On a CPU, norms need their weights in the type of what they normalise, and there is no exchange to shorten.)
+    shorter = training.use_amp and training.amp_dtype == "bf16" and device.type == "cuda"
+    half = torch.bfloat16 if shorter else None
     policy = MixedPrecisionPolicy(
         param_dtype=half, reduce_dtype=None if half is None else torch.float32, cast_forward_inputs=False
     )
@@ -125,8 +127,14 @@ def spread(model: HJEPA, strategy: Strategy, config: Config, device: torch.devic
                 # Around what FSDP does between blocks, which a compiler would only trip over.
                 block.compile()
             fully_shard(block, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
     return model
+
+
+def let_go(network: nn.Module) -> None:
+    """After passes that no backward pass followed: give back what was gathered, so that each process holds its part again."""
+    if isinstance(network, FSDPModule):
+        network.reshard()
 
 
 def synchronise_gradients(network: nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:
