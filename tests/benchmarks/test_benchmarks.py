@@ -216,7 +216,18 @@ def test_all_runs_every_measurement_once(tmp_path: Path, capsys: pytest.CaptureF
     own = {file.stem for file in folder.glob("*.py") if "def main(" in file.read_text(encoding="utf-8")}
     # The rest are measurements of other things than speed, or need a GPU.
     assert {f"benchmarks.{name}" for name in own} - modules == {
-        f"benchmarks.{name}" for name in ("all", "tables", "damaged_checkpoints", "kill_resume", "shapes_difficulty")
+        f"benchmarks.{name}"
+        for name in (
+            "all",
+            "tables",
+            "damaged_checkpoints",
+            "kill_resume",
+            "scaling_checks",
+            "scaling_model",
+            "shapes_difficulty",
+            "two_nodes",
+            "world_size",
+        )
     }
 
 
