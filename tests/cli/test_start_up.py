@@ -78,3 +78,11 @@ def test_training_imports_neither_plots_nor_decoders_nor_classifiers() -> None:
     found = packages_after("import hjepa.training")
     assert "torch" in found
     assert not found & {"matplotlib", "sklearn", "scipy", "torchvision", "pyarrow", "tensorboard", "wandb"}
+
+
+def test_one_process_imports_nothing_of_what_spreads_a_model_over_many() -> None:
+    program = "import sys, hjepa.training.run; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert "torch.distributed" in found
+    spread = ("torch.distributed.checkpoint", "torch.distributed.fsdp", "torch.distributed.tensor")
+    assert not [name for name in found if name.startswith(spread)]

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import PrefixStore, Store
-from torch.distributed.rendezvous import rendezvous
 
 from hjepa.errors import LostProcessError, UserError
 
 if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
+
     from hjepa.config import DistributedConfig
 
 Value = TypeVar("Value")
@@ -30,7 +30,7 @@ _LOST = ("gloo", "closed by peer", "connection reset", "broken pipe", "timed out
 # Small decisions travel between main memories, beside what the devices exchange: nobody waits for a device to take one.
 _control: dist.ProcessGroup | None = None
 
-
+# Seconds between two looks at who has come.
 _BETWEEN_LOOKS = 0.02
 
 
@@ -81,7 +81,7 @@ def read_world(config: DistributedConfig) -> World:
 
 
 def start(config: DistributedConfig, world: World, device: torch.device) -> None:
-    """Join the process group."""
+    """Join the process group. To be called inside `failing_together`."""
     global _control
     if world.size == 1 or dist.is_initialized():
         return
@@ -94,12 +94,14 @@ def start(config: DistributedConfig, world: World, device: torch.device) -> None
         torch.cuda.set_device(device)
     # Sharded checkpoints are planned on main memory, whatever the devices use.
     backends = "cpu:gloo,cuda:nccl" if backend == "nccl" else "gloo"
-    with failing_together():
-        timeout = timedelta(seconds=config.timeout)
-        store, _, _ = next(rendezvous("env://", world.rank, world.size, timeout=timeout))
-        store = PrefixStore(_name_of_start(store, world, config.timeout), store)
-        dist.init_process_group(backends, store=store, rank=world.rank, world_size=world.size, timeout=timeout)
-        _control = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timeout))
+    from torch._C._distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    timeout = timedelta(seconds=config.timeout)
+    store, _, _ = next(rendezvous("env://", world.rank, world.size, timeout=timeout))
+    store = PrefixStore(_name_of_start(store, world, config.timeout), store)
+    dist.init_process_group(backends, store=store, rank=world.rank, world_size=world.size, timeout=timeout)
+    _control = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timeout))
 
 
 def _name_of_start(store: Store, world: World, timeout: float) -> str:

@@ -6,18 +6,19 @@ import contextlib
 import inspect
 import logging
 import os
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from hjepa.errors import UserError
 from hjepa.training import distribution
 
+# What FSDP is made of costs about half as much to import as PyTorch itself: it is, where it is used.
 if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
+
     from hjepa.config import Config
     from hjepa.models import HJEPA
     from hjepa.training.distribution import World
@@ -112,6 +113,9 @@ def spread(model: HJEPA, strategy: Strategy, config: Config, device: torch.devic
         settings: dict[str, Any] = {keyword: False}
         devices = [device.index] if device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(model, device_ids=devices, **settings)
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     training = config.training
     # Weights travel in half the bytes; gradients are summed in float32. Autocast decides the rest, as it does with DDP.
@@ -133,13 +137,13 @@ def spread(model: HJEPA, strategy: Strategy, config: Config, device: torch.devic
 
 def let_go(network: nn.Module) -> None:
     """After passes that no backward pass followed: give back what was gathered, so that each process holds its part again."""
-    if isinstance(network, FSDPModule):
+    if _is_in_parts(network):
         network.reshard()
 
 
 def synchronise_gradients(network: nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:
     """Context of a micro-batch's passes: gradients are exchanged only after the last one of a step."""
-    if isinstance(network, FSDPModule):
+    if _is_in_parts(network):
         network.set_requires_gradient_sync(last)
     elif isinstance(network, nn.parallel.DistributedDataParallel) and not last:
         return cast("contextlib.AbstractContextManager[None]", network.no_sync())
@@ -153,7 +157,7 @@ def clip_gradient(parameters: list[nn.Parameter], limit: float | None) -> Tensor
         the norm before, the same in every process.
     """
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    if isinstance(norm, DTensor):
+    if _is_part(norm):
         norm = norm.full_tensor()
     if limit is not None:
         nn.utils.clip_grads_with_norm_(parameters, limit, norm)
@@ -162,11 +166,21 @@ def clip_gradient(parameters: list[nn.Parameter], limit: float | None) -> Tensor
 
 def local_part(tensor: Tensor) -> Tensor:
     """The part of a tensor that this process holds; shares its memory."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if _is_part(tensor) else tensor
 
 
 def spread_like(whole: Tensor, own: Tensor) -> Tensor:
     """This process's part of a tensor that every process holds whole, spread as another one of its shape is."""
-    if not isinstance(own, DTensor) or isinstance(whole, DTensor) or whole.shape != own.shape:
+    if not _is_part(own) or _is_part(whole) or whole.shape != own.shape:
         return whole
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(whole.to(own.device), own.device_mesh, own.placements, src_data_rank=None)
+
+
+def _is_part(tensor: Tensor) -> TypeGuard[DTensor]:
+    return hasattr(tensor, "device_mesh")
+
+
+def _is_in_parts(network: nn.Module) -> TypeGuard[FSDPModule]:
+    return hasattr(network, "set_requires_gradient_sync")

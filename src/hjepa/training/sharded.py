@@ -14,21 +14,20 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
 
 from hjepa.errors import CheckpointError, UserError
 from hjepa.training import distribution
 from hjepa.training.checkpoint import read_checkpoint, require_space, save_checkpoint, sync_folder, tensor_bytes
 from hjepa.training.optimizer import OptimizerPair
 from hjepa.training.parallel import local_part
+
+# ``torch.distributed.checkpoint`` costs seconds to import: it is, where it is used.
+if TYPE_CHECKING:
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 SUFFIX = ".sharded"
 STATE = "state.pth"
@@ -51,6 +50,9 @@ def save_sharded(path: Path, state: dict[str, Any]) -> None:
         UserError: in every process, if the disk of one is full or not writable; an older folder at ``path`` is left as it
             was.
     """
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
+
     tensors, rest = _take_apart(state)
     temporary = _beside(path, _WRITING)
     needed = sum(distribution.from_all(tensor_bytes({name: local_part(t) for name, t in tensors.items()})))
@@ -78,6 +80,8 @@ def save_sharded(path: Path, state: dict[str, Any]) -> None:
 @contextlib.contextmanager
 def _explained(path: Path) -> Iterator[None]:
     """Turn what the writing of files raises into one line."""
+    from torch.distributed.checkpoint.api import CheckpointException
+
     try:
         yield
     except (OSError, CheckpointException) as error:
@@ -193,6 +197,9 @@ def read_sharded(path: Path, *, tensors: bool = True, verify: bool = True) -> di
             raise CheckpointError(f"{path}: damaged (the content of {name} does not match its digest); use another one")
     if not tensors:
         return state
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
+
     reader = HuggingFaceStorageReader(str(path))
     whole = {name: torch.empty(meta.size, dtype=meta.properties.dtype) for name, meta in _stored(path).items()}
     with warnings.catch_warnings():
@@ -211,6 +218,9 @@ def read_sharded(path: Path, *, tensors: bool = True, verify: bool = True) -> di
 
 def _stored(path: Path) -> dict[str, TensorStorageMetadata]:
     """Sizes and types of the tensors in the shards."""
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
     metadata = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
     return {name: meta for name, meta in metadata.items() if isinstance(meta, TensorStorageMetadata)}
 
@@ -230,6 +240,9 @@ def load_shards(
     Raises:
         CheckpointError: names or shapes differ from those of the configured model.
     """
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
+
     wanted = {f"model.{name}": value for name, value in model.state_dict().items()}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     small = state["optimizer_state_dict"]["state"]
