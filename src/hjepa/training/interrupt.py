@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
+
+# Launchers pass on what their processes were sent already: the terminal and torchrun, or Slurm and torchrun, make two signals of
+# one wish. Nobody has read the first answer within this many seconds.
+SAME_WISH = 1.0
 
 
 class StopRequest:
-    """While open, the first Ctrl-C or SIGTERM asks the loop to stop after the current step; a second one is immediate."""
+    """While open, the first Ctrl-C or SIGTERM asks the loop to stop after the current step; one that comes later is immediate.
+
+    Signals within a second of the first one are the same request.
+    """
 
     def __init__(self) -> None:
         self.requested = False
+        self._since = 0.0
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopRequest:
@@ -28,6 +37,7 @@ class StopRequest:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _handle(self, *_: int | FrameType | None) -> None:
-        if self.requested:
+        if not self.requested:
+            self.requested, self._since = True, time.monotonic()
+        elif time.monotonic() - self._since >= SAME_WISH:
             raise KeyboardInterrupt
-        self.requested = True
