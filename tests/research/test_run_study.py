@@ -65,6 +65,13 @@ def test_a_model_with_levels_at_the_depths_reads_the_same_either_way(done: Study
     assert "trained_depths" in scores["knn"]
 
 
+def test_runs_are_found_from_the_study_s_folder(done: StudyOutcome) -> None:
+    places = [Path(run["folder"]) for name in ("one", "two") for run in cell(done, name)["runs"]]
+    assert places
+    assert not any(place.is_absolute() for place in places)
+    assert all((done.folder / place / "results.json").is_file() for place in places)
+
+
 def test_the_budget_and_every_configuration_are_stated(done: StudyOutcome) -> None:
     for name, levels in (("one", 1), ("two", 2)):
         row = cell(done, name)

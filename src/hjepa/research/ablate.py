@@ -179,6 +179,11 @@ class _Run:
         tree = self.cell.config.model_dump(mode="json")
         return load_config(tree, {"seed": self.seed, "logging.experiment_name": slug(self.cell.name)})
 
+    @property
+    def _place(self) -> str:
+        """Where the run lies within the study's folder, which may be moved or published."""
+        return self.folder.relative_to(self.folder.parents[2]).as_posix()
+
     def complete(self, *, full: bool, console: bool) -> dict[str, Any] | None:
         """Train and evaluate as far as that is still to do; nothing when stopped on request."""
         config = self.config
@@ -199,7 +204,7 @@ class _Run:
         except UserError as error:
             # A cell that diverges is a result of the study, not the end of it.
             log.warning("cell %r, seed %d failed: %s", self.cell.name, self.seed, error)
-            return {"seed": self.seed, "failed": str(error), "folder": str(self.folder)}
+            return {"seed": self.seed, "failed": str(error), "folder": self._place}
         return self._record(results)
 
     def _check_same(self, config: Config) -> None:
@@ -228,7 +233,7 @@ class _Run:
         """What the study keeps of a run."""
         records = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         last = [r for r in map(json.loads, records) if r["kind"] == "train"][-1]
-        record: dict[str, Any] = {"seed": self.seed, "folder": str(self.folder), "seconds": last["time"]}
+        record: dict[str, Any] = {"seed": self.seed, "folder": self._place, "seconds": last["time"]}
         for kind in ("linear_probe", "knn"):
             scores = results[kind]
             if "skipped" in scores:
