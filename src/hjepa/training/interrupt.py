@@ -8,7 +8,7 @@ import time
 from types import FrameType, TracebackType
 
 # Launchers pass on what their processes were sent already: the terminal and torchrun, or Slurm and torchrun, make two signals of
-# one wish. Nobody has read the first answer within this many seconds.
+# one wish. Signals within this many seconds count as one.
 SAME_WISH = 1.0
 
 
