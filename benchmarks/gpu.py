@@ -3,12 +3,14 @@
     python -m benchmarks.gpu --json gpu.json
 
 For ViT-Tiny/4 at 32 pixels and ViT-Base/16 at 224 pixels: the variants of `benchmarks.variants` with the measured peak
-of matrix products beside them, then the kernels that take most of the time of the fastest variant, and the attention
-kernel among them. `--device cpu --short` goes the same way on a processor, with tiny sizes.
+of matrix products beside them, then the kernels that take most of the time of the fastest variant, the attention
+kernel among them, and how often the host waits for the device in a step. `--device cpu --short` goes the same way on a
+processor, with tiny sizes.
 """
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -74,6 +76,23 @@ def kernels(config: Config, steps: int) -> Rows:
     return [{"kernel": key[:90], "ms per step": times[key] / steps / 1e3, "share": times[key] / total} for key in top]
 
 
+def host_waits(config: Config) -> int | None:
+    """How often the host waits for a GPU in one training step between two records; a processor is not waited for."""
+    step = TimedStep(config, synthetic=True)
+    if step.device.type != "cuda":
+        return None
+    for _ in range(3):
+        step()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            step.trainer.train_step(step.batches)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(warning.message) for warning in said)
+
+
 def attention_kernel(rows: Rows) -> str | None:
     """The attention kernel among those listed, if there is one."""
     marks = ("flash", "fmha", "efficient_attention", "cudnn", "scaled_dot_product")
@@ -102,10 +121,18 @@ def main(arguments: list[str] | None = None) -> None:
         lines += [{"case": case, **row} for row in found["variants"]]
         best = max(found["variants"], key=lambda row: row["images/s"])["variant"]
         top = kernels(with_training(config, VARIANTS[best]), rounds)
-        figures[case] = {**found, "profiled": best, "kernels": top, "attention": attention_kernel(top)}
+        waits = host_waits(with_training(config, VARIANTS[best]))
+        figures[case] = {
+            **found,
+            "profiled": best,
+            "kernels": top,
+            "attention": attention_kernel(top),
+            "host_waits_per_step": waits,
+        }
     show(lines)
     for case, found in figures.items():
-        print(f"\n{case}, {found['profiled']}; attention by {found['attention']}")
+        waits = found["host_waits_per_step"]
+        print(f"\n{case}, {found['profiled']}; attention by {found['attention']}; host waits per step: {waits}")
         show(found["kernels"])
     write(given.json, "gpu", {"gpu": figures}, config)
 

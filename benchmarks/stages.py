@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -17,8 +18,8 @@ STAGES = ("data", "masks", "target", "context", "predictor", "loss", "backward",
 _CALLS = (
     ("masks", "masks", "target"),
     ("objective", "loss", "backward"),
-    ("_apply_gradient", "optimiser", "rest"),
-    ("update_target", "moving average", "rest"),
+    ("update.target", "moving average", "rest"),
+    ("update", "optimiser", "rest"),
 )
 
 
@@ -60,8 +61,10 @@ class Laps:
 
     def _watch(self) -> None:
         trainer = self.step.trainer
-        for name, stage, after in _CALLS:
-            setattr(trainer, name, _Around(getattr(trainer, name), self._enter, stage, after))
+        for path, stage, after in _CALLS:
+            *owners, name = path.split(".")
+            owner = functools.reduce(getattr, owners, trainer)
+            setattr(owner, name, _Around(getattr(owner, name), self._enter, stage, after))
         self.step.batches = self._watched(self.step.batches)
         trainer.model.context_encoder.register_forward_pre_hook(lambda *_: self._enter("context"))
         # Separate predictors run coarsest first.

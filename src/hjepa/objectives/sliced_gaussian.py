@@ -22,7 +22,7 @@ def sliced_gaussian_loss(features: Tensor, *, seed: int, slices: int = 256, poin
     """
     generator = torch.Generator().manual_seed(seed)
     x = features.float()
-    directions = torch.randn(x.shape[1], slices, generator=generator).to(x.device)
+    directions = torch.randn(x.shape[1], slices, generator=generator).to(x.device, non_blocking=True)
     projected = x @ (directions / directions.norm(dim=0))  # [B, slices]
     # The integrand is even in t, so half of the axis does.
     t = torch.linspace(0, 5, points, device=x.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from collections.abc import Iterable, Sequence
@@ -10,9 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-
-from hjepa.training.parallel import local_part
+from torch import Tensor
 
 if TYPE_CHECKING:
     from hjepa.data import Batch
@@ -87,7 +86,7 @@ class TroubleReports:
         self,
         step: int,
         micro_batches: Sequence[MicroBatch],
-        parameters: Iterable[tuple[str, nn.Parameter]],
+        broken: Iterable[str],
         **facts: Any,
     ) -> str:
         """Write a report.
@@ -95,7 +94,7 @@ class TroubleReports:
         Args:
             step: optimiser step.
             micro_batches: of this step, on this process.
-            parameters: with their gradients.
+            broken: names of the parameters whose gradients are not finite; read only if they are what is wrong.
             facts: plain values to add.
 
         Returns:
@@ -110,10 +109,7 @@ class TroubleReports:
         report |= {name: _plain(value) for name, value in facts.items()}
         report["micro_batches"] = [self._describe(micro) for micro in micro_batches]
         if stage == "gradient":
-            broken = (
-                n for n, p in parameters if p.grad is not None and not bool(torch.isfinite(local_part(p.grad)).all())
-            )
-            report["parameters"] = [name for _, name in zip(range(_MOST_NAMES), broken, strict=False)]
+            report["parameters"] = list(itertools.islice(broken, _MOST_NAMES))
         file = self._folder / f"step_{step:08d}_rank{self._rank}.json"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)

@@ -24,14 +24,24 @@ class Interval:
     waiting: float = 0.0
     started: float = 0.0
 
-    def add(self, terms: LossTerms) -> None:
-        """Add a micro-batch."""
+    def add(self, terms: LossTerms, made: Tensor | None = None) -> None:
+        """Add a micro-batch.
+
+        Args:
+            terms: its loss.
+            made: whether its update is made, if only the device knows; where it is not, nothing is added, and whoever
+                learns of it takes the micro-batch off the count.
+        """
+
+        def added(before: Tensor | None, value: Tensor) -> Tensor:
+            value = value if made is None else torch.where(made, value, torch.zeros_like(value))
+            return value if before is None else before + value
+
         self.micro_batches += 1
-        total = terms.total.detach()
-        self.loss = total if self.loss is None else self.loss + total
-        self.levels = terms.levels if self.levels is None else self.levels + terms.levels
+        self.loss = added(self.loss, terms.total.detach())
+        self.levels = added(self.levels, terms.levels)
         before = self.regularisers or {}
-        self.regularisers = {n: before[n] + v if n in before else v for n, v in terms.regularisers.items()}
+        self.regularisers = {name: added(before.get(name), value) for name, value in terms.regularisers.items()}
 
     def means(self, chance: Tensor) -> dict[str, float]:
         """Mean loss, levels and regularisers over micro-batches and processes, as a record names them.

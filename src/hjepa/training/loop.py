@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -13,20 +14,20 @@ from torch import Tensor, nn
 from hjepa.errors import UserError
 from hjepa.training import distribution, guard
 from hjepa.training.device import Precision
-from hjepa.training.ema import TargetUpdate
 from hjepa.training.interval import Interval
 from hjepa.training.ladder import agree_on_micro_batch, step_down
 from hjepa.training.memory import MicroBatchTooLargeError, is_out_of_memory
 from hjepa.training.online import OnlineEvaluation, score
 from hjepa.training.optimizer import build_optimizer, set_hyperparameters
-from hjepa.training.parallel import Strategy, clip_gradient, let_go, spread, synchronise_gradients
+from hjepa.training.parallel import Strategy, let_go, spread, synchronise_gradients
 from hjepa.training.parts import build_objective, build_sampler
 from hjepa.training.process_state import gather_process_states, restore_process_state
 from hjepa.training.retention import Retention
 from hjepa.training.schedules import Schedules
 from hjepa.training.sharded import load_shards, read_sharded
-from hjepa.training.skipping import Skip, SkippedUpdates
+from hjepa.training.skipping import SkippedUpdates
 from hjepa.training.trained_run import load_optimizer, load_weights
+from hjepa.training.update import Update
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -97,8 +98,8 @@ class Trainer:
         # After the model was spread: with fsdp its parameters are others than before.
         self.optimizer = build_optimizer(model, config.training)
         self.precision = Precision(config.training, self.device)
-        self.update_target = TargetUpdate(model.context_encoder, model.target_encoder)
         self.skips = SkippedUpdates(config.training.non_finite, run_dir, loader.dataset.identifiers, world.rank)
+        self.update = Update(model, self.optimizer, self.precision, config.training, strategy, self.skips)
         self.step = 0
         self.loss = float("nan")
         self._values: dict[str, float] = {}
@@ -127,7 +128,10 @@ class Trainer:
                 batches = step_down(self, error)
                 continue
             progress.advance(self.step)
-            if self._due(self.config.logging.log_frequency) and self._interval.micro_batches:
+            due = self._due(self.config.logging.log_frequency)
+            if due or self.update.is_full:
+                self._settle()
+            if due and self._interval.micro_batches:
                 progress.report(self._record(targets, norm), self._seconds_left())
             self._look_after()
             if distribution.any_process(stop.requested):
@@ -142,7 +146,8 @@ class Trainer:
         """One optimiser step: gradients, guard, update, moving average.
 
         Returns:
-            the targets of the last micro-batch, and the norm of the gradient, or none if the update was skipped.
+            the targets of the last micro-batch, and the norm of the gradient, or none if the update was skipped. On a GPU
+            the norm may still say so itself, by not being finite.
 
         Raises:
             MicroBatchTooLargeError: memory ran out before the update; weights and step are as they were.
@@ -150,9 +155,14 @@ class Trainer:
         """
         set_hyperparameters(self.optimizer, self.schedules.lr(self.step), self.schedules.weight_decay(self.step))
         micro_batches, targets = self._accumulate(batches)
-        norm = self._apply_gradient(micro_batches)
-        if norm is not None:
-            self.update_target(self.schedules.momentum(self.step))
+        norm = self.update(
+            self.step,
+            micro_batches,
+            self._interval,
+            lr=self.schedules.lr(self.step),
+            momentum=self.schedules.momentum(self.step),
+        )
+        self._go_on()
         self.step += 1
         return targets, norm
 
@@ -226,35 +236,16 @@ class Trainer:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "no memory left"
         return f"step {self.step}: out of memory on {self.device} with data.batch_size={self.batch_size} ({reason})"
 
-    def _apply_gradient(self, micro_batches: list[guard.MicroBatch]) -> Tensor | None:
-        """Clip and update; a gradient that is not finite touches neither the weights nor, later, the target."""
-        self.precision.unscale(self.optimizer)
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        norm = clip_gradient(parameters, self.config.training.clip_grad)
-        finite = bool(torch.isfinite(norm))
-        if finite:
-            self.precision.step(self.optimizer)
-            self.skips.in_a_row = 0
-        if finite or self._skip(micro_batches).by_scale:
-            for micro in micro_batches:
-                self._interval.add(micro.terms)
-        self.precision.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        return norm if finite else None
+    def _settle(self) -> None:
+        """Learn which updates were skipped since the last time."""
+        self.update.settle(self._interval)
+        self._go_on()
 
-    def _skip(self, micro_batches: list[guard.MicroBatch]) -> Skip:
-        skip = self.skips.note(
-            self.step,
-            micro_batches,
-            self.model.named_parameters(),
-            self.precision.scaler,
-            lr=self.schedules.lr(self.step),
-            momentum=self.schedules.momentum(self.step),
-        )
-        if skip.lost is not None:
+    def _go_on(self) -> None:
+        """Raise `UserError` if the run is lost, its last good state saved."""
+        if self.update.lost is not None:
             self._save_last()
-            raise UserError(skip.lost)
-        return skip
+            raise UserError(self.update.lost)
 
     def split(self, batch_size: int, accumulation_steps: int) -> None:
         """Go on with micro-batches of another size; the effective batch stays."""
@@ -288,6 +279,7 @@ class Trainer:
             names.append(self.retention.file(f"checkpoint_step_{self.step}"))
         if names or evaluated:
             started = time.perf_counter()
+            self._settle()
             # All processes: each has a part of the state.
             state = self.state()
             if self._saves:
@@ -361,7 +353,7 @@ class Trainer:
             "lr": self.schedules.lr(self.step - 1),
             "momentum": self.schedules.momentum(self.step - 1),
             "weight_decay": self.schedules.weight_decay(self.step - 1),
-            "grad_norm": None if norm is None else float(norm),
+            "grad_norm": norm.item() if norm is not None and math.isfinite(norm) else None,
             "skipped": self.skips.count,
             "bad_images": len(self.loader.dataset.bad_files),
             "images_per_second": steps * self.loader.global_batch / seconds,
@@ -390,6 +382,7 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """Everything that going on needs, as tensors and plain values. All processes call it."""
+        self.update.settle(self._interval)
         processes = gather_process_states(self._interval, self.device)
         return {
             "epoch": self.step // self.schedules.steps_per_epoch,

@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import logging
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard, cast
 
 import torch
@@ -150,18 +151,17 @@ def synchronise_gradients(network: nn.Module, last: bool) -> contextlib.Abstract
     return contextlib.nullcontext()
 
 
-def clip_gradient(parameters: list[nn.Parameter], limit: float | None) -> Tensor:
-    """Scale the gradient down to a norm, over all parts of it.
-
-    Returns:
-        the norm before, the same in every process.
-    """
+def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """Norm of the gradient, over all parts of it; the same in every process."""
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    if _is_part(norm):
-        norm = norm.full_tensor()
-    if limit is not None:
-        nn.utils.clip_grads_with_norm_(parameters, limit, norm)
-    return norm
+    return norm.full_tensor() if _is_part(norm) else norm
+
+
+def parameter_norms(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """Norm of the gradient of each parameter [P], zero where there is none. For gradients in one piece."""
+    with torch.no_grad():
+        gradients = [p.new_zeros(()) if p.grad is None else p.grad for p in parameters]
+        return torch.stack(torch._foreach_norm(gradients))
 
 
 def local_part(tensor: Tensor) -> Tensor:

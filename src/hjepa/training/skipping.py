@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
-from torch import nn
 
 from hjepa.training import distribution, guard
 
@@ -58,7 +57,7 @@ class SkippedUpdates:
         self,
         step: int,
         micro_batches: Sequence[guard.MicroBatch],
-        parameters: Iterable[tuple[str, nn.Parameter]],
+        broken: Iterable[str],
         scaler: torch.amp.GradScaler,
         **facts: Any,
     ) -> Skip:
@@ -67,17 +66,16 @@ class SkippedUpdates:
         Args:
             step: optimiser step.
             micro_batches: of this step, on this process.
-            parameters: with their gradients.
+            broken: names of the parameters whose gradients are not finite, see `hjepa.training.guard`.
             scaler: of the loss.
             facts: plain values for the report.
         """
         self.count += 1
-        broken = not all(bool(torch.isfinite(micro.terms.total)) for micro in micro_batches)
-        if not distribution.any_process(broken) and scaler.is_enabled() and scaler.get_scale() > _LEAST_SCALE:
+        if scaler.is_enabled() and scaler.get_scale() > _LEAST_SCALE and not _any_loss_broken(micro_batches):
             # A GradScaler finds its scale by overshooting; that is no news.
             return Skip(by_scale=True)
         self.in_a_row += 1
-        found = self._reports.write(step, micro_batches, parameters, loss_scale=scaler.get_scale(), **facts)
+        found = self._reports.write(step, micro_batches, broken, loss_scale=scaler.get_scale(), **facts)
         log.warning("step %d: %s; the update is skipped", step, found)
         advice = "lower training.lr, set training.clip_grad, or look for broken images with `hjepa data check`"
         if self.policy == "stop":
@@ -85,3 +83,7 @@ class SkippedUpdates:
         if self.in_a_row < _MOST_SKIPPED:
             return Skip()
         return Skip(lost=f"step {step}: the gradient was not finite {_MOST_SKIPPED} times in a row ({found}); {advice}")
+
+
+def _any_loss_broken(micro_batches: Sequence[guard.MicroBatch]) -> bool:
+    return distribution.any_process(not all(bool(torch.isfinite(micro.terms.total)) for micro in micro_batches))
