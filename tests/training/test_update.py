@@ -93,6 +93,16 @@ def test_a_run_without_a_finite_step_stops_at_its_next_record_or_checkpoint(run:
     assert saved["skipped"] == 12 - BEFORE
 
 
+@pytest.mark.usefixtures("late")
+def test_little_is_kept_of_updates_that_nobody_asks_about(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hjepa.training.update._MOST_OPEN", 2)
+    with spoilt("gradient", every=True), pytest.raises(UserError, match="not finite 10 times in a row"):
+        run({"training.max_steps": 30, "logging.log_frequency": 30, "data.subset": 1000}, folder=tmp_path / "lost")
+    assert read_checkpoint(tmp_path / "lost" / "checkpoints" / "last.pth")["step"] == BEFORE + 10
+
+
 def test_who_decides(tmp_path: Path) -> None:
     def decides(**keys: Any) -> bool:
         config = tiny_config({key.replace("__", "."): value for key, value in keys.items()})

@@ -128,11 +128,10 @@ class Trainer:
                 batches = step_down(self, error)
                 continue
             progress.advance(self.step)
-            due = self._due(self.config.logging.log_frequency)
-            if due or self.update.is_full:
+            if self._due(self.config.logging.log_frequency):
                 self._settle()
-            if due and self._interval.micro_batches:
-                progress.report(self._record(targets, norm), self._seconds_left())
+                if self._interval.micro_batches:
+                    progress.report(self._record(targets, norm), self._seconds_left())
             self._look_after()
             if distribution.any_process(stop.requested):
                 break
@@ -164,6 +163,8 @@ class Trainer:
         )
         self._go_on()
         self.step += 1
+        if self.update.is_full:
+            self._settle()
         return targets, norm
 
     def _accumulate(self, batches: Iterator[Batch]) -> tuple[list[guard.MicroBatch], list[Tensor]]:
