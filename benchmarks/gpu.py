@@ -57,7 +57,7 @@ _TOP = 12
 
 
 def kernels(config: Config, steps: int) -> Rows:
-    """What takes most of the time of some steps: kernels on a GPU, operators on a processor."""
+    """What takes the time of some steps, most of it first: kernels on a GPU, operators on a processor."""
     step = TimedStep(config, synthetic=True)
     for _ in range(3):
         step()
@@ -72,8 +72,10 @@ def kernels(config: Config, steps: int) -> Rows:
         if cuda == (event.device_type == torch.autograd.DeviceType.CUDA)
     }
     total = sum(times.values())
-    top = sorted(times, key=lambda key: -times[key])[:_TOP]
-    return [{"kernel": key[:90], "ms per step": times[key] / steps / 1e3, "share": times[key] / total} for key in top]
+    ranked = sorted(times, key=lambda key: -times[key])
+    return [
+        {"kernel": key[:90], "ms per step": times[key] / steps / 1e3, "share": times[key] / total} for key in ranked
+    ]
 
 
 def host_waits(config: Config) -> int | None:
@@ -94,7 +96,7 @@ def host_waits(config: Config) -> int | None:
 
 
 def attention_kernel(rows: Rows) -> str | None:
-    """The attention kernel among those listed, if there is one."""
+    """The attention kernel that takes most time, if there is one."""
     marks = ("flash", "fmha", "efficient_attention", "cudnn", "scaled_dot_product")
     return next((str(row["kernel"]) for row in rows if any(mark in str(row["kernel"]).lower() for mark in marks)), None)
 
@@ -120,13 +122,13 @@ def main(arguments: list[str] | None = None) -> None:
         found = measure(config, given.variants, rounds=rounds, side=side)
         lines += [{"case": case, **row} for row in found["variants"]]
         best = max(found["variants"], key=lambda row: row["images/s"])["variant"]
-        top = kernels(with_training(config, VARIANTS[best]), rounds)
+        ranked = kernels(with_training(config, VARIANTS[best]), rounds)
         waits = host_waits(with_training(config, VARIANTS[best]))
         figures[case] = {
             **found,
             "profiled": best,
-            "kernels": top,
-            "attention": attention_kernel(top),
+            "kernels": ranked[:_TOP],
+            "attention": attention_kernel(ranked),
             "host_waits_per_step": waits,
         }
     show(lines)
