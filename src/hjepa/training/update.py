@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -74,11 +74,11 @@ class Update:
         *,
         late: bool | None = None,
     ) -> None:
-        self.target: Callable[..., None] = TargetUpdate(model.context_encoder, model.target_encoder)
+        self.target = TargetUpdate(model.context_encoder, model.target_encoder)
         self.lost: str | None = None
-        self.late = precision.device.type == "cuda" and _can_be_told(optimizer, precision, strategy, skips)
-        if late is not None:
-            self.late = late
+        if late is None:
+            late = precision.device.type == "cuda" and _can_be_told(optimizer, precision, strategy, skips)
+        self.late = late
         self._optimizer = optimizer
         self._precision = precision
         self._limit = config.clip_grad
