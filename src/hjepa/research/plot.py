@@ -48,7 +48,9 @@ def draw_study(results: dict[str, Any], theme: Theme = LIGHT) -> bytes | None:
             assert differences is not None
             _differences(axes, rows, differences, theme)
         _rows(axes, rows, theme, named=number == 0)
-    note = f"Dots are seeds, bars 95 % intervals of the mean. Equal {results['budget'].replace('flop', 'FLOP')} in every cell"
+    repeated = any(row["mean"][measures[0]]["low"] is not None for row in rows if measures[0] in row["mean"])
+    bars = "Dots are seeds, bars 95 % intervals of the mean" if repeated else "One seed: no intervals"
+    note = f"{bars}. Equal {results['budget'].replace('flop', 'FLOP')} in every cell"
     if differences:
         note += f"; differences are paired, from {results['reference']!r}"
     figure.text(0.1 / width, 0.1 / height, note + ".", fontsize=7.5, color=theme.muted, va="bottom")
@@ -58,7 +60,8 @@ def draw_study(results: dict[str, Any], theme: Theme = LIGHT) -> bytes | None:
 def _rows(axes: Axes, rows: list[dict[str, Any]], theme: Theme, *, named: bool) -> None:
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks(range(len(rows)))
-    names = [textwrap.shorten(row["name"], _NAME_WIDTH, placeholder="…") for row in rows]
+    # Names of cells often differ at their ends: two lines rather than one that is cut.
+    names = ["\n".join(textwrap.wrap(row["name"], _NAME_WIDTH, max_lines=2, placeholder="…")) for row in rows]
     axes.set_yticklabels(names if named else [], color=theme.text, fontsize=8)
     axes.grid(axis="x", color=theme.line, linewidth=0.6)
     axes.grid(axis="y", visible=False)
@@ -87,14 +90,16 @@ def _controls(axes: Axes, key: str, results: dict[str, Any], theme: Theme) -> No
     reading = {"all": "untrained", "last": "untrained_last", "depths": "untrained_depths"}.get(
         key.partition("/")[2], ""
     )
-    for name, label in ((reading, "untrained"), ("pixels", "pixels")):
-        if name not in scores:
-            continue
-        x = 100 * scores[name]
+    there = sorted(
+        (100 * scores[name], label) for name, label in ((reading, "untrained"), ("pixels", "pixels")) if name in scores
+    )
+    # Two that lie close would cover each other: the lower one is written to the left of its line, the higher one to the right.
+    sides = ("right", "left") if len(there) > 1 else ("center",)
+    for (x, label), side in zip(there, sides, strict=True):
         axes.axvline(x, color=theme.muted, linewidth=0.9, linestyle=(0, (3, 2)))
         axes.annotate(
             label, (x, 0), xycoords=("data", "axes fraction"), xytext=(0, -15), textcoords="offset points",
-            ha="center", va="top", fontsize=7, color=theme.muted, annotation_clip=False,
+            ha=side, va="top", fontsize=7, color=theme.muted, annotation_clip=False,
         )  # fmt: skip
 
 
