@@ -151,3 +151,10 @@ def test_a_cell_that_diverges_is_a_result(tmp_path: Path) -> None:
     assert "failed" in cell(found, "mad")["runs"][0]
     assert "(1 failed)" in format_study(found.results)
     assert "linear_probe/all" in cell(found, "one")["mean"]
+
+
+def test_cells_alone_without_the_reference_have_a_table_and_a_plot(done: StudyOutcome) -> None:
+    (done.folder / "results.png").unlink()
+    alone = run_study(STUDY, output_dir=done.folder, cells=["two"], console=False)
+    assert alone.results["controls"] is None
+    assert (done.folder / "results.png").read_bytes().startswith(b"\x89PNG")

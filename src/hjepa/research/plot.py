@@ -94,7 +94,8 @@ def _controls(axes: Axes, key: str, results: dict[str, Any], theme: Theme) -> No
         (100 * scores[name], label) for name, label in ((reading, "untrained"), ("pixels", "pixels")) if name in scores
     )
     # Two that lie close would cover each other: the lower one is written to the left of its line, the higher one to the right.
-    sides = ("right", "left") if len(there) > 1 else ("center",)
+    # None at all: the reference, which is what controls are read for, is not among the cells.
+    sides = ((), ("center",), ("right", "left"))[len(there)]
     for (x, label), side in zip(there, sides, strict=True):
         axes.axvline(x, color=theme.muted, linewidth=0.9, linestyle=(0, (3, 2)))
         axes.annotate(
