@@ -16,6 +16,7 @@ from hjepa.objectives import (
     sliced_gaussian_loss,
     variance_loss,
 )
+from hjepa.objectives.info_nce import MAX_CANDIDATES
 
 LOSSES = ["smoothl1", "mse", "l1", "cosine", "infonce"]
 
@@ -51,6 +52,23 @@ def test_known_values() -> None:
     expected = {"smoothl1": 0.125, "mse": 0.25, "l1": 0.5}
     for loss, value in expected.items():
         assert level_loss(half, zero, loss, normalize=False, temperature=1) == pytest.approx(value)
+
+
+def test_infonce_of_many_cells_teaches_every_prediction() -> None:
+    prediction = normalised(64, 20, 16, seed=3).requires_grad_()
+    target = normalised(64, 20, 16, seed=4)
+    assert MAX_CANDIDATES < 64 * 20
+    loss = info_nce(prediction, target, 0.5)
+    loss.backward()
+    assert prediction.grad is not None
+    assert (prediction.grad.abs().amax(dim=-1) > 0).all()
+    # Two groups, each like a batch of its own.
+    halves = [
+        info_nce(x.detach().flatten(0, 1)[i::2, None], y.flatten(0, 1)[i::2, None], 0.5)
+        for x, y in [(prediction, target)]
+        for i in range(2)
+    ]
+    assert torch.allclose(loss, torch.stack(halves).mean())
 
 
 def test_chance_of_infonce_is_the_logarithm_of_the_candidates() -> None:
