@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from hjepa.training.muon import Muon
+
 if TYPE_CHECKING:
     from hjepa.config import TrainingConfig
 
@@ -76,15 +78,18 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opt
     arXiv:2502.16982), so that both follow one learning rate.
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    hidden = [p for name, p in named if config.optimizer == "muon" and p.ndim == 2 and "blocks." in name]
-    taken = {id(p) for p in hidden}
+    hidden = [(name, p) for name, p in named if config.optimizer == "muon" and p.ndim == 2 and "blocks." in name]
+    taken = {id(p) for _, p in hidden}
     rest = [p for _, p in named if id(p) not in taken]
     adamw = torch.optim.AdamW(parameter_groups(rest, config.weight_decay), lr=config.lr, betas=config.betas, fused=True)
     if not hidden:
         return adamw
-    group = {"params": hidden, "weight_decay": config.weight_decay, "decays": True}
-    muon = torch.optim.Muon([group], lr=config.lr, adjust_lr_fn="match_rms_adamw")
-    return OptimizerPair([muon, adamw])
+    groups = [
+        # Queries, keys and values are made by one matrix and are three.
+        {"params": [p for name, p in hidden if (".qkv." in name) == (pieces == 3)], "pieces": pieces, "decays": True}
+        for pieces in (3, 1)
+    ]
+    return OptimizerPair([Muon(groups, lr=config.lr, weight_decay=config.weight_decay), adamw])
 
 
 def set_hyperparameters(optimizer: torch.optim.Optimizer | OptimizerPair, lr: float, weight_decay: float) -> None:
