@@ -83,9 +83,11 @@ def spoilt(stage: str, every: bool = False) -> Iterator[None]:
 def same_learning_state(a: dict[str, Any], b: dict[str, Any]) -> None:
     for name, value in a["model_state_dict"].items():
         assert torch.equal(value, b["model_state_dict"][name]), name
-    for index, values in a["optimizer_state_dict"]["state"].items():
-        for name, value in values.items():
-            assert torch.equal(value, b["optimizer_state_dict"]["state"][index][name])
+    members = [s["optimizer_state_dict"].get("members", [s["optimizer_state_dict"]]) for s in (a, b)]
+    for one, other in zip(*members, strict=True):
+        for index, values in one["state"].items():
+            for name, value in values.items():
+                assert torch.equal(value, other["state"][index][name])
 
 
 @pytest.mark.parametrize("stage", ["image", "target", "prediction", "gradient"])

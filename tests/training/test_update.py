@@ -45,10 +45,11 @@ def differences(a: dict[str, Any], b: dict[str, Any]) -> float:
     return max(float((v - b[name]).abs().max()) for name, v in a.items())
 
 
-def test_without_trouble_both_ways_are_one(run: Run) -> None:
-    here = run()
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_without_trouble_both_ways_are_one(run: Run, optimizer: str) -> None:
+    here = run({"training.optimizer": optimizer})
     with decided(late=True):
-        there = run()
+        there = run({"training.optimizer": optimizer})
     # The moving average and the norm are summed in another order.
     assert differences(here.state["model_state_dict"], there.state["model_state_dict"]) < 1e-6
     for one, other in zip(here.records, there.records, strict=True):
@@ -57,11 +58,14 @@ def test_without_trouble_both_ways_are_one(run: Run) -> None:
 
 
 @pytest.mark.usefixtures("late")
-@pytest.mark.parametrize("stage", ["image", "target", "prediction", "gradient"])
-def test_what_the_device_skips_touches_neither_weights_nor_target(run: Run, stage: str) -> None:
-    clean = run({"training.max_steps": BEFORE})
+@pytest.mark.parametrize(
+    ("stage", "optimizer"),
+    [("image", "adamw"), ("target", "adamw"), ("prediction", "adamw"), ("gradient", "adamw"), ("gradient", "muon")],
+)
+def test_what_the_device_skips_touches_neither_weights_nor_target(run: Run, stage: str, optimizer: str) -> None:
+    clean = run({"training.max_steps": BEFORE, "training.optimizer": optimizer})
     with spoilt(stage):
-        seen = run({"training.max_steps": BEFORE + 1})
+        seen = run({"training.max_steps": BEFORE + 1, "training.optimizer": optimizer})
     same_learning_state(clean.state, seen.state)
     assert seen.state["skipped"] == clean.state["skipped"] + 1
     assert "the update is skipped" in seen.log
@@ -110,7 +114,7 @@ def test_who_decides(tmp_path: Path) -> None:
 
     assert decides()
     assert not decides(training__non_finite="stop")
-    assert not decides(training__optimizer="muon")
+    assert decides(training__optimizer="muon")
     assert not _update(tiny_config({}), tmp_path, "cpu").late
 
 

@@ -32,16 +32,22 @@ class Muon(torch.optim.Optimizer):
         lr: learning rate.
         momentum: of the gradients, Nesterov's kind.
         weight_decay: decoupled, times the learning rate.
+
+    Attributes:
+        found_inf: scalar that says by 1 that gradients are not finite and everything has to stay as it is, in the manner
+            of PyTorch's fused optimisers, so that no host has to wait and look.
     """
 
     def __init__(
         self, groups: Iterable[dict[str, Any]], *, lr: float, momentum: float = 0.95, weight_decay: float = 0.0
     ) -> None:
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "pieces": 1})
+        self.found_inf: Tensor | None = None
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""
+        made = None if self.found_inf is None else self.found_inf == 0
         for group in self.param_groups:
             by_shape: dict[torch.Size, tuple[list[Tensor], list[Tensor]]] = {}
             for parameter in group["params"]:
@@ -50,24 +56,30 @@ class Muon(torch.optim.Optimizer):
                     parameters.append(parameter)
                     gradients.append(parameter.grad)
             for parameters, gradients in by_shape.values():
-                self._update(parameters, gradients, group)
+                self._update(parameters, gradients, group, made)
 
-    def _update(self, parameters: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
+    def _update(
+        self, parameters: list[Tensor], gradients: list[Tensor], group: dict[str, Any], made: Tensor | None
+    ) -> None:
         momenta = []
         for parameter in parameters:
             state = self.state[parameter]
             if not state:
                 state["momentum_buffer"] = torch.zeros_like(parameter)
             momenta.append(state["momentum_buffer"])
-        momentum = group["momentum"]
-        torch._foreach_lerp_(momenta, gradients, 1 - momentum)
-        ahead = torch.stack(torch._foreach_lerp(gradients, momenta, momentum))  # [P, rows, columns]
+        before, gradient = torch.stack(momenta), torch.stack(gradients)  # [P, rows, columns]
+        momentum = before.lerp(gradient, 1 - group["momentum"])
+        ahead = gradient.lerp(momentum, group["momentum"])
         count, rows, columns = ahead.shape
         rows //= group["pieces"]
-        updates = orthogonalise(ahead.view(-1, rows, columns)).view(count, -1, columns)
-        scale = 0.2 * max(rows, columns) ** 0.5
-        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(parameters, list(updates.to(parameters[0].dtype).unbind()), alpha=-group["lr"] * scale)
+        change = orthogonalise(ahead.view(-1, rows, columns)).view(count, -1, columns).to(ahead.dtype)
+        change *= -group["lr"] * 0.2 * max(rows, columns) ** 0.5
+        change -= group["lr"] * group["weight_decay"] * torch.stack(parameters)
+        if made is not None:
+            # Chosen, not multiplied: what is thrown away may be NaN.
+            momentum, change = torch.where(made, momentum, before), torch.where(made, change, 0.0)
+        torch._foreach_copy_(momenta, list(momentum.unbind()))
+        torch._foreach_add_(parameters, list(change.unbind()))
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:

@@ -92,6 +92,14 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opt
     return OptimizerPair([Muon(groups, lr=config.lr, weight_decay=config.weight_decay), adamw])
 
 
+def tell(optimizer: torch.optim.Optimizer | OptimizerPair, found_inf: Tensor) -> None:
+    """Say in a scalar on the device whether the next update has to be left out (1)."""
+    for member in optimizer.members if isinstance(optimizer, OptimizerPair) else (optimizer,):
+        # What a GradScaler does, by the same door: a fused optimiser leaves everything as it is where this says 1.
+        member.found_inf = found_inf  # type: ignore[attr-defined]
+        member.grad_scale = None  # type: ignore[attr-defined]
+
+
 def set_hyperparameters(optimizer: torch.optim.Optimizer | OptimizerPair, lr: float, weight_decay: float) -> None:
     """Write the scheduled values of this step into the optimiser."""
     for group in optimizer.param_groups:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hjepa.training.ema import TargetUpdate
+from hjepa.training.optimizer import tell
 from hjepa.training.parallel import Strategy, gradient_norm, local_part, parameter_norms
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Update:
         self.target = TargetUpdate(model.context_encoder, model.target_encoder)
         self.lost: str | None = None
         if late is None:
-            late = precision.device.type == "cuda" and _can_be_told(optimizer, precision, strategy, skips)
+            late = precision.device.type == "cuda" and _can_be_told(precision, strategy, skips)
         self.late = late
         self._optimizer = optimizer
         self._precision = precision
@@ -131,9 +132,7 @@ class Update:
         norm: Tensor = torch.linalg.vector_norm(norms)
         made = torch.isfinite(norm)
         self._clip(norm)
-        # What a GradScaler does, by the same door: a fused optimiser leaves everything as it is where this says 1.
-        self._optimizer.found_inf = (~made).float()  # type: ignore[union-attr]
-        self._optimizer.grad_scale = None  # type: ignore[union-attr]
+        tell(self._optimizer, (~made).float())
         self._optimizer.step()
         self.target(facts["momentum"], made)
         for micro in micro_batches:
@@ -183,13 +182,6 @@ class Update:
             nn.utils.clip_grads_with_norm_(self._parameters, self._limit, norm)
 
 
-def _can_be_told(
-    optimizer: torch.optim.Optimizer | OptimizerPair, precision: Precision, strategy: Strategy, skips: SkippedUpdates
-) -> bool:
-    """Whether nothing forces the host to know at once: float16 scales, parts elsewhere, Muon, or a run that stops."""
-    return (
-        isinstance(optimizer, torch.optim.AdamW)
-        and not precision.scaler.is_enabled()
-        and strategy == "ddp"
-        and skips.policy == "skip"
-    )
+def _can_be_told(precision: Precision, strategy: Strategy, skips: SkippedUpdates) -> bool:
+    """Whether nothing forces the host to know at once: float16 scales, parts elsewhere, or a run that stops."""
+    return not precision.scaler.is_enabled() and strategy == "ddp" and skips.policy == "skip"
