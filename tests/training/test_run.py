@@ -263,10 +263,11 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, number: signal.Signa
     assert state["step"] > 0
 
 
-def test_two_processes_equal_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_two_processes_equal_one(tmp_path: Path, optimizer: str) -> None:
     regularised = {**TINY["loss"]} if "loss" in TINY else {}
     regularised |= {"variance_loss_weight": 0.1, "covariance_loss_weight": 0.1}
-    training = {"epochs": 1, "warmup_epochs": 0.5, "max_steps": 4}
+    training = {"epochs": 1, "warmup_epochs": 0.5, "max_steps": 4, "optimizer": optimizer}
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     config = write_config(tmp_path, training=training, loss=regularised)
     one = [*COMMAND, str(config), "--output-dir", str(tmp_path / "one"), "data.batch_size=32"]
@@ -275,6 +276,9 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     two = [*launcher, "train", "--config", str(config), "--output-dir", str(tmp_path / "two")]
     result = subprocess.run(two, capture_output=True, text=True, env=environment, timeout=300)
     assert result.returncode == 0, result.stderr
+    typed = [json.loads((tmp_path / name / "environment.json").read_text())["command"] for name in ("one", "two")]
+    assert typed[0].startswith("python -m hjepa train --config ")
+    assert typed[1].startswith("torchrun --nproc-per-node 2 -m hjepa train --config ")
     a = read_checkpoint(tmp_path / "one" / "checkpoints" / "last.pth")
     b = read_checkpoint(tmp_path / "two" / "checkpoints" / "last.pth")
     assert a["step"] == b["step"] == 3

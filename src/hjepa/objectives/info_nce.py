@@ -10,6 +10,7 @@ from torch import Tensor
 
 # Candidates beyond this many cost more than they teach: products grow with their number times that of predictions.
 MAX_CANDIDATES = 1024
+_IGNORED = -100
 
 
 def info_nce(prediction: Tensor, target: Tensor, temperature: float = 0.1) -> Tensor:
@@ -27,14 +28,17 @@ def info_nce(prediction: Tensor, target: Tensor, temperature: float = 0.1) -> Te
     """
     p = F.normalize(prediction.flatten(0, 1), dim=-1)
     t = F.normalize(target.flatten(0, 1), dim=-1)
-    groups = _groups(len(p))
-    losses = [_pick(p[first::groups], t[first::groups], temperature) for first in range(groups)]
-    return torch.stack(losses).sum() / len(p)
-
-
-def _pick(p: Tensor, t: Tensor, temperature: float) -> Tensor:
-    own = torch.arange(len(p), device=p.device)
-    return F.cross_entropy(p @ t.T / temperature, own, reduction="sum")
+    cells = len(p)
+    groups = _groups(cells)
+    size = -(-cells // groups)
+    absent = groups * size - cells  # the last groups may lack their last cell
+    p, t = (F.pad(x, (0, 0, 0, absent)).view(size, groups, -1).transpose(0, 1) for x in (p, t))
+    logits = p @ t.mT / temperature  # [groups, size, size]
+    own = torch.arange(size, device=p.device).repeat(groups, 1)
+    if absent:
+        logits[-absent:, :, -1] = -torch.inf
+        own[-absent:, -1] = _IGNORED
+    return F.cross_entropy(logits.flatten(0, 1), own.flatten(), ignore_index=_IGNORED)
 
 
 def _groups(cells: int) -> int:

@@ -113,6 +113,15 @@ def write_atomically(path: Path, text: str) -> None:
         raise
 
 
+def _program() -> str:
+    """How the program was started, as a user would type it again."""
+    name = Path(sys.argv[0]).name
+    if name != "__main__.py":
+        return name
+    processes = os.environ.get("LOCAL_WORLD_SIZE")
+    return f"torchrun --nproc-per-node {processes} -m hjepa" if processes else "python -m hjepa"
+
+
 def environment(config: Config, device: torch.device, world_size: int) -> dict[str, Any]:
     """What a reader needs to repeat the run."""
     import numpy
@@ -134,7 +143,7 @@ def environment(config: Config, device: torch.device, world_size: int) -> dict[s
         "processes": world_size,
         "seed": config.seed,
         "commit": git_commit(),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join([_program(), *sys.argv[1:]]),
     }
 
 
