@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import run_tiny
 
 import hjepa
+from hjepa.config import load_config
 from hjepa.errors import CheckpointError, UserError
 from hjepa.evaluation import evaluate
 from hjepa.training import load_run
@@ -93,6 +94,17 @@ def test_the_card_says_what_it_is(packed: Path) -> None:
     assert "data_path: null" in (packed / "config.yaml").read_text()
 
 
+def test_the_card_counts_the_images_of_all_processes(run_dir: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = shutil.copytree(run_dir, tmp_path / "run")
+    facts = json.loads((folder / "environment.json").read_text())
+    (folder / "environment.json").write_text(json.dumps({**facts, "processes": 3}))
+    batch = load_config(run_dir / "config.yaml").data.batch_size
+    card = (pack_run(folder, tmp_path / "three", name="three") / "README.md").read_text()
+    assert f"steps of {3 * batch} images" in card
+
+
 def test_what_cannot_be_packed_is_said(run_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--name"):
         pack_run(run_dir, tmp_path / "p", name="My Model")
@@ -144,4 +156,4 @@ def test_shipped_models_load_and_keep_their_promises(name: str, pictures: torch.
     assert torch.isfinite(features).all()
     probe = encoder.card["results"]["linear_probe"]
     assert probe["trained"] > probe["untrained"] > 0
-    assert encoder.card["command"].startswith("hjepa train")
+    assert "hjepa train --config" in encoder.card["command"]

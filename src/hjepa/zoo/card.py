@@ -22,6 +22,7 @@ def model_card(about: dict[str, Any], config: Config, results: dict[str, Any] | 
     levels = "; ".join(_level(level["depth"], level["stride"]) for level in about["levels"])
     data = results["description"] if results else _DATA.get(config.data.dataset, config.data.dataset)
     height, width = about["image_size"]
+    images = config.data.batch_size * config.training.accumulation_steps * (about.get("processes") or 1)
     lines = [
         f"# {about['name']}",
         "",
@@ -39,7 +40,7 @@ def model_card(about: dict[str, Any], config: Config, results: dict[str, Any] | 
         f"| encoder | width {about['embed_dim']}, {about['depth']} blocks, patch {about['patch_size']}, {about['parameters'] / 1e6:.2f} M parameters |",
         f"| images | {height}x{width}, {about['channels']} channels |",
         f"| levels | {levels} |",
-        f"| training | {about['epoch']} epochs, {about['step']} steps of {config.data.batch_size * config.training.accumulation_steps} images, seed {about['seed']}, on {about.get('device')} |",
+        f"| training | {about['epoch']} epochs, {about['step']} steps of {images} images, seed {about['seed']}, on {about.get('device')} |",
         f"| weights | half precision, {size / 1e6:.1f} MB; features differ by {about['half_precision_error']:.2%} from full precision |",
         f"| code | hjepa {about.get('hjepa')}, commit {about.get('commit')}, torch {about.get('torch')} |",
         "",

@@ -104,7 +104,7 @@ def _about(run: TrainedRun, name: str, command: str | None) -> dict[str, Any]:
         "epoch": run.epoch,
         "seed": run.config.seed,
         "command": command or environment.get("command"),
-        **{key: environment.get(key) for key in ("commit", "hjepa", "torch", "device", "threads")},
+        **{key: environment.get(key) for key in ("commit", "hjepa", "torch", "device", "processes", "threads")},
     }
 
 
