@@ -104,6 +104,7 @@ CASES: dict[str, Case] = {
     "model.predictor.num_heads": Case(2, weights),
     "model.predictor.mlp_ratio": Case(2.0, shape("predictors.0.blocks.0.mlp.fc1.weight")),
     "model.predictor.sharing": Case("separate", names),
+    "model.predictor.predict_visible": Case(True, tokens),
     "model.predictor.coarse_to_fine": Case(True, weights, {"model.predictor.sharing": "separate"}),
     "model.ema.momentum": Case(0.5, record("momentum")),
     "model.ema.momentum_end": Case(0.997, record("momentum")),

@@ -34,6 +34,14 @@ FORMS = [
     {"levels": [(2, 1), (4, 2), (4, 0)]},
     {"levels": [(2, 1), (4, 0)], "predictor_sharing": "separate", "coarse_to_fine": True},
     {"num_hierarchies": 1},
+    {"hierarchy": "depths", "predict_visible": True},
+    {"hierarchy": "both", "predict_visible": True},
+    {
+        "levels": [(2, 1), (4, 1), (4, 2)],
+        "predictor_sharing": "separate",
+        "coarse_to_fine": True,
+        "predict_visible": True,
+    },
 ]
 
 
@@ -44,7 +52,8 @@ def test_shapes_of_every_hierarchy_form(form: dict[str, object]) -> None:
     output = model(torch.randn(4, 3, 32, 32), masks)
     assert isinstance(output, JepaOutput)
     for level in range(model.num_levels):
-        expected = (4, masks.targets[level].shape[1], 32)
+        visible = masks.context.shape[1] if model.predict_visible and model.geometry.levels[level].stride == 1 else 0
+        expected = (4, masks.targets[level].shape[1] + visible, 32)
         assert output.predictions[level].shape == expected
         assert output.targets[level].shape == expected
         assert not output.targets[level].requires_grad
@@ -139,6 +148,30 @@ def test_coarse_to_fine_tells_each_cell_what_was_predicted_around_it() -> None:
     with torch.no_grad():
         apart.predictors[2].heads["2"].bias.add_(1.0)  # type: ignore[union-attr, operator]
     assert torch.equal(before.predictions[0], apart(images, masks).predictions[0])
+
+
+def test_visible_cells_are_predicted_from_their_own_tokens_and_never_from_their_targets() -> None:
+    model, plain = small(predict_visible=True), small()
+    plain.load_state_dict(model.state_dict())
+    masks = masks_for(model, 3)
+    images = torch.randn(3, 3, 32, 32)
+    output, hidden_only = model(images, masks), plain(images, masks)
+    asked, seen = masks.targets[0].shape[1], masks.context.shape[1]
+    for level in range(3):
+        # The hidden cells come first, and nothing about them changes.
+        assert torch.allclose(output.predictions[level][:, :asked], hidden_only.predictions[level], atol=1e-5)
+        assert torch.equal(output.targets[level][:, :asked], hidden_only.targets[level])
+        whole = model.target_encoder(images)[model.geometry.levels[level].depth]
+        expected = torch.nn.functional.layer_norm(whole[0][masks.context[0]], (32,))
+        assert torch.allclose(output.targets[level][0, asked:], expected, atol=1e-5)
+    # What is hidden changes the targets of visible cells, and no prediction.
+    changed = images.clone()
+    row, column = divmod(int(masks.targets[0][0, 0]), 8)
+    changed[0, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += 1.0
+    after = model(changed, masks)
+    assert torch.equal(after.predictions[2], output.predictions[2])
+    assert not torch.equal(after.targets[2][0, asked:], output.targets[2][0, asked:])
+    assert output.predictions[2].shape[1] == asked + seen
 
 
 def test_a_level_of_the_whole_image_predicts_its_average() -> None:
@@ -238,6 +271,8 @@ def test_mistakes_are_named() -> None:
         {"hierarchy": "depths", "predictor": {"sharing": "separate"}},
         {"hierarchy": "both", "predictor": {"sharing": "separate", "coarse_to_fine": True}},
         {"levels": [{"depth": 2}, {"depth": 4, "stride": 0}]},
+        {"hierarchy": "depths", "predictor": {"predict_visible": True}},
+        {"hierarchy": "both", "predictor": {"sharing": "separate", "predict_visible": True}},
     ],
 )
 def test_counted_flop_is_what_pytorch_counts(form: dict[str, object]) -> None:

@@ -33,6 +33,10 @@ class PredictorConfig(Section):
     sharing: Literal["shared", "separate"] = "shared"
     """`shared`: one predictor reads all levels of the context and has one output head per level. `separate`: one
     small predictor per level, which reads that level only."""
+    predict_visible: bool = False
+    """Predict, beside the hidden cells, what the target encoder with its view of the whole image thinks of the visible
+    ones (dense loss of V-JEPA 2.1, arXiv:2603.14482, here with equal weights). Context tokens answer for themselves; levels
+    on pooled grids predict hidden cells only."""
     coarse_to_fine: bool = False
     """For `separate`: the coarsest level is predicted first, and what was predicted for a cell is given to the queries
     of the next finer level inside it."""

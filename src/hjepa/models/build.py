@@ -22,6 +22,7 @@ def create_hjepa(
     predictor_num_heads: int | None = None,
     predictor_sharing: Literal["shared", "separate"] = "shared",
     coarse_to_fine: bool = False,
+    predict_visible: bool = False,
     hierarchy: Literal["depths", "pooled", "both"] = "depths",
     levels: list[tuple[int, int]] | None = None,
     image_size: int | tuple[int, int] | None = None,
@@ -36,7 +37,8 @@ def create_hjepa(
         embed_dim, depth, num_heads: in place of the named ones.
         num_hierarchies: levels, 1 to 4; 1 is flat I-JEPA.
         predictor_depth: blocks of the predictor.
-        predictor_embed_dim, predictor_num_heads, predictor_sharing, coarse_to_fine: see ``model.predictor``.
+        predictor_embed_dim, predictor_num_heads, predictor_sharing, coarse_to_fine, predict_visible: see
+            ``model.predictor``.
         hierarchy: how levels are derived; see ``model.hierarchy``.
         levels: the levels themselves as (depth, stride), finest first.
         image_size: side, or (height, width), in place of the named one.
@@ -68,6 +70,7 @@ def create_hjepa(
             num_heads=predictor_num_heads,
             sharing=predictor_sharing,
             coarse_to_fine=coarse_to_fine,
+            predict_visible=predict_visible,
         ),
     )
     return _build(config, image_size, channels, seed)

@@ -58,20 +58,24 @@ def step_cost(
         return embed + geometry.depth * _block(tokens, D, model.mlp_ratio)
 
     depth, ratio = model.predictor.depth, model.predictor.mlp_ratio
+    # Cells of each level that context tokens answer for, beside the queries.
+    visible = [context_tokens * (model.predictor.predict_visible and level.stride == 1) for level in geometry.levels]
     if model.predictor.sharing == "shared":
         inputs = len({level.depth for level in geometry.levels})
         queries = sum(query_tokens[group[0]] for group in groups)
         sequence = context_tokens + queries
-        forward = 2 * context_tokens * inputs * D * width + _predictor_blocks(depth, sequence, queries, width, ratio)
-        forward += sum(2 * n * width * D for n in query_tokens)
+        forward = 2 * context_tokens * inputs * D * width + _predictor_blocks(
+            depth, sequence, queries + max(visible), width, ratio
+        )
+        forward += sum(2 * (n + seen) * width * D for n, seen in zip(query_tokens, visible, strict=True))
     else:
         queries = sum(query_tokens)
         sequence = len(query_tokens) * context_tokens + queries
         forward = sum(
             2 * context_tokens * D * width
-            + _predictor_blocks(depth, context_tokens + n, n, width, ratio)
-            + 2 * n * width * D
-            for n in query_tokens
+            + _predictor_blocks(depth, context_tokens + n, n + seen, width, ratio)
+            + 2 * (n + seen) * width * D
+            for n, seen in zip(query_tokens, visible, strict=True)
         )
         if model.predictor.coarse_to_fine:
             forward += sum(2 * n * D * width for n in query_tokens[:-1])
@@ -88,11 +92,11 @@ def step_cost(
     )
 
 
-def _predictor_blocks(depth: int, tokens: int, queries: int, width: int, mlp_ratio: float) -> float:
-    """Forward FLOP of a predictor's blocks, the last of which answers for the queries alone."""
+def _predictor_blocks(depth: int, tokens: int, answers: int, width: int, mlp_ratio: float) -> float:
+    """Forward FLOP of a predictor's blocks, the last of which answers only for the tokens that are read."""
     hidden = int(width * mlp_ratio)
-    # Keys and values of all tokens; queries, output projection, MLP and attention of the queries.
-    last = 2 * width * (tokens * 2 * width + queries * (2 * width + 2 * hidden)) + 4 * queries * tokens * width
+    # Keys and values of all tokens; queries, output projection, MLP and attention of those that answer.
+    last = 2 * width * (tokens * 2 * width + answers * (2 * width + 2 * hidden)) + 4 * answers * tokens * width
     return (depth - 1) * _block(tokens, width, mlp_ratio) + last
 
 

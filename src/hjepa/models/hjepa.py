@@ -28,8 +28,9 @@ class JepaOutput:
     """What one pass yields, per level and finest first.
 
     Attributes:
-        predictions: [K * B, Nt, D] each, with gradient.
-        targets: [K * B, Nt, D] each, layer-normalised without affine, without gradient.
+        predictions: [K * B, Nt, D] each, with gradient; with ``model.predictor.predict_visible`` those of the visible cells
+            follow, [K * B, Nt + Nc, D].
+        targets: as many, layer-normalised without affine, without gradient.
         pooled: mean over the visible tokens of the context encoder's features at each level, [K * B, D] each, with
             gradient; what the regularisers work on.
         log_scales: logarithms of the scales of the levels' losses [L], with gradient, where they are learned.
@@ -74,6 +75,7 @@ class HJEPA(nn.Module):
         self._compiled = False
         self.shared = config.predictor.sharing == "shared"
         self.center_targets = config.center_targets
+        self.predict_visible = config.predictor.predict_visible
         # Set while a process tries a pass by itself: nothing is then exchanged with others.
         self.alone = False
         self.context_encoder = VisionTransformer(config, geometry, channels)
@@ -159,7 +161,16 @@ class HJEPA(nn.Module):
             features = [f.repeat(masks.sets_per_image, 1, 1) for f in features]
         return [
             F.layer_norm(gather_tokens(f, index), (f.shape[-1],))
-            for f, index in zip(features, masks.targets, strict=True)
+            for f, index in zip(features, self._predicted_cells(masks), strict=True)
+        ]
+
+    def _predicted_cells(self, masks: Masks) -> list[Tensor]:
+        """The cells of each level that the predictor answers for, hidden ones first."""
+        if not self.predict_visible:
+            return list(masks.targets)
+        return [
+            torch.cat([index, masks.context], dim=1) if level.stride == 1 else index
+            for level, index in zip(self.geometry.levels, masks.targets, strict=True)
         ]
 
     def _predict(self, taps: dict[int, Tensor], masks: Masks) -> dict[int, Tensor]:
@@ -194,6 +205,7 @@ class HJEPA(nn.Module):
         # Every target lies in a target of the coarser level, so each place that is read has been written.
         grid = predicted.new_zeros(len(predicted), coarse_rows * coarse_columns, predicted.shape[-1])
         index = masks.targets[level + 1].unsqueeze(-1).expand(-1, -1, predicted.shape[-1])
+        predicted = predicted[:, : index.shape[1]]  # no query asks for a visible cell
         return gather_tokens(grid.scatter(1, index, predicted), parent)
 
     def extract_features(

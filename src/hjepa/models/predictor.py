@@ -39,6 +39,7 @@ class Predictor(nn.Module):
         dim = geometry.predictor_dim
         self.levels = tuple(levels)
         self.strides = [geometry.levels[level].stride for level in levels]
+        self.predict_visible = config.predict_visible and 1 in self.strides
         self.embed = nn.Linear(inputs * geometry.embed_dim, dim)
         for stride in {1, *self.strides}:
             self.register_buffer(f"positions_{stride}", sincos_2d(dim, geometry.grid, stride), persistent=False)
@@ -68,11 +69,12 @@ class Predictor(nn.Module):
                 the next coarser level, [B, Nt, D].
 
         Returns:
-            level -> predicted features [B, Nt, D].
+            level -> predicted features [B, Nt, D]; with `predict_visible`, on the token grid [B, Nt + Nc, D], those of the
+            visible cells last.
         """
         sequence = [self.embed(context) + self._positions(1)[context_index]]
         for levels, index in groups:
-            stride = self.strides[self.levels.index(levels[0])]
+            stride = self._stride(levels)
             queries = self.mask_tokens[str(stride)] + self._positions(stride)[index]
             if self.condition is not None and coarser is not None:
                 queries = queries + self.condition(coarser)
@@ -81,16 +83,23 @@ class Predictor(nn.Module):
         *blocks, last = self.blocks
         for block in blocks:
             x = block(x)
-        # Nobody reads the context tokens after the last block: it answers for the queries alone.
-        x = last(x, first=context.shape[1])
+        asked = [index.shape[1] for _, index in groups]
+        # Where nobody reads the context tokens after the last block, it answers for the queries alone.
+        x = last(x, first=0 if self.predict_visible else context.shape[1])
+        seen_tokens, *hidden = x.split([x.shape[1] - sum(asked), *asked], dim=1)
         predictions: dict[int, Tensor] = {}
-        start = 0
-        for levels, index in groups:
-            queries = self.norm(x[:, start : start + index.shape[1]])
-            start += index.shape[1]
+        for (levels, _), queries in zip(groups, hidden, strict=True):
+            answers = queries
+            if self.predict_visible and self._stride(levels) == 1:
+                answers = torch.cat([queries, seen_tokens], dim=1)
+            answers = self.norm(answers)
             for level in levels:
-                predictions[level] = self.heads[str(level)](queries)
+                predictions[level] = self.heads[str(level)](answers)
         return predictions
+
+    def _stride(self, levels: Sequence[int]) -> int:
+        """The common stride of levels that share their queries."""
+        return self.strides[self.levels.index(levels[0])]
 
     def _positions(self, stride: int) -> Tensor:
         return self.get_buffer(f"positions_{stride}")

@@ -334,10 +334,11 @@ def _announce(trainer: Trainer, dataset: ImageDataset, model: HJEPA, device: tor
         levels,
     )
     log.info(
-        "each image: %d of %d tokens seen, %s cells predicted; global batch %d; peak learning rate %.3g; on %s",
+        "each image: %d of %d tokens seen, %s cells predicted%s; global batch %d; peak learning rate %.3g; on %s",
         counts.context,
         geometry.num_tokens,
         "/".join(map(str, counts.targets)),
+        " and the seen ones" if trainer.config.model.predictor.predict_visible else "",
         schedules.global_batch,
         t.lr * schedules.lr_factor,
         device,
