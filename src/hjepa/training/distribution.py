@@ -257,6 +257,29 @@ def mean_over_processes(values: Tensor) -> Tensor:
     return values
 
 
+def divide_work(work: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    """``work(rows)`` with a share of the rows done by each process. All processes must call it with the same rows.
+
+    Args:
+        work: [n, ...] -> [n, ...], each row on its own.
+        rows: [N, ...], at least one for each process, or every process does all of them.
+    """
+    processes = size()
+    if processes == 1 or len(rows) < processes:
+        return work(rows)
+    share = -(-len(rows) // processes)
+    first = min(rank() * share, len(rows) - share)
+    own = work(rows[first : first + share]).contiguous()
+    parts = [torch.empty_like(own) for _ in range(processes)]
+    dist.all_gather(parts, own)
+    # The last share begins earlier where there are too few rows for it, and then repeats some of the one before.
+    done = torch.empty((len(rows), *own.shape[1:]), dtype=own.dtype, device=own.device)
+    for process, part in enumerate(parts):
+        first = min(process * share, len(rows) - share)
+        done[first : first + share] = part
+    return done
+
+
 class _Gather(torch.autograd.Function):
     """All rows of all processes; the gradient of each row goes back to the process it came from."""
 

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hjepa.training import distribution
+
 # Coefficients of the quintic Newton-Schulz step (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/): the
 # steepest slope at zero that keeps singular values within about 0.7 to 1.2 after five steps.
 _A, _B, _C = 3.4445, -4.7750, 2.0315
@@ -20,7 +22,7 @@ class Muon(torch.optim.Optimizer):
 
     `torch.optim.Muon` orthogonalises in bf16, one matrix at a time. A processor without bf16 arithmetic emulates it: a
     step of a ViT of width 128 takes seconds there. Here processors compute in float32, and matrices of one shape go
-    through one batched product. The rows of a query-key-value projection are three matrices in one and are treated as
+    through one batched product, each process of a run taking its share of them. The rows of a query-key-value projection are three matrices in one and are treated as
     three.
 
     Updates are scaled to the root-mean-square of AdamW's (Liu et al., arXiv:2502.16982, section 2.2), so that both
@@ -72,7 +74,7 @@ class Muon(torch.optim.Optimizer):
         ahead = gradient.lerp(momentum, group["momentum"])
         count, rows, columns = ahead.shape
         rows //= group["pieces"]
-        change = orthogonalise(ahead.view(-1, rows, columns)).view(count, -1, columns).to(ahead.dtype)
+        change = _orthogonalise_together(ahead.view(-1, rows, columns)).view(count, -1, columns).to(ahead.dtype)
         change *= -group["lr"] * 0.2 * max(rows, columns) ** 0.5
         change -= group["lr"] * group["weight_decay"] * torch.stack(parameters)
         if made is not None:
@@ -80,6 +82,12 @@ class Muon(torch.optim.Optimizer):
             momentum, change = torch.where(made, momentum, before), torch.where(made, change, 0.0)
         torch._foreach_copy_(momenta, list(momentum.unbind()))
         torch._foreach_add_(parameters, list(change.unbind()))
+
+
+def _orthogonalise_together(matrices: Tensor) -> Tensor:
+    """Every process has the same gradients: processors divide the matrices among them; a GPU has them done sooner than
+    sent."""
+    return orthogonalise(matrices) if matrices.is_cuda else distribution.divide_work(orthogonalise, matrices)
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
