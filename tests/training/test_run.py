@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,9 +16,11 @@ import pytest
 import torch
 from tests.conftest import TINY, Run, run_tiny
 
+from hjepa import load_config
 from hjepa.errors import CheckpointError, UserError
 from hjepa.training import load_run, untrained_model
 from hjepa.training.checkpoint import read_checkpoint
+from hjepa.training.run_folder import environment as run_environment
 
 
 def equal_states(a: dict[str, Any], b: dict[str, Any]) -> None:
@@ -49,6 +52,13 @@ def test_a_run_folder_holds_what_it_should(run: Run) -> None:
     for name in ("loss/level_0", "chance/level_1", "lr", "momentum", "images_per_second", "data_wait"):
         assert isinstance(last[name], float)
     assert {"knn", "rank", "rank/level_1", "std/level_0", "cosine/level_0"} <= seen.evals[-1].keys()
+
+
+def test_the_command_of_a_run_can_be_typed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = ["ablate", "study.yaml", "--cells", "four levels", "model.levels=[{depth: 6}]"]
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/hjepa", *typed])
+    command = run_environment(load_config("quickstart"), torch.device("cpu"), 1)["command"]
+    assert shlex.split(command) == ["hjepa", *typed]
 
 
 def test_the_loss_falls_below_chance_and_the_target_moves(run: Run) -> None:

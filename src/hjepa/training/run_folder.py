@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -143,7 +144,7 @@ def environment(config: Config, device: torch.device, world_size: int) -> dict[s
         "processes": world_size,
         "seed": config.seed,
         "commit": git_commit(),
-        "command": " ".join([_program(), *sys.argv[1:]]),
+        "command": f"{_program()} {shlex.join(sys.argv[1:])}".rstrip(),
     }
 
 
