@@ -22,6 +22,7 @@ from benchmarks import (
     gpu,
     level_cost,
     masks,
+    muon_share,
     peak_memory,
     scaling,
     start_up,
@@ -95,6 +96,15 @@ def test_masks_of_every_strategy(tmp_path: Path) -> None:
         (strategy, levels) for strategy in masks.STRATEGIES for levels in masks.LEVELS
     }
     assert all(row["context"] + int(row["targets"].split("/")[0]) <= 14 * 14 for row in rows)
+
+
+def test_both_ways_of_sharing_muon_do_the_matrices_of_the_preset(tmp_path: Path) -> None:
+    rows = figures(muon_share.main, tmp_path / "muon_share.json")["muon_share"]
+    assert [row["way"] for row in rows] == list(muon_share.WAYS)
+    assert rows[0]["ratio"] == 1
+    # Six blocks and two of the predictor: queries, keys, values and projection are square, the MLP is not.
+    shapes = {tuple(stack.shape) for stack in muon_share.stacks("cifar10_cpu")}
+    assert shapes == {(32, 128, 128), (8, 512, 128), (8, 128, 512)}
 
 
 def test_start_up_compares_with_an_empty_interpreter(tmp_path: Path) -> None:
