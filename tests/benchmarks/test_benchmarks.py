@@ -187,7 +187,9 @@ def test_every_point_of_every_axis_is_a_configuration() -> None:
         work = []
         for _, overrides in points:
             config = configuration("quickstart", overrides)
-            work.append(step_cost(config.model, config.geometry(), 3, 10, (10,) * 4, ((0,),)).total)
+            geometry = config.geometry()
+            queries = (10,) * len(geometry.levels)
+            work.append(step_cost(config.model, geometry, 3, 10, queries, ((0,),)).total)
         assert len(set(work)) == len(work) or points is scaling.AXES["batch"]
 
 
