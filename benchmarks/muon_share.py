@@ -45,8 +45,8 @@ def stacks(preset: str) -> list[Tensor]:
     return [torch.randn((count, *shape), generator=generator) for shape, count in counts.items()]
 
 
-def _in_a_process(rank: int, processes: int, folder: str, preset: str, rounds: int) -> None:
-    torch.set_num_threads(1)
+def _in_a_process(rank: int, processes: int, folder: str, preset: str, rounds: int, threads: int) -> None:
+    torch.set_num_threads(threads)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=processes)
     matrices = stacks(preset)
     seconds: dict[str, list[float]] = {name: [] for name in WAYS}
@@ -68,7 +68,9 @@ def _in_a_process(rank: int, processes: int, folder: str, preset: str, rounds: i
 def measure(preset: str, processes: int, rounds: int) -> Rows:
     """Median milliseconds per update, and each way as a share of the first."""
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(_in_a_process, (processes, folder, preset, rounds), nprocs=processes)
+        multiprocessing.spawn(
+            _in_a_process, (processes, folder, preset, rounds, torch.get_num_threads()), nprocs=processes
+        )
         seconds = torch.load(Path(folder) / "seconds.pt")
     first = seconds[next(iter(WAYS))]
     return [
@@ -88,6 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
     options.add_argument("--processes", type=int, default=2)
     options.add_argument("--rounds", type=int, default=30)
     given = options.parse_args(arguments)
+    torch.set_num_threads(given.threads or 1)
     rows = measure(given.config, given.processes, 1 if given.short else given.rounds)
     show(rows)
     write(given.json, "muon_share", {"muon_share": rows, "config": given.config, "processes": given.processes})

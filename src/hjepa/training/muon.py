@@ -22,8 +22,8 @@ class Muon(torch.optim.Optimizer):
 
     `torch.optim.Muon` orthogonalises in bf16, one matrix at a time. A processor without bf16 arithmetic emulates it: a
     step of a ViT of width 128 takes seconds there. Here processors compute in float32, and matrices of one shape go
-    through one batched product, each process of a run taking its share of them. The rows of a query-key-value projection are three matrices in one and are treated as
-    three.
+    through one batched product, each process of a run taking its share of them. The rows of a query-key-value
+    projection are three matrices in one and are treated as three.
 
     Updates are scaled to the root-mean-square of AdamW's (Liu et al., arXiv:2502.16982, section 2.2), so that both
     follow one learning rate.
