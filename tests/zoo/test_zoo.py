@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import run_tiny
 
 import hjepa
-from hjepa.config import load_config
+from hjepa.config import flat_values, load_config
 from hjepa.errors import CheckpointError, UserError
 from hjepa.evaluation import evaluate
 from hjepa.training import load_run
@@ -157,3 +158,20 @@ def test_shipped_models_load_and_keep_their_promises(name: str, pictures: torch.
     probe = encoder.card["results"]["linear_probe"]
     assert probe["trained"] > probe["untrained"] > 0
     assert "hjepa train --config" in encoder.card["command"]
+
+
+@pytest.mark.parametrize("name", shipped_models())
+def test_the_command_on_the_card_asks_for_the_run_that_was_packed(name: str) -> None:
+    from hjepa.zoo.files import shipped_folder
+
+    words = shlex.split(hjepa.load_pretrained(name).card["command"])
+    preset = words[words.index("--config") + 1]
+    asked = load_config(preset, dict(word.split("=", 1) for word in words if "=" in word and not word.startswith("-")))
+    packed = load_config(shipped_folder() / name / "config.yaml")
+    # The probe may be run by a command of its own, and where pictures lie is nobody's concern.
+    silent = ("evaluation.", "logging.", "data.data_path")
+    assert _without(silent, flat_values(packed)) == _without(silent, flat_values(asked))
+
+
+def _without(prefixes: tuple[str, ...], values: dict[str, object]) -> dict[str, object]:
+    return {key: value for key, value in values.items() if not key.startswith(prefixes)}

@@ -1,0 +1,53 @@
+"""A study kept with its results repeats them: it still asks for the configurations that its figures were made with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hjepa.config import flat_values, load_config
+from hjepa.research.study import load_study
+
+KEPT = Path(__file__).parents[2] / "docs" / "results" / "recipe"
+# What a study decides for its runs whatever its file says; seeds are counted below.
+DECIDED = {"evaluation.final", "logging.tensorboard.enabled", "logging.experiment_name", "seed"}
+
+
+def with_results() -> list[str]:
+    return sorted(file.stem for file in KEPT.glob("*.yaml") if file.with_suffix(".json").exists())
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+@pytest.mark.parametrize("name", with_results())
+def test_kept_study_asks_for_what_its_figures_were_made_with(name: str) -> None:
+    _, study = load_study(KEPT / f"{name}.yaml")
+    cells = study.all_cells()
+    results = json.loads((KEPT / f"{name}.json").read_text())
+    for cell in results["cells"]:
+        wanted = flat_values(load_config(study.base, {**study.overrides, **cells[cell["name"]]}))
+        # Keys that later versions dropped were at their defaults, and keys that they added still are.
+        recorded = {key: value for key, value in flat(cell["config"]).items() if key in wanted}
+        default = flat_values(load_config({}))
+        differing = {
+            key: (recorded.get(key, default.get(key)), value)
+            for key, value in wanted.items()
+            if key not in DECIDED and recorded.get(key, default.get(key)) != value
+        }
+        assert not differing, f"{cell['name']}: recorded and asked for"
+        assert {run["seed"] for run in cell["runs"]} <= set(study.seeds)
+
+
+@pytest.mark.parametrize("name", sorted(file.name for file in KEPT.glob("*.yaml")))
+def test_kept_study_can_be_run(name: str) -> None:
+    _, study = load_study(KEPT / name)
+    for keys in study.all_cells().values():
+        load_config(study.base, {**study.overrides, **keys})
