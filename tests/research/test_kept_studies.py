@@ -32,11 +32,11 @@ def test_kept_study_asks_for_what_its_figures_were_made_with(name: str) -> None:
     _, study = load_study(KEPT / f"{name}.yaml")
     cells = study.all_cells()
     results = json.loads((KEPT / f"{name}.json").read_text())
+    default = flat_values(load_config({}))
     for cell in results["cells"]:
         wanted = flat_values(load_config(study.base, {**study.overrides, **cells[cell["name"]]}))
         # Keys that later versions dropped were at their defaults, and keys that they added still are.
         recorded = {key: value for key, value in flat(cell["config"]).items() if key in wanted}
-        default = flat_values(load_config({}))
         differing = {
             key: (recorded.get(key, default.get(key)), value)
             for key, value in wanted.items()
