@@ -7,7 +7,7 @@ RUN := runs/quickstart
 .PHONY: quickstart test setup lint types tests speed docs clean
 
 quickstart: $(VENV)/.installed
-	$(BIN)/hjepa train --output-dir $(RUN) --resume auto
+	$(BIN)/hjepa train --output-dir $(RUN) --resume auto $(ARGS)
 
 test: lint types tests
 

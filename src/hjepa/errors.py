@@ -26,6 +26,10 @@ class CheckpointError(UserError):
     """A checkpoint that is damaged, foreign, or does not belong to this configuration."""
 
 
+class DivergenceError(UserError):
+    """Losses, gradients or features that are no longer finite: a finding about a configuration, not a mistake in it."""
+
+
 class LostProcessError(UserError):
     """Another process of the run has ended or does not answer; what was saved is whole."""
 

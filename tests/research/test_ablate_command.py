@@ -45,9 +45,37 @@ def test_a_study_from_plan_to_table(study: Path, tmp_path: Path, capsys: pytest.
     assert "wrote" in out
     table = (tmp_path / "out" / "results.md").read_text()
     assert "| lr=0.001 | 1 | 96 |" in table
-    # The written study repeats itself without the overrides of the command line.
+    # The written study repeats itself.
     code, out, _ = call(capsys, str(tmp_path / "out" / "study.yaml"), "--output-dir", str(tmp_path / "out"))
     assert code == 0
+
+
+def test_the_written_study_repeats_keys_of_the_command_line(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    code, _, _ = call(capsys, str(study), "training.lr=0.003", "training.clip_grad=0.5", "--output-dir", str(first))
+    assert code == 0
+    code, _, _ = call(capsys, str(first / "study.yaml"), "--output-dir", str(second))
+    assert code == 0
+    for lr in ("0.001", "0.002"):
+        place = Path("cells") / f"lr={lr}" / "seed_0" / "config.yaml"
+        trained = [yaml.safe_load((folder / place).read_text()) for folder in (first, second)]
+        assert trained[0] == trained[1]
+        assert (trained[0]["training"]["lr"], trained[0]["training"]["clip_grad"]) == (0.003, 0.5)
+
+
+def test_what_ends_a_training_ends_the_study(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # A file lies where a run's folder has to be.
+    (tmp_path / "out" / "cells").mkdir(parents=True)
+    (tmp_path / "out" / "cells" / "lr=0.002").write_text("")
+    code, out, err = call(capsys, str(study), "--output-dir", str(tmp_path / "out"))
+    assert code == 2
+    assert "lr=0.002" in err
+    assert "Traceback" not in err
+    assert "wrote" not in out
+    # What was done before stays.
+    assert "| lr=0.001 | 1 | 96 |" in (tmp_path / "out" / "results.md").read_text()
 
 
 def test_studies_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,6 +91,9 @@ def test_studies_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         ([], "STUDY: missing"),
         (["levls"], "did you mean levels"),
         (["levels", "--seeds", "x"], "--seeds: 'x'"),
+        (["levels", "--seeds", "²"], "--seeds: '²'"),
+        (["levels", "--seeds", "0,0", "--dry-run"], "names a seed twice"),
+        (["levels", "--dry-run", "seed=7"], "choose them with --seeds"),
         (["levels", "--dry-run", "training.lr=fast", "data.subset=256"], "training.lr: 'fast'"),
         (["levels", "--dry-run", "--cells", "five levels", "data.subset=256"], "'five levels' is not a cell"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +96,49 @@ def test_what_is_done_is_not_done_again(done: StudyOutcome) -> None:
     assert again.results["cells"] == done.results["cells"]
 
 
-def test_a_study_goes_on_with_more_seeds(done: StudyOutcome) -> None:
-    more = run_study(STUDY, output_dir=done.folder, seeds=[0, 1, 2], cells=["one"], console=False)
+def test_a_study_goes_on_with_more_seeds_and_keeps_the_rest(done: StudyOutcome) -> None:
+    more = run_study(STUDY, output_dir=done.folder, seeds=[2], cells=["one"], console=False)
     assert cell(more, "one")["mean"]["linear_probe/all"]["count"] == 3
+    assert [run["seed"] for run in cell(more, "one")["runs"]] == [0, 1, 2]
+    assert more.results["seeds"] == [0, 1, 2]
+    # The other cell was not asked for; its runs and pairs stay in the table.
+    assert cell(more, "two")["difference"] == cell(done, "two")["difference"]
+    assert more.results["controls"] == done.results["controls"]
+
+
+def test_a_damaged_result_is_evaluated_again(done: StudyOutcome) -> None:
+    file = done.folder / "cells" / "two" / "seed_1" / "results.json"
+    whole = json.loads(file.read_text())
+    weights = file.with_name("checkpoints") / "last.pth"
+    before = weights.stat().st_mtime_ns
+    file.write_text(file.read_text()[:100])
+    again = run_study(STUDY, output_dir=done.folder, console=False)
+    assert json.loads(file.read_text())["linear_probe"] == whole["linear_probe"]
+    assert weights.stat().st_mtime_ns == before
+    assert cell(again, "two")["mean"] == cell(done, "two")["mean"]
+
+
+def test_images_from_elsewhere_are_another_study(tmp_path: Path) -> None:
+    import numpy as np
+    from PIL import Image
+
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(40):
+            pixels = np.random.default_rng(number).integers(0, 255, (20, 20, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{number}.png")
+    source = {**BASE, "data": {**BASE["data"], "dataset": "folder", "subset": None}}
+    plain = {"title": "t", "base": source, "seeds": [0], "cells": {"one": {}}}
+    first = {"output_dir": tmp_path / "s", "console": False}
+    found = run_study(plain, **first, overrides={"data.data_path": str(tmp_path / "a")})
+    # Without labels there is no probe; that is no reason to evaluate again.
+    results = tmp_path / "s" / "cells" / "one" / "seed_0" / "results.json"
+    before = results.stat().st_mtime_ns
+    run_study(plain, **first, overrides={"data.data_path": str(tmp_path / "a")})
+    assert results.stat().st_mtime_ns == before
+    assert "rank" in cell(found, "one")["mean"]
+    with pytest.raises(UserError, match=r"data\.data_path .*a -> .*b.*--output-dir"):
+        run_study(plain, **first, overrides={"data.data_path": str(tmp_path / "b")})
 
 
 def test_cells_are_run_in_the_order_asked_for() -> None:
@@ -125,6 +166,12 @@ def test_unequal_images_are_refused_and_equal_flop_is_reached() -> None:
     assert two["flop_per_image"] > 2 * one["flop_per_image"]
     assert two["flop"] == pytest.approx(one["flop"], rel=0.02)
     assert two["images"] < one["images"]
+    short = run_study(wide, overrides={"training.max_steps": 40}, dry_run=True)
+    one, two = cell(short, "one"), cell(short, "wide")
+    assert one["images"] == 40 * 16
+    # A run is a whole number of steps.
+    assert abs(two["flop"] - one["flop"]) <= 16 * two["flop_per_image"]
+    one, two = cell(plan, "one"), cell(plan, "wide")
     warmup = [row["config"]["training"]["warmup_epochs"] / row["config"]["training"]["epochs"] for row in (one, two)]
     assert warmup[0] == pytest.approx(warmup[1])
 
@@ -134,6 +181,9 @@ def test_a_cell_that_cannot_be_is_named_before_anything_is_trained(tmp_path: Pat
     with pytest.raises(UserError, match=r"cell 'odd': model\.num_heads: 5"):
         run_study(wrong, output_dir=tmp_path / "s", console=False)
     assert not (tmp_path / "s").exists()
+    for depth in (0, 9):
+        with pytest.raises(UserError, match=rf"cell 'one': depths: {depth} of an encoder with 2 blocks"):
+            run_study({**STUDY, "depths": [depth]}, dry_run=True)
     with pytest.raises(UserError, match="'three' is not a cell"):
         run_study(STUDY, output_dir=tmp_path / "s", cells=["three"], console=False)
 
@@ -153,8 +203,8 @@ def test_a_cell_that_diverges_is_a_result(tmp_path: Path) -> None:
     assert "linear_probe/all" in cell(found, "one")["mean"]
 
 
-def test_cells_alone_without_the_reference_have_a_table_and_a_plot(done: StudyOutcome) -> None:
-    (done.folder / "results.png").unlink()
-    alone = run_study(STUDY, output_dir=done.folder, cells=["two"], console=False)
+def test_cells_alone_without_the_reference_have_a_table_and_a_plot(done: StudyOutcome, tmp_path: Path) -> None:
+    shutil.copytree(done.folder / "cells" / "two", tmp_path / "s" / "cells" / "two")
+    alone = run_study(STUDY, output_dir=tmp_path / "s", cells=["two"], console=False)
     assert alone.results["controls"] is None
-    assert (done.folder / "results.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "s" / "results.png").read_bytes().startswith(b"\x89PNG")

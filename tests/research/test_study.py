@@ -45,6 +45,11 @@ def test_a_grid_alone_needs_no_cells() -> None:
         ({"reference": "tow"}, ["reference", "'two'"]),
         ({"budget": "hours"}, ["budget", "'images' or 'flop'"]),
         ({"cells": {"one": {"seed": 3}}}, ["seed", "seeds"]),
+        ({"overrides": {"seed": 3}}, ["overrides", "seeds"]),
+        ({"seeds": [0, -1]}, ["seeds", "below 0"]),
+        ({"grid": {"training.lr": []}}, ["grid.training.lr", "no values"]),
+        ({"grid": {"training.lr": [0.001, 0.001]}}, ["grid", "repeated"]),
+        ({"cells": {"one": {}, "One": {"model.depth": 2}}}, ["'one'", "'One'", "rename"]),
         ({"title": ""}, ["title"]),
     ],
 )
@@ -64,6 +69,10 @@ def test_files_that_are_not_studies(tmp_path: Path) -> None:
     broken.write_text("title: [")
     with pytest.raises(UserError, match=r"broken\.yaml.*not valid YAML"):
         load_study(broken)
+    twice = tmp_path / "twice.yaml"
+    twice.write_text("title: t\ncells:\n  one: {training.lr: 0.001}\n  one: {training.lr: 0.002}\n")
+    with pytest.raises(UserError, match=r"twice\.yaml, line 4: .*'one' stands there twice"):
+        load_study(twice)
 
 
 def test_the_studies_that_ship_cover_what_is_claimed() -> None:

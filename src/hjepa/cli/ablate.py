@@ -20,9 +20,9 @@ def ablate(
         typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Configuration keys changed in every cell."),
     ] = None,
     output_dir: Annotated[Path | None, typer.Option(help="Folder of the study; runs/studies/<name> otherwise.")] = None,
-    seeds: Annotated[list[str] | None, typer.Option(help="Only these seeds, for example 0,1.")] = None,
+    seeds: Annotated[list[str] | None, typer.Option(help="Train only these seeds, for example 0,1.")] = None,
     cells: Annotated[
-        list[str] | None, typer.Option(help="Only this cell; repeat the option for several.", metavar="CELL")
+        list[str] | None, typer.Option(help="Train only this cell; repeat the option for several.", metavar="CELL")
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:<n> or mps.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only plan: check cells, count images and FLOP.")] = False,
@@ -58,7 +58,12 @@ def ablate(
     if outcome.interrupted:
         typer.echo("stopped; the same command goes on")
         raise typer.Exit(130)
-    typer.echo(f"wrote {outcome.folder}/results.md, results.json and results.png")
+    for row in outcome.results["cells"]:
+        for run in row["runs"]:
+            if "failed" in run:
+                typer.echo(f"{row['name']}, seed {run['seed']}: {run['failed']}")
+    names = [name for name in ("results.md", "results.json", "results.png") if (outcome.folder / name).is_file()]
+    typer.echo(f"wrote {', '.join(names)} in {outcome.folder}")
 
 
 def _seeds(values: list[str] | None) -> list[int] | None:
@@ -66,7 +71,7 @@ def _seeds(values: list[str] | None) -> list[int] | None:
         return None
     found = []
     for part in split(values):
-        if not part.isdigit():
+        if not (part.isascii() and part.isdigit()):
             raise UserError(f"--seeds: {part!r} is not a whole number from 0 on; for example --seeds 0,1,2")
         found.append(int(part))
     return found

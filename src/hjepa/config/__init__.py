@@ -9,6 +9,7 @@ from hjepa.config.model import EmaConfig, LevelConfig, ModelConfig, PredictorCon
 from hjepa.config.root import Config
 from hjepa.config.run import CheckpointConfig, DistributedConfig, EvaluationConfig, LoggingConfig
 from hjepa.config.training import TrainingConfig
+from hjepa.config.yaml_text import parse_yaml
 
 __all__ = [
     "DATASETS",
@@ -33,6 +34,7 @@ __all__ = [
     "flat_values",
     "load_config",
     "parse_override",
+    "parse_yaml",
     "preset_text",
     "presets",
     "resolve",

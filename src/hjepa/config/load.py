@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from hjepa.config.root import Config
+from hjepa.config.yaml_text import parse_yaml
 from hjepa.errors import UserError
 
 # Named from its parent: importing the folder as a package would put a module in place of the function `presets`.
@@ -111,12 +112,7 @@ def _read(source: str | Path | Mapping[str, Any] | None) -> tuple[dict[str, Any]
 
 
 def _parse(text: str, origin: str) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark is not None else ""
-        raise UserError(f"{origin}{where}: not valid YAML ({getattr(error, 'problem', error)})") from None
+    tree = parse_yaml(text, origin)
     if tree is None:
         return {}
     if not isinstance(tree, dict):

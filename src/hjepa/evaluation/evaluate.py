@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hjepa.data import build_dataset
-from hjepa.errors import UserError
+from hjepa.errors import DivergenceError
 from hjepa.evaluation.controls import pixel_components, pixel_size, pixels
 from hjepa.evaluation.features import Encoder, View, depth_encoder, encode, level_encoder
 from hjepa.evaluation.results import origin, results_path, write_results
@@ -262,7 +262,7 @@ def _knn(features: _Features, levels: Sequence[int], k_values: Sequence[int] | N
 
 def _check_finite(features: Tensor, checkpoint: Path) -> None:
     if not torch.isfinite(features).all():
-        raise UserError(
+        raise DivergenceError(
             f"{checkpoint}: its features are NaN or infinite, so the run has diverged; use an earlier checkpoint"
         )
 

@@ -57,6 +57,7 @@ def origin(run: TrainedRun) -> dict[str, Any]:
         "checkpoint": str(run.checkpoint),
         "step": run.step,
         "epoch": run.epoch,
+        "training_seconds": run.seconds,
         "seed": run.config.seed,
         "config_digest": hashlib.sha256(dump_config(run.config).encode()).hexdigest()[:16],
         "commit": git_commit(),

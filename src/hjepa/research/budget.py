@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hjepa.config import load_config
 from hjepa.data import build_dataset
 from hjepa.errors import UserError
+from hjepa.evaluation.settings import check_depths
 from hjepa.masking import MaskSampler
 from hjepa.models.cost import step_cost
 from hjepa.training.schedules import Schedules
@@ -57,7 +58,8 @@ def plan_cells(study: Study, name: str, overrides: dict[str, Any]) -> list[Cell]
         overrides: dotted keys changed in every cell, after the study's own.
 
     Raises:
-        UserError: a configuration that cannot be, or images seen that differ under ``budget: images``.
+        UserError: a configuration that cannot be, depths that an encoder lacks, or images seen that differ under
+            ``budget: images``.
     """
     counter = _Counter()
     base = study.base if isinstance(study.base, dict) else str(study.base)
@@ -67,7 +69,9 @@ def plan_cells(study: Study, name: str, overrides: dict[str, Any]) -> list[Cell]
     cells: dict[str, Cell] = {}
     for cell_name, tree in trees.items():
         try:
-            cells[cell_name] = counter.cell(cell_name, changes[cell_name], load_config(base, tree))
+            config = load_config(base, tree)
+            check_depths(study.depths, config.geometry().depth)
+            cells[cell_name] = counter.cell(cell_name, changes[cell_name], config)
         except UserError as error:
             lines = str(error).splitlines()
             raise UserError("\n".join(f"{name}: cell {cell_name!r}: {line}" for line in lines)) from None
@@ -123,6 +127,8 @@ class _Counter:
             for part in key.split("."):
                 value = value[part]
             keys[key] = value * factor
+        if cell.config.training.max_steps is not None:
+            keys["training.max_steps"] = max(1, round(cell.config.training.max_steps * factor))
         return self.cell(cell.name, cell.changes, load_config(tree, keys))
 
     def _size(self, config: Config) -> tuple[int, int]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError
 
+from hjepa.config import parse_yaml
 from hjepa.config.base import Section
 from hjepa.errors import UserError
 
@@ -90,36 +91,67 @@ def load_study(source: str | Path | Mapping[str, Any]) -> tuple[str, Study]:
         study = Study.model_validate(tree)
     except ValidationError as error:
         raise UserError("\n".join(_explain(name, detail) for detail in error.errors())) from None
+    check_seeds(study.seeds, f"{name}: seeds")
+    _check_names(name, study)
     cells = study.all_cells()
     if study.reference is not None and study.reference not in cells:
         close = difflib.get_close_matches(study.reference, list(cells), n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"cells are {', '.join(map(repr, cells))}"
         raise UserError(f"{name}: reference: {study.reference!r} is not a cell; {hint}")
-    if len(set(study.seeds)) < len(study.seeds):
-        raise UserError(f"{name}: seeds: {study.seeds} names a seed twice; each counts once")
     if any(key == "seed" for keys in cells.values() for key in keys):
         raise UserError(f"{name}: cells: a cell sets `seed`; list the seeds under `seeds`, every cell gets all of them")
+    if "seed" in study.overrides:
+        raise UserError(f"{name}: overrides: sets `seed`; list the seeds under `seeds`, every cell gets all of them")
     return name, study
+
+
+def check_seeds(seeds: Sequence[int], where: str) -> None:
+    """Refuse seeds that are named twice or below 0.
+
+    Raises:
+        UserError: it names the seeds.
+    """
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"{where}: {list(seeds)} names a seed twice; each counts once")
+    if any(seed < 0 for seed in seeds):
+        raise UserError(f"{where}: {list(seeds)} has one below 0; use whole numbers from 0 on")
+
+
+def _check_names(name: str, study: Study) -> None:
+    """Every cell has a name and a folder of its own."""
+    empty = next((key for key, values in study.grid.items() if not values), None)
+    if empty is not None:
+        raise UserError(f"{name}: grid.{empty}: has no values; list those to try, or leave the key out")
+    wanted = max(1, len(study.cells)) * math.prod(len(values) for values in study.grid.values())
+    cells = study.all_cells()
+    if len(cells) < wanted:
+        raise UserError(
+            f"{name}: grid: values are repeated, {wanted} cells have {len(cells)} names; list each value once"
+        )
+    folders: dict[str, str] = {}
+    for cell in cells:
+        other = folders.setdefault(slug(cell), cell)
+        if other != cell:
+            raise UserError(
+                f"{name}: cells: {other!r} and {cell!r} would share the folder {slug(cell)!r}; rename one of them"
+            )
 
 
 def _read(source: str | Path | Mapping[str, Any]) -> tuple[str, Any]:
     if isinstance(source, Mapping):
         return "study", dict(source)
     if isinstance(source, str) and source in study_names():
-        return source, yaml.safe_load((_STUDIES / f"{source}.yaml").read_text(encoding="utf-8"))
+        return source, parse_yaml((_STUDIES / f"{source}.yaml").read_text(encoding="utf-8"), source)
     path = Path(source)
     if not path.is_file():
         close = difflib.get_close_matches(str(source), study_names(), n=1)
         hint = f"did you mean {close[0]}?" if close else f"give a YAML file or one of {', '.join(study_names())}"
         raise UserError(f"{source}: no such study; {hint}")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as text ({error}); give a YAML file") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark is not None else ""
-        raise UserError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', error)})") from None
+    tree = parse_yaml(text, str(path))
     return path.stem, tree if tree is not None else {}
 
 

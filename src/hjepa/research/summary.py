@@ -34,7 +34,8 @@ def summarise(
     reference = {r["seed"]: r for r in runs.get(study.reference_cell, ()) if "failed" not in r}
     rows = []
     for cell in cells:
-        good = {r["seed"]: r for r in runs[cell.name] if "failed" not in r}
+        found = runs.get(cell.name, [])
+        good = {r["seed"]: r for r in found if "failed" not in r}
         row: dict[str, Any] = {
             "name": cell.name,
             "changes": cell.changes,
@@ -44,7 +45,7 @@ def summarise(
             "tokens": cell.tokens,
             "mean": {},
             "difference": {},
-            "runs": runs[cell.name],
+            "runs": found,
             "config": cell.config.model_dump(mode="json"),
         }
         for key in MEASURES:

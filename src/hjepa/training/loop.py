@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from hjepa.errors import UserError
+from hjepa.errors import DivergenceError
 from hjepa.training import distribution, guard
 from hjepa.training.device import Precision
 from hjepa.training.interval import Interval
@@ -243,10 +243,10 @@ class Trainer:
         self._go_on()
 
     def _go_on(self) -> None:
-        """Raise `UserError` if the run is lost, its last good state saved."""
+        """Raise `DivergenceError` if the run is lost, its last good state saved."""
         if self.update.lost is not None:
             self._save_last()
-            raise UserError(self.update.lost)
+            raise DivergenceError(self.update.lost)
 
     def split(self, batch_size: int, accumulation_steps: int) -> None:
         """Go on with micro-batches of another size; the effective batch stays."""

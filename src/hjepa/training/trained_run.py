@@ -31,6 +31,7 @@ class TrainedRun:
         channels: input channels.
         mean, std: normalisation per channel.
         step, epoch: how far it was trained.
+        seconds: of training up to there, online evaluations and checkpoints included; none where it was not kept.
         checkpoint: the file.
         run_dir: the run folder, where one can be found.
     """
@@ -44,6 +45,7 @@ class TrainedRun:
     epoch: int
     checkpoint: Path
     run_dir: Path | None
+    seconds: float | None = None
 
 
 def load_run(checkpoint: str | Path, *, device: str = "auto") -> TrainedRun:
@@ -71,6 +73,7 @@ def load_run(checkpoint: str | Path, *, device: str = "auto") -> TrainedRun:
         epoch=state["epoch"],
         checkpoint=path,
         run_dir=_run_dir(Path(checkpoint), state),
+        seconds=state["seconds"],
     )
 
 

@@ -102,6 +102,7 @@ def _about(run: TrainedRun, name: str, command: str | None) -> dict[str, Any]:
         "std": list(run.std),
         "step": run.step,
         "epoch": run.epoch,
+        "seconds": run.seconds,
         "seed": run.config.seed,
         "command": command or environment.get("command"),
         **{key: environment.get(key) for key in ("commit", "hjepa", "torch", "device", "processes", "threads")},
