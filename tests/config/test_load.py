@@ -134,6 +134,12 @@ def test_a_missing_file_names_presets(tmp_path: Path) -> None:
     assert "YAML" in message([], str(tmp_path / "none.yaml"))
 
 
+def test_a_key_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "twice.yaml"
+    file.write_text("training:\n  lr: 0.001\n  epochs: 2\n  lr: 0.002\n")
+    assert "twice.yaml, line 4: not valid YAML (the key 'lr' stands there twice)" in message([], str(file))
+
+
 def test_broken_yaml_names_the_line(tmp_path: Path) -> None:
     file = tmp_path / "broken.yaml"
     file.write_text("model:\n  depth: [1\n")

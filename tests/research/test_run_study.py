@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from tests.conftest import TINY
 
 from hjepa.errors import UserError
@@ -139,6 +140,16 @@ def test_images_from_elsewhere_are_another_study(tmp_path: Path) -> None:
     assert "rank" in cell(found, "one")["mean"]
     with pytest.raises(UserError, match=r"data\.data_path .*a -> .*b.*--output-dir"):
         run_study(plain, **first, overrides={"data.data_path": str(tmp_path / "b")})
+
+
+def test_a_question_can_be_asked_of_another_recipe(tmp_path: Path) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump({**BASE, "training": {**BASE["training"], "lr": 3e-3}}))
+    plan = run_study(STUDY, base=other, dry_run=True)
+    assert [row["config"]["training"]["lr"] for row in plan.results["cells"]] == [3e-3, 3e-3]
+    assert [row["config"]["model"]["num_hierarchies"] for row in plan.results["cells"]] == [1, 2]
+    with pytest.raises(UserError, match="no such configuration file or preset"):
+        run_study(STUDY, base="quikstart2", dry_run=True)
 
 
 def test_cells_are_run_in_the_order_asked_for() -> None:

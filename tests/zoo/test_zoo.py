@@ -95,6 +95,10 @@ def test_the_card_says_what_it_is(packed: Path) -> None:
     assert "data_path: null" in (packed / "config.yaml").read_text()
 
 
+def test_whoever_may_read_the_card_may_read_the_weights(packed: Path) -> None:
+    assert (packed / "model.safetensors").stat().st_mode == (packed / "README.md").stat().st_mode
+
+
 def test_the_card_counts_the_images_of_all_processes(run_dir: Path, tmp_path: Path) -> None:
     import shutil
 

@@ -24,6 +24,12 @@ def ablate(
     cells: Annotated[
         list[str] | None, typer.Option(help="Train only this cell; repeat the option for several.", metavar="CELL")
     ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="Preset or YAML file that every cell starts from, in place of the study's own.", metavar="FILE|PRESET"
+        ),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:<n> or mps.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only plan: check cells, count images and FLOP.")] = False,
     list_studies: Annotated[bool, typer.Option("--list", help="List the studies that ship with hjepa.")] = False,
@@ -48,6 +54,7 @@ def ablate(
         output_dir=output_dir,
         seeds=_seeds(seeds),
         cells=cells,
+        base=base,
         overrides=dict(parse_override(text) for text in overrides or ()),
         device=device,
         dry_run=dry_run,

@@ -29,6 +29,7 @@ class LossConfig(Section):
     """Weight of VICReg's covariance term on the same features."""
     sliced_gaussian_weight: float = Field(default=0.0, ge=0)
     """Weight of the sliced test against a standard normal distribution on the same features (after LeJEPA,
-    arXiv:2511.08544)."""
+    arXiv:2511.08544). At weight 5 it was too weak to stop a collapse; more is unmeasured (docs/results/recipe.md, S16)."""
     regularised_levels: Literal["coarsest", "all"] = "coarsest"
-    """Levels whose features the terms above work on; over `all` they are averaged."""
+    """Levels whose features the terms above work on; over `all` they are averaged, which brought better k-NN on the embedded
+    set and nothing on photographs (docs/results/recipe.md, S9, C7, C28)."""

@@ -16,7 +16,8 @@ class LevelConfig(Section):
     """Number of encoder blocks after which the level is tapped."""
     stride: int = Field(default=1, ge=0)
     """Side of the square of tokens that is averaged into one cell of this level (1 = no pooling). 0 averages the whole
-    image into a single cell, which is always predicted, from whatever part the context shows; for the last level."""
+    image into a single cell, which is always predicted, from whatever part the context shows; for the last level. 0 did not
+    pay where it was measured (docs/results/recipe.md, S4, C16)."""
 
 
 class PredictorConfig(Section):
@@ -32,11 +33,11 @@ class PredictorConfig(Section):
     """Width of the hidden MLP layer as a multiple of the predictor's width."""
     sharing: Literal["shared", "separate"] = "shared"
     """`shared`: one predictor reads all levels of the context and has one output head per level. `separate`: one
-    small predictor per level, which reads that level only."""
+    small predictor per level, which reads that level only; it did not pay for its FLOP (docs/results/recipe.md, C29)."""
     predict_visible: bool = False
     """Predict, beside the hidden cells, what the target encoder with its view of the whole image thinks of the visible
     ones (dense loss of V-JEPA 2.1, arXiv:2603.14482, here with equal weights). Context tokens answer for themselves; levels
-    on pooled grids predict hidden cells only."""
+    on pooled grids predict hidden cells only. Better in short runs, worse in long ones (docs/results/recipe.md, C24, F2)."""
     coarse_to_fine: bool = False
     """For `separate`: the coarsest level is predicted first, and what was predicted for a cell is given to the queries
     of the next finer level inside it."""
@@ -68,7 +69,8 @@ class ModelConfig(Section):
     mlp_ratio: float = Field(default=4.0, gt=0)
     """Width of the encoder's hidden MLP layer as a multiple of its width."""
     position: Literal["sincos", "rope"] = "sincos"
-    """Fixed 2-D sine-cosine positions added to the patches, or axial rotary positions in every attention layer."""
+    """Fixed 2-D sine-cosine positions added to the patches, or axial rotary positions in every attention layer. `rope` was
+    worse and slower where it was measured (docs/results/recipe.md, S6)."""
     layer_scale: float | None = Field(default=None, gt=0)
     """Initial value of LayerScale; none when not given."""
     drop_path: float = Field(default=0.0, ge=0, lt=1)
@@ -84,7 +86,8 @@ class ModelConfig(Section):
     """The levels themselves, finest first; replaces `num_hierarchies` and `hierarchy`."""
     center_targets: bool = False
     """Subtract from every target the batch's mean at its cell, before layer normalisation: what the position alone
-    tells is then no part of what has to be predicted. Needs a batch of at least 2, better 32."""
+    tells is then no part of what has to be predicted. Needs a batch of at least 2, better 32. It pays beside `smoothl1` on
+    photographs, not beside `infonce` (docs/results/recipe.md, S5, C5, C15)."""
     predictor: PredictorConfig = Field(default_factory=PredictorConfig)
     """The predictor."""
     ema: EmaConfig = Field(default_factory=EmaConfig)

@@ -50,6 +50,7 @@ def run_study(
     output_dir: str | Path | None = None,
     seeds: Sequence[int] | None = None,
     cells: Sequence[str] | None = None,
+    base: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     device: str | None = None,
     dry_run: bool = False,
@@ -66,6 +67,8 @@ def run_study(
         output_dir: the study's folder; ``runs/studies/<name>`` when not given. It gets ``study.yaml``,
             ``results.json``, ``results.md``, ``results.png`` and a run folder per cell and seed.
         seeds, cells: train only these, in this order.
+        base: preset or YAML file that every cell starts from, in place of the study's own: the same question asked of
+            another recipe.
         overrides: dotted keys changed in every cell, for example to bring in one's own images.
         device: where to train.
         dry_run: only plan: check every cell and count images and FLOP.
@@ -76,6 +79,8 @@ def run_study(
             is a result and ends nothing.
     """
     name, study = load_study(source)
+    if base is not None:
+        study = study.model_copy(update={"base": str(base)})
     if seeds:
         check_seeds(seeds, "seeds")
         study = study.model_copy(update={"seeds": list(seeds)})

@@ -40,7 +40,7 @@ def model_card(about: dict[str, Any], config: Config, results: dict[str, Any] | 
         f"| encoder | width {about['embed_dim']}, {about['depth']} blocks, patch {about['patch_size']}, {about['parameters'] / 1e6:.2f} M parameters |",
         f"| images | {height}x{width}, {about['channels']} channels |",
         f"| levels | {levels} |",
-        f"| training | {about['epoch']} epochs, {about['step']} steps of {images} images, seed {about['seed']}, on {about.get('device')} |",
+        f"| training | {about['epoch']} epochs, {about['step']} steps of {images} images, seed {about['seed']}, on {about.get('device')}{_time(about.get('seconds'))} |",
         f"| weights | half precision, {size / 1e6:.1f} MB; features differ by {about['half_precision_error']:.2%} from full precision |",
         f"| code | hjepa {about.get('hjepa')}, commit {about.get('commit')}, torch {about.get('torch')} |",
         "",
@@ -56,6 +56,10 @@ def model_card(about: dict[str, Any], config: Config, results: dict[str, Any] | 
         "biases that data set has. Configuration: `config.yaml`; all figures: `results.json`.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _time(seconds: float | None) -> str:
+    return "" if seconds is None else f", {seconds / 60:.0f} minutes"
 
 
 def _level(depth: int, stride: int) -> str:

@@ -110,11 +110,12 @@ def _about(run: TrainedRun, name: str, command: str | None) -> dict[str, Any]:
 
 
 def _write_weights(run: TrainedRun, path: Path) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     state = {name: value.half().contiguous() for name, value in run.model.target_encoder.state_dict().items()}
     temporary = path.with_name(f".{path.name}")
-    save_file(state, temporary)
+    # `save_file` makes a file that nobody else may read.
+    temporary.write_bytes(save(state))
     temporary.replace(path)
 
 

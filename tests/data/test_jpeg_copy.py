@@ -1,0 +1,55 @@
+"""The script behind "CIFAR-10 (JPEG copy)": what it writes is read back as the JPEG of each picture."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+from PIL import Image
+
+from hjepa.config import DataConfig
+from hjepa.data import build_dataset
+
+ROOT = Path(__file__).parents[2]
+
+
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("cifar10_jpeg", ROOT / "scripts" / "cifar10_jpeg.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_copy_is_read_back(tmp_path: Path) -> None:
+    original = {
+        split: build_dataset(DataConfig(dataset="shapes", image_size=32, subset=24), split)
+        for split in ("train", "test")
+    }
+    for split, dataset in original.items():
+        script().write(dataset, tmp_path / f"{split}.parquet")
+    for split, dataset in original.items():
+        copy = build_dataset(DataConfig(dataset="parquet", data_path=str(tmp_path)), split)
+        assert copy.labels is not None
+        assert dataset.labels is not None
+        assert torch.equal(copy.labels, dataset.labels)
+        assert copy.class_names == dataset.class_names
+        for index in range(0, len(dataset), 5):
+            pixels = dataset.read(index)
+            file = io.BytesIO()
+            Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file, "JPEG", quality=75)
+            expected = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)
+            assert torch.equal(copy.read(index), expected)
+            assert not torch.equal(expected, pixels)
+
+
+def test_it_is_the_jpeg_that_was_measured() -> None:
+    picture = Image.open(io.BytesIO(script().jpeg(torch.zeros(3, 32, 32, dtype=torch.uint8))))
+    # The first luminance steps of the standard's table at quality 75, and chroma at half the resolution.
+    assert picture.quantization[0][:8] == [8, 6, 5, 8, 12, 20, 26, 31]
+    assert [component[1:3] for component in picture.layer] == [(2, 2), (1, 1), (1, 1)]
