@@ -14,6 +14,7 @@ from tests.conftest import TINY
 from hjepa.errors import UserError
 from hjepa.research import StudyOutcome, run_study
 from hjepa.research.summary import format_study
+from hjepa.training import run_training
 
 BASE: dict[str, Any] = {
     **TINY,
@@ -105,6 +106,21 @@ def test_a_study_goes_on_with_more_seeds_and_keeps_the_rest(done: StudyOutcome) 
     # The other cell was not asked for; its runs and pairs stay in the table.
     assert cell(more, "two")["difference"] == cell(done, "two")["difference"]
     assert more.results["controls"] == done.results["controls"]
+    assert yaml.safe_load((done.folder / "study.yaml").read_text())["seeds"] == [0, 1, 2]
+
+
+def test_calls_side_by_side_make_one_table(done: StudyOutcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hjepa.research import runs
+
+    def and_meanwhile(*arguments: Any, **keys: Any) -> Any:
+        # Another call has finished its run when this one's training ends.
+        shutil.copytree(done.folder / "cells" / "one" / "seed_0", tmp_path / "s" / "cells" / "one" / "seed_0")
+        return run_training(*arguments, **keys)
+
+    monkeypatch.setattr(runs, "run_training", and_meanwhile)
+    found = run_study(STUDY, output_dir=tmp_path / "s", cells=["two"], seeds=[0], console=False)
+    assert cell(found, "one")["runs"] == cell(done, "one")["runs"][:1]
+    assert set(cell(found, "two")["difference"]) >= {"linear_probe/all", "linear_probe/depths"}
 
 
 def test_a_damaged_result_is_evaluated_again(done: StudyOutcome) -> None:

@@ -60,7 +60,8 @@ def run_study(
 
     Runs go seed by seed, so that a study that is stopped early is still one of pairs. A run that is done is kept, one
     that was stopped goes on where it was; results so far are written after every run. The table holds every finished
-    run of the study in the folder, whichever were asked for this time.
+    run of the study in the folder, whichever were asked for this time, so calls for different cells or seeds may work
+    on one folder side by side.
 
     Args:
         source: YAML file, name of a study that ships with the package, or a mapping.
@@ -98,8 +99,8 @@ def run_study(
     asked = [ledger.run(cell, seed) for seed in study.seeds for cell in planned]
     for run in asked:
         run.check_same()
-    _prepare(folder, study, overrides)
     ledger.read()
+    _prepare(folder, study, sorted({*study.seeds, *ledger.seeds}), overrides)
     about = _environment(planned[0].config)
     for run in asked:
         if console:
@@ -126,8 +127,8 @@ def _chosen(cells: list[Cell], names: Sequence[str] | None, study: str) -> list[
     return [known[name] for name in dict.fromkeys(names)]
 
 
-def _prepare(folder: Path, study: Study, overrides: Mapping[str, Any] | None) -> None:
-    tree = study.model_dump(mode="json")
+def _prepare(folder: Path, study: Study, seeds: list[int], overrides: Mapping[str, Any] | None) -> None:
+    tree = study.model_dump(mode="json") | {"seeds": seeds}
     given = dict(overrides or {})
     tree["overrides"] |= given
     cells = study.all_cells()
@@ -152,6 +153,8 @@ def _environment(config: Config) -> dict[str, Any]:
 
 
 def _write(folder: Path, ledger: Ledger, about: dict[str, Any]) -> dict[str, Any]:
+    # Another call may work on other cells or seeds of the same folder.
+    ledger.read()
     results = ledger.results(about)
     write_atomically(folder / "results.json", json.dumps(results, indent=2) + "\n")
     write_atomically(folder / "results.md", markdown(results))

@@ -49,13 +49,18 @@ class Ledger:
         return StudyRun(self._folder / "cells" / slug(cell.name) / f"seed_{seed}", cell, seed, tuple(self.study.depths))
 
     def read(self) -> None:
-        """Take in the finished runs of an earlier call, also of seeds that this one does not ask for."""
+        """Take in finished runs of other calls, also of seeds that this one does not ask for."""
         for cell in self.cells:
             for place in (self._folder / "cells" / slug(cell.name)).glob("seed_*"):
                 number = place.name.removeprefix("seed_")
                 record = self.run(cell, int(number)).stored(full=False) if number.isdecimal() else None
                 if record is not None:
                     self.add(cell.name, record)
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of all runs."""
+        return sorted({seed for found in self.runs.values() for seed in found})
 
     def add(self, cell: str, record: dict[str, Any]) -> None:
         """Enter a run."""
@@ -67,8 +72,7 @@ class Ledger:
         """Everything found so far."""
         cells = [cell for cell in self.cells if self.runs[cell.name]]
         runs = {name: [found[seed] for seed in sorted(found)] for name, found in self.runs.items()}
-        seeds = sorted({seed for found in self.runs.values() for seed in found})
-        study = self.study.model_copy(update={"seeds": seeds})
+        study = self.study.model_copy(update={"seeds": self.seeds})
         return summarise(study, cells, runs, self.controls, about)
 
 
