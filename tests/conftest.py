@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -40,6 +42,17 @@ TINY: dict[str, Any] = {
 def tiny_config(overrides: Mapping[str, Any] | None = None) -> Config:
     """The tiny configuration with dotted keys replaced."""
     return load_config(TINY, dict(overrides or {}))
+
+
+def script(name: str) -> ModuleType:
+    """A program of the folder ``scripts`` as a module."""
+    file = Path(__file__).parents[1] / "scripts" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @dataclass

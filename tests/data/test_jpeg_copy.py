@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
 from PIL import Image
+from tests.conftest import script
 
 from hjepa.config import DataConfig
 from hjepa.data import build_dataset
-
-ROOT = Path(__file__).parents[2]
-
-
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("cifar10_jpeg", ROOT / "scripts" / "cifar10_jpeg.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_the_copy_is_read_back(tmp_path: Path) -> None:
@@ -32,7 +20,7 @@ def test_the_copy_is_read_back(tmp_path: Path) -> None:
         for split in ("train", "test")
     }
     for split, dataset in original.items():
-        script().write(dataset, tmp_path / f"{split}.parquet")
+        script("cifar10_jpeg").write(dataset, tmp_path / f"{split}.parquet")
     for split, dataset in original.items():
         copy = build_dataset(DataConfig(dataset="parquet", data_path=str(tmp_path)), split)
         assert copy.labels is not None
@@ -49,7 +37,7 @@ def test_the_copy_is_read_back(tmp_path: Path) -> None:
 
 
 def test_it_is_the_jpeg_that_was_measured() -> None:
-    picture = Image.open(io.BytesIO(script().jpeg(torch.zeros(3, 32, 32, dtype=torch.uint8))))
+    picture = Image.open(io.BytesIO(script("cifar10_jpeg").jpeg(torch.zeros(3, 32, 32, dtype=torch.uint8))))
     # The first luminance steps of the standard's table at quality 75, and chroma at half the resolution.
     assert picture.quantization[0][:8] == [8, 6, 5, 8, 12, 20, 26, 31]
     assert [component[1:3] for component in picture.layer] == [(2, 2), (1, 1), (1, 1)]

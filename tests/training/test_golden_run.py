@@ -7,27 +7,14 @@ the algorithm: a learning rate that is off by 1 % fails (it moves the covariance
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
-from types import ModuleType
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
-
-
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("golden_run", ROOT / "scripts" / "golden_run.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from tests.conftest import script
 
 
 def test_fifty_steps_give_the_losses_of_the_file() -> None:
-    golden = script()
+    golden = script("golden_run")
     want = json.loads(golden.FILE.read_text())["losses"]
     seen = golden.losses()
     assert set(seen) == set(want)

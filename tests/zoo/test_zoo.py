@@ -91,6 +91,8 @@ def test_the_card_says_what_it_is(packed: Path) -> None:
     assert f"{100 * results['linear_probe']['trained']:.1f}" in card
     assert "raw pixels" in card
     about = json.loads((packed / "model.json").read_text())
+    assert about["seconds"] == results["training_seconds"] > 0
+    assert f"{about['seconds'] / 60:.0f} minutes" in card
     assert 0 < about["half_precision_error"] < 0.01
     assert "data_path: null" in (packed / "config.yaml").read_text()
 

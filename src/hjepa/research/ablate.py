@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from hjepa.config import Config
+from hjepa.data.file_lock import FileLock
 from hjepa.errors import UserError
 from hjepa.research.budget import Cell, plan_cells
 from hjepa.research.plot import draw_study
@@ -153,9 +154,13 @@ def _environment(config: Config) -> dict[str, Any]:
 
 
 def _write(folder: Path, ledger: Ledger, about: dict[str, Any]) -> dict[str, Any]:
-    # Another call may work on other cells or seeds of the same folder.
-    ledger.read()
-    results = ledger.results(about)
+    # Another call may work on other cells or seeds of the same folder: whoever writes last has read what both have done.
+    with FileLock(folder / ".results.lock"):
+        ledger.read()
+        return _write_alone(folder, ledger.results(about))
+
+
+def _write_alone(folder: Path, results: dict[str, Any]) -> dict[str, Any]:
     write_atomically(folder / "results.json", json.dumps(results, indent=2) + "\n")
     write_atomically(folder / "results.md", markdown(results))
     picture = draw_study(results)
