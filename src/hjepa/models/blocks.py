@@ -11,6 +11,17 @@ from hjepa.models.positions import rotate
 NORM_EPS = 1e-6
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Softmax attention (arXiv:1706.03762, eq. 1), [B, heads, N, d] each, by the fastest way there is for device and type.
+
+    PyTorch's fused kernel everywhere but for bfloat16 on a processor, where its backward pass is slower than in float32 and
+    products written out are several times faster than both (`python -m benchmarks.attention`).
+    """
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
+        return torch.softmax((q * q.shape[-1] ** -0.5) @ k.mT, dim=-1).to(v.dtype) @ v
+    return F.scaled_dot_product_attention(q, k, v)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with PyTorch's scaled-dot-product kernel."""
 
@@ -42,7 +53,7 @@ class Attention(nn.Module):
             q, k, v = self.qkv(x).view(B, N, 3, *heads).permute(2, 0, 3, 1, 4).unbind(0)
         if angles is not None:
             q, k = rotate(q, angles[..., first:, :]), rotate(k, angles)
-        x = F.scaled_dot_product_attention(q, k, v)
+        x = attend(q, k, v)
         out: Tensor = self.proj(x.transpose(1, 2).reshape(B, N - first, D))
         return out
 

@@ -21,9 +21,9 @@ class Muon(torch.optim.Optimizer):
     """Momentum whose updates are made orthogonal: every direction of a weight matrix learns equally fast.
 
     `torch.optim.Muon` orthogonalises in bf16, one matrix at a time. A processor without bf16 arithmetic emulates it: a
-    step of a ViT of width 128 takes seconds there. Here processors compute in float32, and matrices of one shape go
-    through one batched product, each process of a run taking its share of them. The rows of a query-key-value
-    projection are three matrices in one and are treated as three.
+    step of a ViT of width 128 takes seconds there. Here processors compute in float32 unless told otherwise, and
+    matrices of one shape go through one batched product, each process of a run taking its share of them. The rows of a
+    query-key-value projection are three matrices in one and are treated as three.
 
     Updates are scaled to the root-mean-square of AdamW's (Liu et al., arXiv:2502.16982, section 2.2), so that both
     follow one learning rate.
@@ -34,6 +34,7 @@ class Muon(torch.optim.Optimizer):
         lr: learning rate.
         momentum: of the gradients, Nesterov's kind.
         weight_decay: decoupled, times the learning rate.
+        bf16: orthogonalise in bf16 on a processor too, one that has instructions for it. GPUs always do.
 
     Attributes:
         found_inf: scalar that says by 1 that gradients are not finite and everything has to stay as it is, in the manner
@@ -41,9 +42,16 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, groups: Iterable[dict[str, Any]], *, lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+        self,
+        groups: Iterable[dict[str, Any]],
+        *,
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        bf16: bool = False,
     ) -> None:
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "pieces": 1})
+        self.bf16 = bf16
         self.found_inf: Tensor | None = None
 
     @torch.no_grad()
@@ -74,7 +82,7 @@ class Muon(torch.optim.Optimizer):
         ahead = gradient.lerp(momentum, group["momentum"])
         count, rows, columns = ahead.shape
         rows //= group["pieces"]
-        change = _orthogonalise_together(ahead.view(-1, rows, columns)).view(count, -1, columns).to(ahead.dtype)
+        change = self._orthogonalise(ahead.view(-1, rows, columns)).view(count, -1, columns).to(ahead.dtype)
         change *= -group["lr"] * 0.2 * max(rows, columns) ** 0.5
         change -= group["lr"] * group["weight_decay"] * torch.stack(parameters)
         if made is not None:
@@ -83,23 +91,26 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_copy_(momenta, list(momentum.unbind()))
         torch._foreach_add_(parameters, list(change.unbind()))
 
+    def _orthogonalise(self, matrices: Tensor) -> Tensor:
+        """Every process has the same gradients: processors divide the matrices among them; a GPU has them done sooner
+        than sent."""
+        if matrices.is_cuda:
+            return orthogonalise(matrices, torch.bfloat16)
+        dtype = torch.bfloat16 if self.bf16 else torch.float32
+        return distribution.divide_work(lambda part: orthogonalise(part, dtype).to(part.dtype), matrices)
 
-def _orthogonalise_together(matrices: Tensor) -> Tensor:
-    """Every process has the same gradients: processors divide the matrices among them; a GPU has them done sooner than
-    sent."""
-    return orthogonalise(matrices) if matrices.is_cuda else distribution.divide_work(orthogonalise, matrices)
 
-
-def orthogonalise(matrices: Tensor) -> Tensor:
+def orthogonalise(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """The nearest semi-orthogonal matrices, roughly: all singular values come close to 1.
 
     Args:
         matrices: [P, rows, columns].
+        dtype: what to compute in.
 
     Returns:
-        [P, rows, columns], in bf16 on a GPU and float32 elsewhere.
+        [P, rows, columns] of that type.
     """
-    x = matrices.to(torch.bfloat16 if matrices.is_cuda else torch.float32)
+    x = matrices.to(dtype)
     tall = x.shape[-2] > x.shape[-1]
     if tall:
         x = x.mT
