@@ -67,6 +67,7 @@ def _bench(config: str, *overrides: str) -> Task:
 
 TASKS: dict[str, Task] = {
     "masks": Task("benchmarks.masks", minutes=0.1),
+    "attention": Task("benchmarks.attention", minutes=0.3),
     "muon_share": Task("benchmarks.muon_share", minutes=0.4),
     "start_up": Task("benchmarks.start_up", ["--rounds", "3"], 0.8),
     "bench_plan": _bench(PLAN, "data.num_workers=0"),

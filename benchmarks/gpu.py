@@ -19,7 +19,8 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.report import Rows, configuration, parser, show, write
 from benchmarks.variants import VARIANTS, measure, with_training
 from hjepa.config import Config
-from hjepa.training.benchmark import TimedStep, synchronise
+from hjepa.training.benchmark import TimedStep
+from hjepa.training.peak import synchronise
 
 _SHARED = [
     "model.num_hierarchies=2",

@@ -22,7 +22,8 @@ import torch
 
 from benchmarks.report import Cell, Rows, configuration, parser, show, write
 from hjepa.config import load_config
-from hjepa.training.benchmark import TimedStep, matmul_peak
+from hjepa.training.benchmark import TimedStep
+from hjepa.training.peak import matmul_peak
 
 Point = tuple[Cell, list[str]]
 

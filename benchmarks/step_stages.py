@@ -18,7 +18,8 @@ from benchmarks.report import Rows, configuration, parser, show, write
 from benchmarks.stages import STAGES, Laps
 from benchmarks.traffic import Traffic
 from hjepa.config import Config
-from hjepa.training.benchmark import TimedStep, matmul_peak
+from hjepa.training.benchmark import TimedStep
+from hjepa.training.peak import matmul_peak
 
 
 def measure(config: Config, *, rounds: int, side: int | None = None) -> dict[str, Any]:

@@ -34,6 +34,7 @@ ROWS = {
     "variants_plan": ("variants", "Precision and compilation, the plan's configuration, batch 8"),
     "scaling": ("scaling", "Scaling"),
     "masks": ("masks", "Masks of a batch of 1,024 on a grid of 14 x 14, one core"),
+    "attention": ("attention", "Attention of `cifar10_cpu`, one core: fused and written out"),
     "muon_share": ("muon_share", "Orthogonalising the matrices of `cifar10_cpu`, two processes"),
     "evaluation_speed": ("evaluation", "Evaluation of cached features"),
     "start_up": ("start_up", "Start-up"),

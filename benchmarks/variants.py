@@ -16,8 +16,9 @@ import torch
 
 from benchmarks.report import Rows, configuration, parser, show, write
 from hjepa.config import Config
-from hjepa.training.benchmark import TimedStep, matmul_peak
+from hjepa.training.benchmark import TimedStep
 from hjepa.training.device import resolve_device
+from hjepa.training.peak import matmul_peak
 
 # Keys of the `training` section.
 VARIANTS: dict[str, dict[str, Any]] = {

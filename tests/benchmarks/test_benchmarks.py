@@ -17,6 +17,7 @@ from benchmarks import (
     all as everything,
 )
 from benchmarks import (
+    attention,
     data_workers,
     evaluation_speed,
     gpu,
@@ -96,6 +97,13 @@ def test_masks_of_every_strategy(tmp_path: Path) -> None:
         (strategy, levels) for strategy in masks.STRATEGIES for levels in masks.LEVELS
     }
     assert all(row["context"] + int(row["targets"].split("/")[0]) <= 14 * 14 for row in rows)
+
+
+def test_attention_is_timed_at_the_lengths_of_the_step(tmp_path: Path) -> None:
+    rows = figures(attention.main, tmp_path / "attention.json")["attention"]
+    assert [row["way"] for row in rows] == 3 * list(attention.WAYS)
+    assert [row["tokens"] for row in rows[::4]] == [26, 54, 64]
+    assert all(row["ratio"] == 1 for row in rows[::4])
 
 
 def test_both_ways_of_sharing_muon_do_the_matrices_of_the_preset(tmp_path: Path) -> None:

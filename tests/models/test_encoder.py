@@ -7,7 +7,7 @@ import torch
 
 from hjepa.config import ModelConfig, resolve
 from hjepa.models import VisionTransformer
-from hjepa.models.blocks import Block
+from hjepa.models.blocks import Block, attend
 from hjepa.models.levels import pool_cells
 from hjepa.models.positions import rope_angles, rotate, sincos_2d
 
@@ -141,3 +141,24 @@ def test_a_block_that_answers_for_the_last_tokens_alone_gives_what_it_gives_for_
         results.append([out, x.grad, *(p.grad.clone() for p in block.parameters())])
     assert results[0][0].shape == (3, 5, 32)
     assert all(torch.allclose(a, b, atol=1e-5, rtol=1e-4) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("queries", [7, 11])
+def test_attention_is_that_of_the_definition_in_value_and_gradient(dtype: torch.dtype, queries: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    exact = [torch.randn(2, 3, n, 16, generator=generator, dtype=torch.float64) for n in (queries, 11, 11)]
+    rounded = [x.to(dtype).requires_grad_() for x in exact]
+    exact = [x.detach().double().requires_grad_() for x in rounded]
+    q, k, v = exact
+    expected = (q @ k.transpose(-1, -2) / 4).softmax(-1) @ v
+    out = attend(*rounded)
+    assert out.dtype == dtype
+    weight = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
+    (expected * weight).sum().backward()
+    (out * weight.to(dtype)).sum().backward()
+    close = {"rtol": 0.0, "atol": 1e-5 if dtype == torch.float32 else 0.06}
+    torch.testing.assert_close(out.double(), expected, **close)
+    for ours, theirs in zip(rounded, exact, strict=True):
+        assert ours.grad is not None
+        torch.testing.assert_close(ours.grad.double(), theirs.grad, **close)

@@ -168,6 +168,16 @@ def test_a_question_can_be_asked_of_another_recipe(tmp_path: Path) -> None:
         run_study(STUDY, base="quikstart2", dry_run=True)
 
 
+def test_the_machine_s_choice_of_precision_is_one_for_all_runs_and_stated(tmp_path: Path) -> None:
+    auto = {"output_dir": tmp_path / "s", "console": False, "overrides": {"training.use_amp": "auto"}}
+    found = run_study({**STUDY, "seeds": [0]}, **auto)
+    (choice,) = {row["config"]["training"]["use_amp"] for row in found.results["cells"]}
+    assert isinstance(choice, bool)
+    written = [yaml.safe_load(file.read_text()) for file in sorted((tmp_path / "s").glob("cells/*/*/config.yaml"))]
+    assert [tree["training"]["use_amp"] for tree in written] == [choice, choice]
+    assert run_study({**STUDY, "seeds": [0]}, **auto).results["cells"] == found.results["cells"]
+
+
 def test_cells_are_run_in_the_order_asked_for() -> None:
     plan = run_study(STUDY, cells=["two", "one", "two"], dry_run=True)
     assert [row["name"] for row in plan.results["cells"]] == ["two", "one"]

@@ -59,3 +59,14 @@ def test_an_update_is_as_large_as_one_of_adamw() -> None:
     parameter = nn.Parameter(torch.zeros(64, 256))
     moved = steps(Muon([{"params": [parameter]}], lr=0.01), parameter, number=1)
     assert moved.square().mean().sqrt() == pytest.approx(0.2 * 0.01, rel=0.15)
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (16, 48), (48, 16)])
+def test_bf16_turns_the_same_way(shape: tuple[int, int]) -> None:
+    start = torch.randn(shape, generator=torch.Generator().manual_seed(5))
+    exact, short = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    expected = steps(Muon([{"params": [exact]}], lr=0.01), exact) - start
+    moved = steps(Muon([{"params": [short]}], lr=0.01, bf16=True), short) - start
+    assert moved.dtype == torch.float32
+    assert not torch.equal(moved, expected)
+    assert (moved - expected).norm() < 0.02 * expected.norm()

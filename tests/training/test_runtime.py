@@ -1,4 +1,4 @@
-"""Threads and compilation are chosen once for a run, by what the machine has and what a trial says."""
+"""Threads, precision and compilation are chosen once for a run, by what the machine has and what a trial says."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from tests.conftest import Run, tiny_config
 
 from hjepa.training import compiling
 from hjepa.training.compiling import CompileTrial, decide_compile, try_block, try_compile
 from hjepa.training.finding import Start
+from hjepa.training.peak import matmul_peak
+from hjepa.training.precision import Precision, settle_precision
 from hjepa.training.run import _compiled
 from hjepa.training.threads import choose_threads, cpu_quota, physical_cores, usable_cores
 
@@ -147,3 +150,27 @@ def test_a_resumed_run_keeps_the_choice_to_compile(choice: bool) -> None:
     assert _compiled(tiny_config({"training.compile": not choice}), 6, start) is not choice
     # A checkpoint from before the choice was stored: chosen anew, and these few steps do not pay.
     assert not _compiled(tiny_config({"training.compile": "auto"}), 6, Start(Path("last.pth"), {"step": 5}))
+
+
+def test_precision_follows_the_machine_s_matrix_products() -> None:
+    cpu = torch.device("cpu")
+    pace = {dtype: matmul_peak(cpu, dtype, side=512) for dtype in (torch.bfloat16, torch.float16, torch.float32)}
+    for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        ratio = pace[dtype] / pace[torch.float32]
+        # A machine is far on one side or the other; in between nothing can be said.
+        if not 1.2 < ratio < 1.9:
+            config = settle_precision(tiny_config({"training.use_amp": "auto", "training.amp_dtype": name}), cpu)
+            assert config.training.use_amp is (ratio > 1.5)
+    for plain in (True, False):
+        assert settle_precision(tiny_config({"training.use_amp": plain}), cpu).training.use_amp is plain
+    # Who did not ask the machine computes in float32.
+    assert not Precision(tiny_config({"training.use_amp": "auto"}).training, cpu).enabled
+
+
+@pytest.mark.parametrize("choice", [True, False])
+def test_a_resumed_run_keeps_its_precision(choice: bool, run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run({"training.max_steps": 1, "training.use_amp": choice}, folder=folder)
+    again = run({"training.max_steps": 2, "training.use_amp": "auto"}, folder=folder, resume="auto")
+    assert again.state["config"]["training"]["use_amp"] is choice
+    assert yaml.safe_load((folder / "config.yaml").read_text())["training"]["use_amp"] is choice

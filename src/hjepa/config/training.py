@@ -45,8 +45,9 @@ class TrainingConfig(Section):
     """Largest norm of the gradient; not clipped when not given."""
     accumulation_steps: int = Field(default=1, ge=1)
     """Forward passes per optimiser step."""
-    use_amp: bool = False
-    """Mixed precision."""
+    use_amp: bool | Literal["auto"] = False
+    """Mixed precision. `auto`: where matrix products of `amp_dtype` are much faster than float32's, as on GPUs and on
+    processors with AVX512-BF16 or AMX; a resumed run keeps the choice."""
     amp_dtype: Literal["bf16", "fp16"] = "bf16"
     """Type for mixed precision; `fp16` scales the loss."""
     tf32: bool = True

@@ -12,14 +12,27 @@ NORM_EPS = 1e-6
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Softmax attention (arXiv:1706.03762, eq. 1), [B, heads, N, d] each, by the fastest way there is for device and type.
+    """Softmax attention (arXiv:1706.03762, eq. 1), in the fastest way that there is for device and type.
 
-    PyTorch's fused kernel everywhere but for bfloat16 on a processor, where its backward pass is slower than in float32 and
-    products written out are several times faster than both (`python -m benchmarks.attention`).
+    That is PyTorch's fused kernel everywhere but for bf16 on a processor, where its backward pass takes several times
+    that in float32 and products written out half of it (`python -m benchmarks.attention`).
+
+    Args:
+        q: [B, heads, M, d].
+        k, v: [B, heads, N, d].
+
+    Returns:
+        [B, heads, M, d].
     """
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:
-        return torch.softmax((q * q.shape[-1] ** -0.5) @ k.mT, dim=-1).to(v.dtype) @ v
+        return attend_by_products(q, k, v)
     return F.scaled_dot_product_attention(q, k, v)
+
+
+def attend_by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The same as two products and a softmax; keeps [B, heads, M, N] for the backward pass."""
+    weights = torch.softmax((q * q.shape[-1] ** -0.5) @ k.mT, dim=-1)
+    return weights.to(v.dtype) @ v
 
 
 class Attention(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,10 +92,11 @@ def run_study(
         )
     common = {**(overrides or {}), **({} if device is None else {"device": device}), **_RUN_KEYS}
     every = plan_cells(study, name, common)
-    planned = _chosen(every, cells, name)
     folder = Path(output_dir) if output_dir is not None else Path("runs") / "studies" / name
     if dry_run:
-        return StudyOutcome(folder, summarise(study, planned, {}, None, None), completed=False)
+        return StudyOutcome(folder, summarise(study, _chosen(every, cells, name), {}, None, None), completed=False)
+    every = [replace(cell, config=_settled(cell.config)) for cell in every]
+    planned = _chosen(every, cells, name)
     ledger = Ledger(folder, study, every)
     asked = [ledger.run(cell, seed) for seed in study.seeds for cell in planned]
     for run in asked:
@@ -144,6 +145,14 @@ def _prepare(folder: Path, study: Study, seeds: list[int], overrides: Mapping[st
         write_atomically(folder / "study.yaml", yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --output-dir") from None
+
+
+def _settled(config: Config) -> Config:
+    """With what this machine decides: runs that are compared compute in the same precision, and the table says in which."""
+    from hjepa.training.device import resolve_device
+    from hjepa.training.precision import settle_precision
+
+    return settle_precision(config, resolve_device(config.device))
 
 
 def _environment(config: Config) -> dict[str, Any]:

@@ -18,15 +18,12 @@ from hjepa.training.device import configure_backend, resolve_device
 from hjepa.training.distribution import World
 from hjepa.training.loop import Trainer
 from hjepa.training.online import OnlineEvaluation
+from hjepa.training.peak import matmul_peak, synchronise
+from hjepa.training.precision import settle_precision
 from hjepa.training.retention import Retention
 
 if TYPE_CHECKING:
     from hjepa.config import Config
-
-
-# Side, and seconds, of a product by which the ceiling is measured.
-_SMALLEST_PRODUCT = 512
-_LONGEST_PRODUCT = 2.0
 
 
 @dataclass(frozen=True)
@@ -83,9 +80,9 @@ class TimedStep:
     """
 
     def __init__(self, config: Config, *, synthetic: bool = False) -> None:
-        self.config = config
         self.device = resolve_device(config.device)
         configure_backend(config.training, self.device)
+        self.config = config = settle_precision(config, self.device)
         self.trainer, channels, self.data = _trainer(config, self.device, synthetic)
         self.dtype = self.trainer.precision.dtype if config.training.use_amp else torch.float32
         masks = self.trainer.masks
@@ -155,30 +152,6 @@ def benchmark_step(config: Config, *, seconds: float = 20.0, synthetic: bool = F
     )
 
 
-def matmul_peak(device: torch.device, dtype: torch.dtype, *, side: int | None = None) -> float:
-    """FLOP/s of large square matrix products: the best of several, the ceiling that a step is held against.
-
-    Smaller ones where large ones would take seconds: a processor without bf16 emulates it hundreds of times slower.
-    """
-    side = side or (2048 if device.type == "cpu" else 8192)
-    while side > _SMALLEST_PRODUCT and 64 * _product(device, dtype, side // 4, 1) > _LONGEST_PRODUCT:
-        side //= 2
-    return float(2 * side**3 / _product(device, dtype, side, 8))
-
-
-def _product(device: torch.device, dtype: torch.dtype, side: int, times: int) -> float:
-    """Seconds of the fastest of several products of square matrices."""
-    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    taken = []
-    for _ in range(times):
-        synchronise(device)
-        started = time.perf_counter()
-        a @ b
-        synchronise(device)
-        taken.append(time.perf_counter() - started)
-    return min(taken)
-
-
 def _trainer(config: Config, device: torch.device, synthetic: bool) -> tuple[Trainer, int, str]:
     size = config.geometry().image_size
     if synthetic:
@@ -213,9 +186,3 @@ def _trainer(config: Config, device: torch.device, synthetic: bool) -> tuple[Tra
     )
     model.train()
     return trainer, dataset.channels, "random pictures" if synthetic else dataset.name
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what it was told."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

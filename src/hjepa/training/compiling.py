@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from hjepa.training import distribution
-from hjepa.training.device import Precision, resolve_device
+from hjepa.training.device import resolve_device
+from hjepa.training.precision import Precision
 
 if TYPE_CHECKING:
     from hjepa.config import Config
@@ -81,8 +82,8 @@ def try_block(config: Config) -> float:
     Random states are left as they were.
     """
     from hjepa.models.blocks import Block
-    from hjepa.training.benchmark import synchronise
     from hjepa.training.parts import build_sampler
+    from hjepa.training.peak import synchronise
 
     geometry, device = config.geometry(), resolve_device(config.device)
     precision = Precision(config.training, device)

@@ -1,11 +1,9 @@
-"""Choosing the device, the number of threads and the precision."""
+"""Choosing the device and the number of threads."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,7 +12,6 @@ from hjepa.training.threads import choose_threads
 
 if TYPE_CHECKING:
     from hjepa.config import TrainingConfig
-    from hjepa.training.optimizer import OptimizerPair
 
 
 def resolve_device(name: str, local_rank: int = 0) -> torch.device:
@@ -70,35 +67,3 @@ def configure_backend(config: TrainingConfig, device: torch.device, *, processes
     # Only where it changes something: the call imports the compiler, which takes seconds.
     if config.deterministic != torch.are_deterministic_algorithms_enabled():
         torch.use_deterministic_algorithms(config.deterministic)
-
-
-class Precision:
-    """Mixed precision of forward and backward passes.
-
-    Args:
-        config: the ``training`` section.
-        device: where the model is.
-    """
-
-    def __init__(self, config: TrainingConfig, device: torch.device) -> None:
-        self.enabled = config.use_amp
-        self.dtype = torch.bfloat16 if config.amp_dtype == "bf16" else torch.float16
-        self.device = device
-        # Only float16 needs its gradients lifted out of the subnormal range.
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.enabled and self.dtype == torch.float16)
-
-    @contextlib.contextmanager
-    def autocast(self) -> Iterator[None]:
-        """Context of a forward pass."""
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.enabled):
-            yield
-
-    # A GradScaler needs parameter groups and a step, which an `OptimizerPair` has, though it is no subclass.
-
-    def unscale(self, optimizer: torch.optim.Optimizer | OptimizerPair) -> None:
-        """Bring scaled gradients to their true size."""
-        self.scaler.unscale_(cast(torch.optim.Optimizer, optimizer))
-
-    def step(self, optimizer: torch.optim.Optimizer | OptimizerPair) -> None:
-        """Update, unless a scaled gradient overflowed."""
-        self.scaler.step(cast(torch.optim.Optimizer, optimizer))

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from hjepa.errors import DivergenceError
 from hjepa.training import distribution, guard
-from hjepa.training.device import Precision
 from hjepa.training.interval import Interval
 from hjepa.training.ladder import agree_on_micro_batch, step_down
 from hjepa.training.memory import MicroBatchTooLargeError, is_out_of_memory
@@ -21,6 +20,7 @@ from hjepa.training.online import OnlineEvaluation, score
 from hjepa.training.optimizer import build_optimizer, set_hyperparameters
 from hjepa.training.parallel import Strategy, let_go, spread, synchronise_gradients
 from hjepa.training.parts import build_objective, build_sampler
+from hjepa.training.precision import Precision
 from hjepa.training.process_state import gather_process_states, restore_process_state
 from hjepa.training.retention import Retention
 from hjepa.training.schedules import Schedules

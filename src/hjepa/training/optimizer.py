@@ -89,7 +89,7 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opt
         {"params": [p for name, p in hidden if (".qkv." in name) == (pieces == 3)], "pieces": pieces, "decays": True}
         for pieces in (3, 1)
     ]
-    bf16 = config.use_amp and config.amp_dtype == "bf16"
+    bf16 = config.use_amp is True and config.amp_dtype == "bf16"
     return OptimizerPair([Muon(groups, lr=config.lr, weight_decay=config.weight_decay, bf16=bf16), adamw])
 
 

@@ -121,7 +121,7 @@ def spread(model: HJEPA, strategy: Strategy, config: Config, device: torch.devic
     training = config.training
     # Weights travel in half the bytes; gradients are summed in float32. Autocast decides the rest, as it does with DDP.
     # (On a CPU, norms need their weights in the type of what they normalise, and there is no exchange to shorten.)
-    shorter = training.use_amp and training.amp_dtype == "bf16" and device.type == "cuda"
+    shorter = training.use_amp is True and training.amp_dtype == "bf16" and device.type == "cuda"
     half = torch.bfloat16 if shorter else None
     policy = MixedPrecisionPolicy(
         param_dtype=half, reduce_dtype=None if half is None else torch.float32, cast_forward_inputs=False

@@ -29,6 +29,7 @@ from hjepa.training.loop import Trainer
 from hjepa.training.online import OnlineEvaluation
 from hjepa.training.parallel import check_strategy, choose_strategy
 from hjepa.training.parts import SMALLEST_REGULARISED_BATCH, build_sampler
+from hjepa.training.precision import settle_precision
 from hjepa.training.progress import Progress, duration
 from hjepa.training.retention import Retention, ShardedFolders, WholeFiles
 from hjepa.training.run_folder import RunFolder, locate
@@ -105,6 +106,7 @@ def run_training(
             stack.enter_context(LogFile(folder.root / "training.log", console=console))
         if start is not None:
             _keep_threads(config, start.state)
+        config = settle_precision(config, device, None if start is None else start.state)
         if world.is_main:
             folder.describe(config, device, world.size, run)
         return _train(config, folder, device, world, start, console and world.is_main, run)

@@ -16,10 +16,10 @@ from hjepa.training.parallel import Strategy, gradient_norm, local_part, paramet
 if TYPE_CHECKING:
     from hjepa.config import TrainingConfig
     from hjepa.models import HJEPA
-    from hjepa.training.device import Precision
     from hjepa.training.guard import MicroBatch
     from hjepa.training.interval import Interval
     from hjepa.training.optimizer import OptimizerPair
+    from hjepa.training.precision import Precision
     from hjepa.training.skipping import SkippedUpdates
 
 # What is kept of updates that the host has not asked about yet stays small.

@@ -1,0 +1,41 @@
+"""What a device can do in matrix products at the most."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+# Side, and seconds, of a product by which the ceiling is measured.
+_SMALLEST_PRODUCT = 512
+_LONGEST_PRODUCT = 2.0
+
+
+def matmul_peak(device: torch.device, dtype: torch.dtype, *, side: int | None = None) -> float:
+    """FLOP/s of large square matrix products: the best of several, the ceiling that a step is held against.
+
+    Smaller ones where large ones would take seconds: a processor without bf16 emulates it hundreds of times slower.
+    """
+    side = side or (2048 if device.type == "cpu" else 8192)
+    while side > _SMALLEST_PRODUCT and 64 * _product(device, dtype, side // 4, 1) > _LONGEST_PRODUCT:
+        side //= 2
+    return float(2 * side**3 / _product(device, dtype, side, 8))
+
+
+def _product(device: torch.device, dtype: torch.dtype, side: int, times: int) -> float:
+    """Seconds of the fastest of several products of square matrices."""
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    taken = []
+    for _ in range(times):
+        synchronise(device)
+        started = time.perf_counter()
+        a @ b
+        synchronise(device)
+        taken.append(time.perf_counter() - started)
+    return min(taken)
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
