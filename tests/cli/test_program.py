@@ -50,7 +50,7 @@ def test_version_and_doctor() -> None:
     assert hjepa("--version").stdout.strip() == f"hjepa {__version__}"
     result = hjepa("doctor")
     assert result.returncode == 0
-    for word in ("torch", "cpu threads", "disk here", "no problems found"):
+    for word in ("torch", "cpu threads", "use_amp=auto", "disk here", "no problems found"):
         assert word in result.stdout
 
 

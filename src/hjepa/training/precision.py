@@ -43,8 +43,8 @@ def settle_precision(config: Config, device: torch.device, state: Mapping[str, A
     if isinstance(before, bool):
         choice = before
     else:
-        short, full = (_pace(device, dtype) for dtype in (_DTYPES[training.amp_dtype], torch.float32))
-        choice = distribution.from_main(short > _LEAST_GAIN * full)
+        short, full = (pace_of_products(device, dtype) for dtype in (_DTYPES[training.amp_dtype], torch.float32))
+        choice = distribution.from_main(pays(short, full))
         log.info(
             "training.use_amp=auto: %s; matrix products in %s do %.0f GFLOP/s here, in float32 %.0f",
             training.amp_dtype if choice else "float32",
@@ -55,9 +55,14 @@ def settle_precision(config: Config, device: torch.device, state: Mapping[str, A
     return config.model_copy(update={"training": training.model_copy(update={"use_amp": choice})})
 
 
+def pays(short: float, full: float) -> bool:
+    """Whether mixed precision makes steps faster where products do so many FLOP/s in the short type and in float32."""
+    return short > _LEAST_GAIN * full
+
+
 @functools.cache
-def _pace(device: torch.device, dtype: torch.dtype) -> float:
-    """Measured once per process: all runs of a study get one answer."""
+def pace_of_products(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of small matrix products; measured once per process, so that all runs of a study get one answer."""
     return matmul_peak(device, dtype, side=_SIDE)
 
 
