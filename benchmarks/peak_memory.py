@@ -19,10 +19,11 @@ import torch
 from benchmarks.report import Rows, configuration, parser, show, write
 from hjepa.training.benchmark import TimedStep
 
+FLOAT32 = "training.use_amp=false"
 CASES: dict[str, list[str]] = {
-    "quickstart": [],
-    "quickstart, gradient checkpointing": ["model.gradient_checkpointing=true"],
-    "quickstart, 32 x 4 accumulated": ["data.batch_size=32", "training.accumulation_steps=4"],
+    "quickstart": [FLOAT32],
+    "quickstart, gradient checkpointing": [FLOAT32, "model.gradient_checkpointing=true"],
+    "quickstart, 32 x 4 accumulated": [FLOAT32, "data.batch_size=32", "training.accumulation_steps=4"],
     "quickstart, bf16": ["training.use_amp=true"],
 }
 

@@ -22,9 +22,9 @@ from hjepa.training.peak import matmul_peak
 
 # Keys of the `training` section.
 VARIANTS: dict[str, dict[str, Any]] = {
-    "float32": {},
+    "float32": {"use_amp": False},
     "bfloat16": {"use_amp": True, "amp_dtype": "bf16"},
-    "float32, compiled": {"compile": True},
+    "float32, compiled": {"use_amp": False, "compile": True},
     "bfloat16, compiled": {"use_amp": True, "amp_dtype": "bf16", "compile": True},
     "bfloat16, CUDA graphs": {
         "use_amp": True,
