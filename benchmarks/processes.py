@@ -30,6 +30,7 @@ RUN: dict[str, Any] = {
     "training.lr": 1.0e-3,
     "training.clip_grad": 1.0,
     "training.num_threads": 1,
+    "training.use_amp": False,
     "loss.variance_loss_weight": 0.1,
     "loss.covariance_loss_weight": 0.1,
     "evaluation.final": False,

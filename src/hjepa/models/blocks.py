@@ -10,7 +10,7 @@ from hjepa.models.positions import rotate
 
 NORM_EPS = 1e-6
 # Keys up to which attention may be written out: what it keeps grows with their square.
-_MOST_KEYS = 1024
+MOST_KEYS = 1024
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     Returns:
         [B, heads, M, d].
     """
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[-2] <= _MOST_KEYS:
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[-2] <= MOST_KEYS:
         return attend_by_products(q, k, v)
     return F.scaled_dot_product_attention(q, k, v)
 
