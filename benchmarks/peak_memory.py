@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
     if given.threads:
         extra.append(f"training.num_threads={given.threads}")
     if given.short:
-        cases = {"quickstart": []}
+        cases = {"quickstart": [FLOAT32]}
         extra += ["model.depth=3", "data.batch_size=16", "device=cpu"]
     rows: Rows = []
     for name, overrides in cases.items():

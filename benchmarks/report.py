@@ -12,6 +12,7 @@ import torch
 
 from hjepa.config import Config, load_config, parse_override
 from hjepa.training.device import resolve_device
+from hjepa.training.precision import settle_precision
 from hjepa.training.run_folder import environment, write_atomically
 
 Cell = str | int | float | None
@@ -32,9 +33,10 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def configuration(name: str, overrides: Sequence[str] = (), **keys: Any) -> Config:
-    """A configuration by file or preset, with overrides as text and keys with dots as `__`."""
+    """A configuration by file or preset, with overrides as text and keys with dots as `__`, in the precision of this machine."""
     values = {key.replace("__", "."): value for key, value in keys.items() if value is not None}
-    return load_config(name, values | dict(parse_override(text) for text in overrides))
+    config = load_config(name, values | dict(parse_override(text) for text in overrides))
+    return settle_precision(config, resolve_device(config.device))
 
 
 def show(rows: Rows) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.peak_memory import measure
+from benchmarks.peak_memory import FLOAT32, measure
 from benchmarks.report import Rows, configuration, parser, show, write
 from benchmarks.scaling_formulas import (
     FP32,
@@ -215,7 +215,7 @@ def main(arguments: list[str] | None = None) -> None:
         for half in (False, True):
             what = f"kept per image, bytes, {'bfloat16' if half else 'float32'}"
             rows.append(_row(label, what, formula_bytes(config, half=half), kept_bytes(config, 4, half=half)))
-    extra = [f"training.num_threads={given.threads or 1}", "device=cpu"]
+    extra = [FLOAT32, f"training.num_threads={given.threads or 1}", "device=cpu"]
     if given.short:
         extra.append("model.depth=3")
     peaks = []

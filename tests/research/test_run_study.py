@@ -14,7 +14,7 @@ from tests.conftest import TINY
 from hjepa.errors import UserError
 from hjepa.research import StudyOutcome, run_study
 from hjepa.research.summary import format_study
-from hjepa.training import run_training
+from hjepa.training import precision, run_training
 
 BASE: dict[str, Any] = {
     **TINY,
@@ -168,14 +168,20 @@ def test_a_question_can_be_asked_of_another_recipe(tmp_path: Path) -> None:
         run_study(STUDY, base="quikstart2", dry_run=True)
 
 
-def test_the_machine_s_choice_of_precision_is_one_for_all_runs_and_stated(tmp_path: Path) -> None:
+@pytest.mark.parametrize("choice", [True, False])
+def test_the_machine_s_choice_of_precision_is_one_for_all_runs(
+    choice: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     auto = {"output_dir": tmp_path / "s", "console": False, "overrides": {"training.use_amp": "auto"}}
+    monkeypatch.setattr(precision, "mixed_precision_pays", lambda *_: (choice, "so it says"))
     found = run_study({**STUDY, "seeds": [0]}, **auto)
-    (choice,) = {row["config"]["training"]["use_amp"] for row in found.results["cells"]}
-    assert isinstance(choice, bool)
+    assert {row["config"]["training"]["use_amp"] for row in found.results["cells"]} == {choice}
+    # Another machine, that would choose the other, goes on with what the study began with.
+    monkeypatch.setattr(precision, "mixed_precision_pays", lambda *_: (not choice, "so it says"))
+    more = run_study({**STUDY, "seeds": [0, 1]}, **auto)
     written = [yaml.safe_load(file.read_text()) for file in sorted((tmp_path / "s").glob("cells/*/*/config.yaml"))]
-    assert [tree["training"]["use_amp"] for tree in written] == [choice, choice]
-    assert run_study({**STUDY, "seeds": [0]}, **auto).results["cells"] == found.results["cells"]
+    assert [tree["training"]["use_amp"] for tree in written] == 4 * [choice]
+    assert [len(row["runs"]) for row in more.results["cells"]] == [2, 2]
 
 
 def test_cells_are_run_in_the_order_asked_for() -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.conftest import tiny_config
 from torch import nn
 
+from hjepa.models import build_model
 from hjepa.training.muon import Muon, orthogonalise
+from hjepa.training.optimizer import OptimizerPair, build_optimizer
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (2, 16, 64), (2, 64, 16)])
@@ -70,3 +73,15 @@ def test_bf16_turns_the_same_way(shape: tuple[int, int]) -> None:
     assert moved.dtype == torch.float32
     assert not torch.equal(moved, expected)
     assert (moved - expected).norm() < 0.02 * expected.norm()
+
+
+@pytest.mark.parametrize(
+    ("use_amp", "amp_dtype", "expected"), [(True, "bf16", True), (True, "fp16", False), (False, "bf16", False)]
+)
+def test_a_run_in_bf16_orthogonalises_in_bf16(use_amp: bool, amp_dtype: str, expected: bool) -> None:
+    keys = {"training.optimizer": "muon", "training.use_amp": use_amp, "training.amp_dtype": amp_dtype}
+    config = tiny_config(keys)
+    pair = build_optimizer(build_model(config), config.training)
+    assert isinstance(pair, OptimizerPair)
+    (muon,) = (member for member in pair.members if isinstance(member, Muon))
+    assert muon.bf16 is expected

@@ -11,11 +11,10 @@ import torch
 import yaml
 from tests.conftest import Run, tiny_config
 
-from hjepa.training import compiling
+from hjepa.training import compiling, precision
 from hjepa.training.compiling import CompileTrial, decide_compile, try_block, try_compile
 from hjepa.training.finding import Start
-from hjepa.training.peak import matmul_peak
-from hjepa.training.precision import Precision, settle_precision
+from hjepa.training.precision import Precision, mixed_precision_pays, settle_precision
 from hjepa.training.run import _compiled
 from hjepa.training.threads import choose_threads, cpu_quota, physical_cores, usable_cores
 
@@ -152,25 +151,45 @@ def test_a_resumed_run_keeps_the_choice_to_compile(choice: bool) -> None:
     assert not _compiled(tiny_config({"training.compile": "auto"}), 6, Start(Path("last.pth"), {"step": 5}))
 
 
-def test_precision_follows_the_machine_s_matrix_products() -> None:
-    cpu = torch.device("cpu")
-    pace = {dtype: matmul_peak(cpu, dtype, side=512) for dtype in (torch.bfloat16, torch.float16, torch.float32)}
-    for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
-        ratio = pace[dtype] / pace[torch.float32]
-        # A machine is far on one side or the other; in between nothing can be said.
-        if not 1.2 < ratio < 1.9:
-            config = settle_precision(tiny_config({"training.use_amp": "auto", "training.amp_dtype": name}), cpu)
-            assert config.training.use_amp is (ratio > 1.5)
+@pytest.mark.parametrize(("short", "expected"), [(1.0, False), (1.4, False), (1.6, True), (2.4, True)])
+def test_precision_follows_what_the_processor_does(
+    short: float, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu, auto = torch.device("cpu"), tiny_config({"training.use_amp": "auto"})
+    paces = {torch.bfloat16: short * 1e11, torch.float32: 1e11}
+    monkeypatch.setattr(precision, "matmul_peak", lambda _, dtype, **__: paces[dtype])
+    mixed_precision_pays.cache_clear()
+    assert settle_precision(auto, cpu).training.use_amp is expected
+    mixed_precision_pays.cache_clear()
     for plain in (True, False):
         assert settle_precision(tiny_config({"training.use_amp": plain}), cpu).training.use_amp is plain
+        # What was chosen before stays, whatever this machine would say.
+        assert settle_precision(auto, cpu, plain).training.use_amp is plain
     # Who did not ask the machine computes in float32.
-    assert not Precision(tiny_config({"training.use_amp": "auto"}).training, cpu).enabled
+    assert not Precision(auto.training, cpu).enabled
+
+
+def test_a_processor_without_such_products_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> float:
+        raise RuntimeError("not implemented for 'BFloat16'")
+
+    monkeypatch.setattr(precision, "matmul_peak", refuse)
+    mixed_precision_pays.cache_clear()
+    pays, why = mixed_precision_pays(torch.device("cpu"), "bf16")
+    mixed_precision_pays.cache_clear()
+    assert (pays, "no products" in why) == (False, True)
 
 
 @pytest.mark.parametrize("choice", [True, False])
-def test_a_resumed_run_keeps_its_precision(choice: bool, run: Run, tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_its_precision(
+    choice: bool, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "run"
     run({"training.max_steps": 1, "training.use_amp": choice}, folder=folder)
+    # This machine would choose the other.
+    monkeypatch.setattr(precision, "mixed_precision_pays", lambda *_: (not choice, "so it says"))
     again = run({"training.max_steps": 2, "training.use_amp": "auto"}, folder=folder, resume="auto")
     assert again.state["config"]["training"]["use_amp"] is choice
     assert yaml.safe_load((folder / "config.yaml").read_text())["training"]["use_amp"] is choice
+    fresh = run({"training.max_steps": 1, "training.use_amp": "auto"}, folder=tmp_path / "fresh")
+    assert fresh.state["config"]["training"]["use_amp"] is not choice

@@ -27,8 +27,10 @@ def bench(
 
     from hjepa.training.benchmark import benchmark_step
     from hjepa.training.device import resolve_device
+    from hjepa.training.precision import settle_precision
     from hjepa.training.run_folder import environment, write_atomically
 
+    settings = settle_precision(settings, resolve_device(settings.device))
     result = benchmark_step(settings, seconds=seconds, synthetic=synthetic)
     tokens = result.tokens
     rows = [

@@ -19,7 +19,7 @@ def doctor() -> None:
     import torch
 
     from hjepa.training.device import resolve_device
-    from hjepa.training.precision import pace_of_products, pays
+    from hjepa.training.precision import mixed_precision_pays
     from hjepa.training.threads import choose_threads
     from hjepa.version import __version__
 
@@ -41,9 +41,8 @@ def doctor() -> None:
         rows.append(("cuda", "no GPU that PyTorch can use"))
     rows.append(("mps", "yes" if torch.backends.mps.is_available() else "no"))
     device = resolve_device("auto")
-    short, full = (pace_of_products(device, dtype) for dtype in (torch.bfloat16, torch.float32))
-    choice = "yes" if pays(short, full) else "no"
-    rows.append(("use_amp=auto", f"{choice} (bf16 {short / full:.2g} times as fast as float32 on {device})"))
+    pays, why = mixed_precision_pays(device, "bf16")
+    rows.append(("use_amp=auto", f"{'bf16' if pays else 'float32'} on {device}: {why}"))
     usage = shutil.disk_usage(Path.cwd())
     rows.append(("disk here", f"{usage.free / 2**30:.1f} GiB free of {usage.total / 2**30:.0f}"))
     problems = _problems()

@@ -46,8 +46,8 @@ class TrainingConfig(Section):
     accumulation_steps: int = Field(default=1, ge=1)
     """Forward passes per optimiser step."""
     use_amp: bool | Literal["auto"] = False
-    """Mixed precision. `auto`: where matrix products of `amp_dtype` are much faster than float32's, as on GPUs and on
-    processors with AVX512-BF16 or AMX; a resumed run keeps the choice."""
+    """Mixed precision. `auto`: on CUDA GPUs that have `amp_dtype`, and on processors whose matrix products in it are much
+    faster than float32's (AVX512-BF16, AMX); a resumed run and a study keep the choice."""
     amp_dtype: Literal["bf16", "fp16"] = "bf16"
     """Type for mixed precision; `fp16` scales the loss."""
     tf32: bool = True

@@ -9,15 +9,17 @@ from torch import Tensor, nn
 from hjepa.models.positions import rotate
 
 NORM_EPS = 1e-6
-# Keys up to which attention may be written out: what it keeps grows with their square.
-MOST_KEYS = 1024
+# Keys up to which attention may be written out: what it keeps grows with their square, 2 * heads * keys ** 2 bytes per
+# image and block, and what it gains shrinks.
+MOST_KEYS = 576
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Softmax attention (arXiv:1706.03762, eq. 1), in the fastest way that there is for device and type.
 
-    That is PyTorch's fused kernel everywhere but for bf16 on a processor, where its backward pass takes several times
-    that in float32 and products written out half of it (`python -m benchmarks.attention`).
+    That is PyTorch's fused kernel everywhere but for short sequences in bf16 on a processor, where forward and backward
+    together take it two to three times as long as in float32, and products written out half as long
+    (`python -m benchmarks.attention`).
 
     Args:
         q: [B, heads, M, d].
@@ -32,13 +34,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def attend_by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The same as two products and a softmax; keeps [B, heads, M, N] for the backward pass."""
+    """The same as two products and a softmax. Keeps [B, heads, M, N] for the backward pass, and in bf16 rounds scores
+    before the softmax, which the fused kernel does not: errors are two to four times as large."""
     weights = torch.softmax((q * q.shape[-1] ** -0.5) @ k.mT, dim=-1)
     return weights.to(v.dtype) @ v
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with PyTorch's scaled-dot-product kernel."""
+    """Multi-head self-attention."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from hjepa.config import Config
+from hjepa.config import Config, load_config
 from hjepa.data.file_lock import FileLock
 from hjepa.errors import UserError
 from hjepa.research.budget import Cell, plan_cells
@@ -95,7 +95,7 @@ def run_study(
     folder = Path(output_dir) if output_dir is not None else Path("runs") / "studies" / name
     if dry_run:
         return StudyOutcome(folder, summarise(study, _chosen(every, cells, name), {}, None, None), completed=False)
-    every = [replace(cell, config=_settled(cell.config)) for cell in every]
+    every = _settled(every, folder)
     planned = _chosen(every, cells, name)
     ledger = Ledger(folder, study, every)
     asked = [ledger.run(cell, seed) for seed in study.seeds for cell in planned]
@@ -147,12 +147,17 @@ def _prepare(folder: Path, study: Study, seeds: list[int], overrides: Mapping[st
         raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --output-dir") from None
 
 
-def _settled(config: Config) -> Config:
-    """With what this machine decides: runs that are compared compute in the same precision, and the table says in which."""
+def _settled(cells: list[Cell], folder: Path) -> list[Cell]:
+    """With what a machine decides: runs that are compared compute in the same precision, that of the folder's first."""
     from hjepa.training.device import resolve_device
     from hjepa.training.precision import settle_precision
 
-    return settle_precision(config, resolve_device(config.device))
+    if all(cell.config.training.use_amp != "auto" for cell in cells):
+        return cells
+    before = {load_config(file).training.use_amp for file in folder.glob("cells/*/seed_*/config.yaml")}
+    choice = before.pop() if len(before) == 1 else None
+    device = resolve_device(cells[0].config.device)
+    return [replace(cell, config=settle_precision(cell.config, device, choice)) for cell in cells]
 
 
 def _environment(config: Config) -> dict[str, Any]:

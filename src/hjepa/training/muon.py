@@ -34,7 +34,7 @@ class Muon(torch.optim.Optimizer):
         lr: learning rate.
         momentum: of the gradients, Nesterov's kind.
         weight_decay: decoupled, times the learning rate.
-        bf16: orthogonalise in bf16 on a processor too, one that has instructions for it. GPUs always do.
+        bf16: orthogonalise in bf16 on a processor too, one that has instructions for it. CUDA GPUs always do.
 
     Attributes:
         found_inf: scalar that says by 1 that gradients are not finite and everything has to stay as it is, in the manner

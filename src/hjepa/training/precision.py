@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("hjepa")
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-# Where a processor has instructions for bf16, its products take half of float32's time or less, and elsewhere many times as
-# much: a quick look at small ones is enough.
+# A processor with instructions for bf16 does its products in half of float32's time or less, others take more than float32
+# does, up to hundreds of times as much: a quick look at small ones is enough.
 _LEAST_GAIN = 1.5
 _SIDE = 512
 
 
-def settle_precision(config: Config, device: torch.device, state: Mapping[str, Any] | None = None) -> Config:
+def settle_precision(config: Config, device: torch.device, before: object = None) -> Config:
     """Turn ``training.use_amp: auto`` into yes or no: yes where matrix products of that type are much faster.
 
     In several processes all of them must call it; the main one decides for all.
@@ -34,36 +34,37 @@ def settle_precision(config: Config, device: torch.device, state: Mapping[str, A
     Args:
         config: the configuration; returned as it is unless it says ``auto``.
         device: where the model will be.
-        state: what the checkpoint holds that the run goes on from: its choice stays.
+        before: what was chosen when the run or study began; that stays. Anything but a bool: nothing was.
     """
     training = config.training
     if training.use_amp != "auto":
         return config
-    before = None if state is None else state["config"]["training"]["use_amp"]
     if isinstance(before, bool):
-        choice = before
+        choice, why = before, "as before"
     else:
-        short, full = (pace_of_products(device, dtype) for dtype in (_DTYPES[training.amp_dtype], torch.float32))
-        choice = distribution.from_main(pays(short, full))
-        log.info(
-            "training.use_amp=auto: %s; matrix products in %s do %.0f GFLOP/s here, in float32 %.0f",
-            training.amp_dtype if choice else "float32",
-            training.amp_dtype,
-            short / 1e9,
-            full / 1e9,
-        )
+        choice, why = distribution.from_main(mixed_precision_pays(device, training.amp_dtype))
+    log.info("training.use_amp=auto: %s, %s", training.amp_dtype if choice else "float32", why)
     return config.model_copy(update={"training": training.model_copy(update={"use_amp": choice})})
 
 
-def pays(short: float, full: float) -> bool:
-    """Whether mixed precision makes steps faster where products do so many FLOP/s in the short type and in float32."""
-    return short > _LEAST_GAIN * full
-
-
 @functools.cache
-def pace_of_products(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of small matrix products; measured once per process, so that all runs of a study get one answer."""
-    return matmul_peak(device, dtype, side=_SIDE)
+def mixed_precision_pays(device: torch.device, amp_dtype: str) -> tuple[bool, str]:
+    """Whether to train in ``bf16`` or ``fp16`` rather than float32 on a device, and why. Found out once per process.
+
+    A GPU is asked what it has; small products would say how long it takes to start one. A processor is measured.
+    """
+    if device.type == "cuda":
+        has = amp_dtype == "fp16" or torch.cuda.is_bf16_supported(including_emulation=False)
+        return has, f"this GPU {'has' if has else 'lacks'} it"
+    if device.type != "cpu":
+        return False, f"{amp_dtype} was never measured on {device.type}"
+    try:
+        short = matmul_peak(device, _DTYPES[amp_dtype], side=_SIDE)
+    except (RuntimeError, TypeError):
+        return False, f"this PyTorch has no products in {amp_dtype} here"
+    full = matmul_peak(device, torch.float32, side=_SIDE)
+    paces = f"products do {short / 1e9:.0f} GFLOP/s in {amp_dtype} here and {full / 1e9:.0f} in float32"
+    return short > _LEAST_GAIN * full, paces
 
 
 class Precision:

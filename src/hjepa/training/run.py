@@ -106,7 +106,8 @@ def run_training(
             stack.enter_context(LogFile(folder.root / "training.log", console=console))
         if start is not None:
             _keep_threads(config, start.state)
-        config = settle_precision(config, device, None if start is None else start.state)
+        before = None if start is None else start.state["config"]["training"].get("use_amp")
+        config = settle_precision(config, device, before)
         if world.is_main:
             folder.describe(config, device, world.size, run)
         return _train(config, folder, device, world, start, console and world.is_main, run)
