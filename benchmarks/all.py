@@ -93,6 +93,12 @@ TASKS: dict[str, Task] = {
         2.0,
         ["--short", "--variants", "float32", "bfloat16"],
     ),
+    "variants_cifar10_cpu": Task(
+        "benchmarks.variants",
+        ["--config", "cifar10_cpu", "--rounds", "8", "--variants", "float32", "bfloat16"],
+        0.8,
+        ["--short", "--variants", "float32", "bfloat16"],
+    ),
     "gpu": Task("benchmarks.gpu", minutes=8, gpu=True),
 }
 

@@ -32,6 +32,7 @@ ROWS = {
     "level_cost": ("level_cost", "Further levels over flat, `quickstart`"),
     "level_cost_vit_tiny_patch4": ("level_cost", "Further levels over flat, ViT-Tiny/4 at 32 px"),
     "variants_plan": ("variants", "Precision and compilation, the plan's configuration, batch 8"),
+    "variants_cifar10_cpu": ("variants", "Precision, preset `cifar10_cpu`"),
     "scaling": ("scaling", "Scaling"),
     "masks": ("masks", "Masks of a batch of 1,024 on a grid of 14 x 14, one core"),
     "attention": ("attention", "Attention of `cifar10_cpu`, one core: fused and written out"),
