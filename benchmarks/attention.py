@@ -29,8 +29,8 @@ WAYS: dict[str, tuple[torch.dtype, Callable[[Tensor, Tensor, Tensor], Tensor]]] 
 }
 
 
-def measure(preset: str, rounds: int) -> Rows:
-    """Median milliseconds of forward and of forward with backward, and the latter as a share of the first way's."""
+def measure(preset: str, rounds: int, images: int | None = None) -> Rows:
+    """For a batch of so many images, or the preset's: median milliseconds of forward and of forward with backward, and the latter as a share of the first way's."""
     config = configuration(preset)
     geometry, masks = config.geometry(), build_sampler(config)
     counts = masks.counts
@@ -43,7 +43,7 @@ def measure(preset: str, rounds: int) -> Rows:
         taken: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in WAYS}
         for turn in range(rounds + 1):
             for name, (dtype, way) in WAYS.items():
-                shape = (3, config.data.batch_size, heads, length, width // heads)
+                shape = (3, images or config.data.batch_size, heads, length, width // heads)
                 qkv = torch.randn(shape, dtype=dtype, requires_grad=True)
                 started = time.perf_counter()
                 out = way(*qkv.unbind())
@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
     options.add_argument("--rounds", type=int, default=15)
     given = options.parse_args(arguments)
     torch.set_num_threads(given.threads or 1)
-    rows = measure(given.config, 1 if given.short else given.rounds)
+    rows = measure(given.config, 1, images=2) if given.short else measure(given.config, given.rounds)
     show(rows)
     write(given.json, "attention", {"attention": rows, "config": given.config})
 
