@@ -30,7 +30,13 @@ WAYS: dict[str, tuple[torch.dtype, Callable[[Tensor, Tensor, Tensor], Tensor]]] 
 
 
 def measure(preset: str, rounds: int, images: int | None = None) -> Rows:
-    """For a batch of so many images, or the preset's: median milliseconds of forward and of forward with backward, and the latter as a share of the first way's."""
+    """Median milliseconds of forward and of forward with backward, and the latter as a share of the first way's.
+
+    Args:
+        preset: whose sequences.
+        rounds: of all ways in turn, after one for warming up.
+        images: in a batch; the preset's number when not given.
+    """
     config = configuration(preset)
     geometry, masks = config.geometry(), build_sampler(config)
     counts = masks.counts
