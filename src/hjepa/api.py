@@ -79,7 +79,10 @@ def train(
     outcome = run_training(resolved, output_dir=output_dir, resume=resume, console=console)
     results: dict[str, Any] = {}
     if outcome.is_main and outcome.completed and resolved.evaluation.final:
-        results = _finish(outcome.run_dir, outcome.checkpoint, resolved, console, again=not outcome.already_done)
+        from hjepa.training.threads import threads_of
+
+        with threads_of(outcome.processes):
+            results = _finish(outcome.run_dir, outcome.checkpoint, resolved, console, again=not outcome.already_done)
     return RunResult(
         run_dir=outcome.run_dir,
         checkpoint=outcome.checkpoint,
@@ -141,13 +144,15 @@ def _finish(run_dir: Path, checkpoint: Path, config: Config, console: bool, *, a
     if written.is_file() and not again:
         stored: dict[str, Any] = json.loads(written.read_text(encoding="utf-8"))
         return stored
+    from torch import get_num_threads
+
     from hjepa.evaluation import evaluate as run_evaluation
     from hjepa.evaluation import print_table
     from hjepa.training.loggers import LogFile
     from hjepa.visualization import visualize as draw
 
     with LogFile(run_dir / "training.log", console=console):
-        log.info("evaluating against raw pixels, PCA and the untrained encoder")
+        log.info("evaluating against raw pixels, PCA and the untrained encoder (CPU threads: %d)", get_num_threads())
         results = run_evaluation(checkpoint, device=config.device, output=written)
         if console:
             print_table(results)

@@ -55,6 +55,7 @@ class Outcome:
         interrupted: whether it was asked to stop.
         already_done: whether there was nothing left to do.
         is_main: whether this process is the one that writes.
+        processes: training processes on this machine.
     """
 
     run_dir: Path
@@ -64,6 +65,7 @@ class Outcome:
     interrupted: bool = False
     already_done: bool = False
     is_main: bool = True
+    processes: int = 1
 
 
 def run_training(
@@ -203,6 +205,7 @@ def _outcome(trainer: Trainer, folder: RunFolder, *, interrupted: bool = False, 
         interrupted=interrupted,
         already_done=already_done,
         is_main=trainer.world.is_main,
+        processes=trainer.world.local_size,
     )
 
 

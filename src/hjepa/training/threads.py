@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -24,6 +26,24 @@ def choose_threads(processes: int = 1) -> int:
     if any(name in os.environ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")):
         return torch.get_num_threads()
     return max(1, usable_cores() // processes)
+
+
+@contextlib.contextmanager
+def threads_of(processes: int) -> Iterator[int]:
+    """For what one process does alone, as evaluation after training: the threads of all that trained on this machine.
+
+    Args:
+        processes: training processes on this machine, this one included; the others wait or have ended.
+
+    Yields:
+        The number of threads inside.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(before * processes)
+    try:
+        yield before * processes
+    finally:
+        torch.set_num_threads(before)
 
 
 def usable_cores(root: Path = _ROOT) -> int:
