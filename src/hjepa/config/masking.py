@@ -15,7 +15,7 @@ class MaskingConfig(Section):
 
     strategy: Literal["multiblock", "hierarchical", "random"] = "multiblock"
     """`multiblock`: the same hidden blocks for every level. `hierarchical`: coarser levels predict larger blocks around
-    those of the finer ones. `random`: as many hidden tokens as multi-block, scattered."""
+    those of the finer ones, which did not pay for its FLOP (docs/results/recipe.md, C37). `random`: as many hidden tokens as multi-block, scattered."""
     num_masks: int = Field(default=4, ge=1)
     """Target blocks per image."""
     mask_scale: Range = (0.15, 0.2)

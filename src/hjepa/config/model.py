@@ -81,7 +81,8 @@ class ModelConfig(Section):
     """Number of levels, 1 to 4. One level is flat I-JEPA, the control."""
     hierarchy: Literal["depths", "pooled", "both"] = "depths"
     """How levels are derived when `levels` is not given: from evenly spaced encoder depths, from 2-D pooled grids of
-    the last depth, or from both at once. Level 0 is the finest."""
+    the last depth, or from both at once. Level 0 is the finest. `pooled` was worse where it was measured
+    (docs/results/recipe.md, C36)."""
     levels: list[LevelConfig] | None = Field(default=None, min_length=1, max_length=4)
     """The levels themselves, finest first; replaces `num_hierarchies` and `hierarchy`."""
     center_targets: bool = False
