@@ -10,6 +10,7 @@ from hjepa.data import build_dataset, eval_batches
 from hjepa.errors import DataError
 from hjepa.evaluation import View, encode, extract
 from hjepa.evaluation.controls import pixel_components, pixel_size, pixels
+from hjepa.evaluation.features import model_encoder
 from hjepa.evaluation.sample import draw_test, draw_train
 from hjepa.training import load_run, untrained_model
 
@@ -24,6 +25,10 @@ def run(run_dir):
 @pytest.fixture(scope="module")
 def dataset(run):
     return build_dataset(run.config.data, "train", seed=run.config.seed)
+
+
+def as_pixels(images):
+    return {"pixels": pixels(images)}
 
 
 def view(run, batch_size=64):
@@ -51,11 +56,26 @@ def test_batch_size_and_repetition_change_nothing(run, dataset):
 
 
 def test_one_pass_serves_several_encoders(run, dataset):
-    encoders = {"pixels": pixels, "mean": lambda images: images.mean(dim=(2, 3))}
+    encoders = [as_pixels, lambda images: {"mean": images.mean(dim=(2, 3))}]
     features, rows = encode(dataset, None, encoders, view(run))
     assert len(rows) == len(dataset) == 200
     assert features["pixels"].shape == (200, 3 * 16 * 16)
     torch.testing.assert_close(features["mean"], features["pixels"].reshape(200, 3, -1).mean(dim=2))
+
+
+def test_levels_and_depths_of_a_model_are_read_in_one_pass(run, dataset):
+    passes = []
+    handle = run.model.target_encoder.register_forward_hook(lambda *_: passes.append(1))
+    features, _ = encode(dataset, torch.arange(10), [model_encoder(run.model, "trained", [2, 1])], view(run))
+    handle.remove()
+    assert len(passes) == 1
+    (batch,) = eval_batches(dataset, torch.arange(10), (16, 16), mean=run.mean, std=run.std, batch_size=10, device=CPU)
+    with torch.no_grad():
+        levels = run.model.extract_features(batch.images)
+        depths = run.model.extract_features(batch.images, depths=[2, 1])
+    assert features.keys() == {"trained", "trained_depths"}
+    torch.testing.assert_close(features["trained"], levels)
+    torch.testing.assert_close(features["trained_depths"], depths)
 
 
 def test_the_untrained_encoder_is_step_zero_of_the_same_run(run, dataset):
@@ -86,7 +106,7 @@ def test_rows_follow_files_that_turn_bad_later(run, tmp_path):
     doomed = {dataset.identifiers[2], dataset.identifiers[9]}
     for name in doomed:
         (tmp_path / "set" / name).write_bytes(b"broken")
-    features, rows = encode(dataset, None, {"pixels": pixels}, view(run, 8))
+    features, rows = encode(dataset, None, [as_pixels], view(run, 8))
     assert {dataset.identifiers[i] for i in range(len(dataset)) if i not in rows.tolist()} == doomed
     assert len(features["pixels"]) == len(rows) == len(dataset) - 2
 
@@ -97,7 +117,7 @@ def test_a_split_that_cannot_be_read_at_all_is_an_error(run, tmp_path):
     for file in (tmp_path / "set").rglob("*.png"):
         file.write_bytes(b"broken")
     with pytest.raises(DataError, match="no readable image in the train split"):
-        encode(dataset, None, {"pixels": pixels}, view(run))
+        encode(dataset, None, [as_pixels], view(run))
 
 
 def test_training_images_are_balanced_labelled_and_seeded():

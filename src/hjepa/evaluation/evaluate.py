@@ -16,7 +16,7 @@ from torch import Tensor
 from hjepa.data import build_dataset
 from hjepa.errors import DivergenceError
 from hjepa.evaluation.controls import pixel_components, pixel_size, pixels
-from hjepa.evaluation.features import Encoder, View, depth_encoder, encode, level_encoder
+from hjepa.evaluation.features import Encoder, View, encode, model_encoder
 from hjepa.evaluation.results import origin, results_path, write_results
 from hjepa.evaluation.sample import draw_test, draw_train
 from hjepa.evaluation.scores import Representation, Task, knn_scores, probe_scores, side_by_side
@@ -152,7 +152,7 @@ def _features(run: TrainedRun, config: Config, readings: Readings, k_values: Seq
     _check_finite(train_features["trained"], run.checkpoint)
     home = torch.device("cpu") if device.type == "mps" else device  # the solvers need float64
     representations = []
-    for name in encoders:
+    for name in train_features:
         parts = 1 if name == "pixels" else len(readings.depths) if name.endswith("_depths") else model.num_levels
         both = (train_features[name].to(home), test_features[name].to(home))
         if name != "pixels" or "pixels" in readings.controls:
@@ -166,18 +166,13 @@ def _features(run: TrainedRun, config: Config, readings: Readings, k_values: Seq
     return _Features(representations, task, train.description)
 
 
-def _encoders(run: TrainedRun, readings: Readings) -> dict[str, Encoder]:
-    """What to encode images with, by the name of the representation."""
-    encoders: dict[str, Encoder] = {"trained": level_encoder(run.model)}
-    if readings.depths:
-        encoders["trained_depths"] = depth_encoder(run.model, readings.depths)
+def _encoders(run: TrainedRun, readings: Readings) -> list[Encoder]:
+    """What to encode images with."""
+    encoders: list[Encoder] = [model_encoder(run.model, "trained", readings.depths)]
     if "untrained" in readings.controls:
-        untrained = untrained_model(run)
-        encoders["untrained"] = level_encoder(untrained)
-        if readings.depths:
-            encoders["untrained_depths"] = depth_encoder(untrained, readings.depths)
+        encoders.append(model_encoder(untrained_model(run), "untrained", readings.depths))
     if {"pixels", "pca"} & set(readings.controls):
-        encoders["pixels"] = pixels
+        encoders.append(lambda images: {"pixels": pixels(images)})
     return encoders
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,13 +12,14 @@ from torch import Tensor
 
 from hjepa.data import EvalLoader
 from hjepa.errors import DataError
+from hjepa.models import level_features
 
 if TYPE_CHECKING:
     from hjepa.data import ImageDataset
     from hjepa.models import HJEPA
 
-Encoder = Callable[[Tensor], Tensor]
-"""From normalised images ``[B, C, H, W]`` to ``[B, D]``."""
+Encoder = Callable[[Tensor], Mapping[str, Tensor]]
+"""From normalised images ``[B, C, H, W]`` to features ``[B, D]`` by name."""
 
 
 @dataclass(frozen=True)
@@ -42,36 +44,47 @@ class View:
     pin_memory: bool = False
 
 
-def level_encoder(model: HJEPA) -> Encoder:
-    """All levels of the target encoder, averaged over cells and side by side: ``[B, levels * D]``."""
-    return lambda images: model.extract_features(images, level="all", pool="mean", encoder="target")
+def model_encoder(model: HJEPA, name: str, depths: Sequence[int] = ()) -> Encoder:
+    """The target encoder's features, averaged over cells and side by side, of one pass however many are read.
 
+    Args:
+        model: in evaluation mode.
+        name: of all its levels, ``[B, levels * D]``.
+        depths: blocks to read after in addition, whatever the levels are, ``[B, depths * D]`` as ``<name>_depths``.
+    """
+    tapped = sorted({level.depth for level in model.geometry.levels} | set(depths))
 
-def depth_encoder(model: HJEPA, depths: Sequence[int]) -> Encoder:
-    """The target encoder read after some blocks, whatever its levels: ``[B, depths * D]``."""
-    return lambda images: model.extract_features(images, depths=depths, pool="mean", encoder="target")
+    def read(images: Tensor) -> dict[str, Tensor]:
+        tokens = model.extract_features(images, depths=tapped, pool="none", encoder="target")
+        taps = dict(zip(tapped, tokens.chunk(len(tapped), dim=2), strict=True))
+        features = {name: level_features(taps, model.geometry)}
+        if depths:
+            features[f"{name}_depths"] = [taps[depth] for depth in depths]
+        return {key: torch.cat([f.mean(dim=1) for f in parts], dim=1) for key, parts in features.items()}
+
+    return read
 
 
 @torch.inference_mode()
 def encode(
-    dataset: ImageDataset, indices: Tensor | None, encoders: Mapping[str, Encoder], view: View
+    dataset: ImageDataset, indices: Tensor | None, encoders: Sequence[Encoder], view: View
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Run every encoder over some images of a split in one pass.
 
     Args:
         dataset: the split.
         indices: int64 rows of it; all when not given.
-        encoders: by name.
+        encoders: what to read; names of features differ.
         view: how images are resized, normalised and batched.
 
     Returns:
-        per encoder ``[N, D]`` float32 on the CPU, and the rows they belong to, int64 ``[N]``: fewer than asked for
+        by name ``[N, D]`` float32 on the CPU, and the rows they belong to, int64 ``[N]``: fewer than asked for
         where files turn out to be unreadable and the policy is to skip them.
 
     Raises:
         DataError: not one of the images can be read.
     """
-    parts: dict[str, list[Tensor]] = {name: [] for name in encoders}
+    parts: defaultdict[str, list[Tensor]] = defaultdict(list)
     rows: list[Tensor] = []
     for batch in EvalLoader(
         dataset,
@@ -84,8 +97,9 @@ def encode(
         pin_memory=view.pin_memory,
         device=view.device,
     ):
-        for name, encoder in encoders.items():
-            parts[name].append(encoder(batch.images).float().cpu())
+        for encoder in encoders:
+            for name, features in encoder(batch.images).items():
+                parts[name].append(features.float().cpu())
         rows.append(batch.indices.cpu())
     if not rows:
         raise DataError(
@@ -108,5 +122,5 @@ def extract(
     Returns:
         ``[N, D]`` float32 on the CPU per level, finest first, and the rows they belong to.
     """
-    features, rows = encode(dataset, indices, {"model": level_encoder(model)}, view)
+    features, rows = encode(dataset, indices, [model_encoder(model, "model")], view)
     return list(features["model"].chunk(model.num_levels, dim=1)), rows

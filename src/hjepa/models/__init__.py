@@ -3,7 +3,16 @@
 from hjepa.models.build import build_model, create_hjepa
 from hjepa.models.encoder import VisionTransformer
 from hjepa.models.hjepa import HJEPA, JepaOutput
-from hjepa.models.levels import distinct_levels
+from hjepa.models.levels import distinct_levels, level_features
 from hjepa.models.predictor import Predictor
 
-__all__ = ["HJEPA", "JepaOutput", "Predictor", "VisionTransformer", "build_model", "create_hjepa", "distinct_levels"]
+__all__ = [
+    "HJEPA",
+    "JepaOutput",
+    "Predictor",
+    "VisionTransformer",
+    "build_model",
+    "create_hjepa",
+    "distinct_levels",
+    "level_features",
+]
