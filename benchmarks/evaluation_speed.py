@@ -19,7 +19,7 @@ from torch import Tensor
 from benchmarks.report import Rows, configuration, parser, show, write
 from hjepa.config import Config
 from hjepa.data import random_dataset
-from hjepa.evaluation.features import View, encode, level_encoder
+from hjepa.evaluation.features import View, encode, model_encoder
 from hjepa.metrics import accuracy, knn_predict, linear_probe
 from hjepa.models import build_model
 from hjepa.models.cost import step_cost
@@ -76,9 +76,9 @@ def reading(config: Config, count: int, side: int | None) -> dict[str, Any]:
     view = View(geometry.image_size, (0.5,) * 3, (0.25,) * 3, device)
     model = build_model(config).eval()
     peak = [matmul_peak(device, torch.float32, side=side)]
-    encode(images, torch.arange(min(count, 64)), {"model": level_encoder(model)}, view)
+    encode(images, torch.arange(min(count, 64)), [model_encoder(model, "model")], view)
     started = time.perf_counter()
-    encode(images, None, {"model": level_encoder(model)}, view)
+    encode(images, None, [model_encoder(model, "model")], view)
     seconds = time.perf_counter() - started
     peak.append(matmul_peak(device, torch.float32, side=side))
     masks = build_sampler(config)

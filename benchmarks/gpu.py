@@ -70,7 +70,7 @@ def kernels(config: Config, steps: int) -> Rows:
     times = {
         event.key: event.self_device_time_total if cuda else event.self_cpu_time_total
         for event in recorded.key_averages()
-        if cuda == (event.device_type == torch.autograd.DeviceType.CUDA)
+        if cuda == (event.device_type.name == "CUDA")
     }
     total = sum(times.values())
     ranked = sorted(times, key=lambda key: -times[key])

@@ -16,7 +16,8 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from torch import Tensor, distributed, multiprocessing
+from torch import Tensor, distributed
+from torch.multiprocessing.spawn import spawn
 
 from benchmarks.report import Rows, configuration, parser, show, write
 from hjepa.models import build_model
@@ -68,9 +69,7 @@ def _in_a_process(rank: int, processes: int, folder: str, preset: str, rounds: i
 def measure(preset: str, processes: int, rounds: int) -> Rows:
     """Median milliseconds per update, and each way as a share of the first."""
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(
-            _in_a_process, (processes, folder, preset, rounds, torch.get_num_threads()), nprocs=processes
-        )
+        spawn(_in_a_process, (processes, folder, preset, rounds, torch.get_num_threads()), nprocs=processes)
         seconds = torch.load(Path(folder) / "seconds.pt")
     first = seconds[next(iter(WAYS))]
     return [

@@ -153,7 +153,7 @@ def _exchange(rank: int, world: int, file: str, tree: dict[str, Any]) -> tuple[f
     def hook(_, bucket):  # type: ignore[no-untyped-def]
         nonlocal counted
         counted += bucket.buffer().numel() * bucket.buffer().element_size()
-        return allreduce_hook(None, bucket)
+        return allreduce_hook(None, bucket)  # type: ignore[arg-type]
 
     network.register_comm_hook(None, hook)
     masks = sampler(config)(0, 2)

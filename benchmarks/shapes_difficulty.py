@@ -66,7 +66,8 @@ def supervised(config: Config, train: ImageDataset, test: ImageDataset) -> tuple
     optimizer = torch.optim.AdamW(parameters, weight_decay=config.training.weight_decay, fused=True)
 
     def logits(images: Tensor) -> Tensor:
-        return head(encoder(images)[model.geometry.depth].mean(dim=1))
+        predicted: Tensor = head(encoder(images)[model.geometry.depth].mean(dim=1))
+        return predicted
 
     started = time.perf_counter()
     assert train.labels is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -224,7 +225,8 @@ def test_what_a_gpu_is_asked_runs_on_a_processor(tmp_path: Path, capsys: pytest.
     for case in written.values():
         assert sum(row["share"] for row in case["kernels"]) <= 1
         assert "attention" in case["attention"]
-    assert "attention by aten::_scaled_dot_product" in capsys.readouterr().out
+    # Which of the nested operators takes most of its own time is for a busy machine to say.
+    assert re.search(r"attention by aten::_?scaled_dot_product", capsys.readouterr().out)
 
 
 def test_all_runs_every_measurement_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
