@@ -13,14 +13,18 @@ class LossConfig(Section):
     """The objective."""
 
     type: Literal["smoothl1", "mse", "l1", "cosine", "infonce"] = "smoothl1"
-    """Distance between predictions and layer-normalised targets."""
+    """Distance between predictions and layer-normalised targets. `infonce` is best on photographs, `smoothl1` on the embedded
+    set; `mse` and `cosine` were worse on photographs, `l1` is unmeasured (docs/results/recipe.md, C6, S12, C44, C45)."""
     hierarchy_weights: list[Annotated[float, Field(ge=0)]] | None = None
-    """Weight of each level, finest first; all 1 when not given."""
+    """Weight of each level, finest first; all 1 when not given, which nothing measured was better than
+    (docs/results/recipe.md, C42, C43)."""
     hierarchy_weighting: Literal["fixed", "learned"] = "fixed"
     """`learned`: each level's loss is divided by a scale that is trained along with the model, so that levels count by
-    how far their loss falls in proportion (uncertainty weighting, arXiv:1705.07115); `hierarchy_weights` still apply."""
+    how far their loss falls in proportion (uncertainty weighting, arXiv:1705.07115); `hierarchy_weights` still
+    apply. It did not pay where it was measured (docs/results/recipe.md, C48)."""
     normalize_embeddings: bool = False
-    """Compare unit vectors: both sides are L2-normalised and the loss is summed over the width, not averaged."""
+    """Compare unit vectors: both sides are L2-normalised and the loss is summed over the width, not averaged. Unmeasured; with
+    `mse` it is twice `cosine`."""
     temperature: float = Field(default=0.1, gt=0)
     """For `infonce`: temperature of the softmax."""
     variance_loss_weight: float = Field(default=0.0, ge=0)

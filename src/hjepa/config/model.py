@@ -40,7 +40,7 @@ class PredictorConfig(Section):
     on pooled grids predict hidden cells only. Better in short runs, worse in long ones (docs/results/recipe.md, C24, F2)."""
     coarse_to_fine: bool = False
     """For `separate`: the coarsest level is predicted first, and what was predicted for a cell is given to the queries
-    of the next finer level inside it."""
+    of the next finer level inside it. It did not pay for its FLOP (docs/results/recipe.md, C39)."""
 
 
 class EmaConfig(Section):
@@ -49,7 +49,8 @@ class EmaConfig(Section):
     momentum: float = Field(default=0.996, ge=0, le=1)
     """Momentum at the start."""
     momentum_end: float = Field(default=1.0, ge=0, le=1)
-    """Momentum at the end of training, reached on a cosine. Equal to `momentum`: constant."""
+    """Momentum at the end of training, reached on a cosine. Equal to `momentum`: constant, which did not pay where it was
+    measured; an end below 1 did, beside `infonce` (docs/results/recipe.md, C10, C46)."""
     momentum_warmup_epochs: float = Field(default=0.0, ge=0)
     """Epochs over which the momentum rises linearly from 0 to `momentum`, so that the target follows the fast first
     steps instead of holding on to random weights."""
@@ -81,8 +82,8 @@ class ModelConfig(Section):
     """Number of levels, 1 to 4. One level is flat I-JEPA, the control."""
     hierarchy: Literal["depths", "pooled", "both"] = "depths"
     """How levels are derived when `levels` is not given: from evenly spaced encoder depths, from 2-D pooled grids of
-    the last depth, or from both at once. Level 0 is the finest. `pooled` was worse where it was measured
-    (docs/results/recipe.md, C36)."""
+    the last depth, or from both at once. Level 0 is the finest. `pooled` and `both` were worse where they were measured
+    (docs/results/recipe.md, C36, C38)."""
     levels: list[LevelConfig] | None = Field(default=None, min_length=1, max_length=4)
     """The levels themselves, finest first; replaces `num_hierarchies` and `hierarchy`."""
     center_targets: bool = False

@@ -52,7 +52,7 @@ def draw_study(results: dict[str, Any], theme: Theme = LIGHT) -> bytes | None:
     bars = "Dots are seeds, bars 95 % intervals of the mean" if repeated else "One seed: no intervals"
     note = f"{bars}. Equal {results['budget'].replace('flop', 'FLOP')} in every cell"
     if differences:
-        note += f"; differences are paired, from {results['reference']!r}"
+        note += f"; differences are those of the left panel, paired, from {results['reference']!r}"
     figure.text(0.1 / width, 0.1 / height, note + ".", fontsize=7.5, color=theme.muted, va="bottom")
     return to_png(figure)
 
