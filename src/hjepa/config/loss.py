@@ -36,4 +36,4 @@ class LossConfig(Section):
     arXiv:2511.08544). At weight 5 it was too weak to stop a collapse; more is unmeasured (docs/results/recipe.md, S16)."""
     regularised_levels: Literal["coarsest", "all"] = "coarsest"
     """Levels whose features the terms above work on; over `all` they are averaged, which brought better k-NN on the embedded
-    set and nothing on photographs (docs/results/recipe.md, S9, C7, C28)."""
+    set and nothing on photographs (docs/results/recipe.md, S9, C7, C28, L12)."""
