@@ -91,6 +91,7 @@ def test_overrides_win_over_the_file_and_are_read_as_yaml() -> None:
         ("model.levels=[{depth: 9}]", "model.levels.0.depth", "use 1 to 6"),
         ("model.levels=[{depth: 6}, {depth: 3}]", "model.levels.1", "finest"),
         ("model.levels=[{depth: 6, stride: 2}, {depth: 6, stride: 2}]", "model.levels.1", "change one"),
+        ("model.levels=[" + ", ".join(["{depth: 6}"] * 9) + "]", "model.levels", "at most 8"),
         ("model.num_hierarchies=5", "model.num_hierarchies", "less than or equal to 4"),
         ("masking.mask_scale=[0.5, 0.2]", "masking.mask_scale", "above the second"),
         ("data.image_size=33", "data.image_size", "32 would do"),

@@ -33,6 +33,7 @@ FORMS = [
     {"hierarchy": "both", "predictor_sharing": "separate", "coarse_to_fine": True},
     {"levels": [(2, 1), (4, 2), (4, 0)]},
     {"levels": [(2, 1), (4, 0)], "predictor_sharing": "separate", "coarse_to_fine": True},
+    {"levels": [(1, 1), (2, 1), (3, 1), (4, 1), (4, 2), (4, 4)]},
     {"num_hierarchies": 1},
     {"hierarchy": "depths", "predict_visible": True},
     {"hierarchy": "both", "predict_visible": True},

@@ -83,6 +83,15 @@ def pooled_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def deep_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As many levels as can be listed, one after every block."""
+    folder = tmp_path_factory.mktemp("deep") / "run"
+    changes = {"model.depth": 8, "model.levels": [{"depth": d} for d in range(1, 9)], "training.max_steps": 4}
+    run_training(load_config(TINY, changes), output_dir=folder, console=False)
+    return folder
+
+
 @pytest.fixture
 def evidence() -> Callable[..., Evidence]:
     """Makes the evidence of a healthy run; arguments replace parts of it."""

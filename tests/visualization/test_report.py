@@ -14,7 +14,7 @@ from hjepa.config import load_config
 from hjepa.errors import CheckpointError, UserError
 from hjepa.visualization import visualize
 from hjepa.visualization.markup import data_uri, picture, prose
-from hjepa.visualization.style import LIGHT, new_figure, to_png
+from hjepa.visualization.style import DARK, LIGHT, new_figure, to_png
 
 FIGURES = ["curves.png", "masks.png", "maps.png", "neighbours.png", "embedding.png"]
 VOID = {"meta", "img", "source", "br"}
@@ -155,6 +155,19 @@ def test_pooled_levels(pooled_run, tmp_path):
     assert "pooled 4\N{MULTIPLICATION SIGN}4" in text
     assert "hierarchical blocks" in text
     assert [p.name for p in paths[:-1]] == FIGURES
+
+
+def test_every_level_has_its_colour(deep_run, tmp_path):
+    paths = visualize(deep_run, output_dir=tmp_path, generate_report=True, device="cpu")
+    assert [p.name for p in paths[:-1]] == FIGURES
+    page = paths[-1].read_text(encoding="utf-8")
+    for theme, variables in zip((LIGHT, DARK), re.findall(r"--level0: .*?}", page, flags=re.DOTALL), strict=True):
+        colours = re.findall(r"--level(\d): (#[0-9a-f]{6})", variables)
+        assert dict(colours) == {str(level): colour for level, colour in enumerate(theme.levels)}
+        assert len(set(theme.levels)) == 8
+    keys = set(re.findall(r'class="key level(\d)"', page))
+    assert keys == set(map(str, range(8)))
+    assert all(f".level{level} {{ background" in page for level in keys)
 
 
 def test_a_run_folder_without_records(unlabelled_run, tmp_path, caplog):

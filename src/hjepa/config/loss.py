@@ -28,7 +28,8 @@ class LossConfig(Section):
     temperature: float = Field(default=0.1, gt=0)
     """For `infonce`: temperature of the softmax."""
     variance_loss_weight: float = Field(default=0.0, ge=0)
-    """Weight of VICReg's variance term (arXiv:2105.04906) on mean-pooled context features of the coarsest level."""
+    """Weight of VICReg's variance term (arXiv:2105.04906) on mean-pooled context features of the coarsest level.
+    Added once to the sum of the levels' losses, so the same weight counts for more beside fewer levels."""
     covariance_loss_weight: float = Field(default=0.0, ge=0)
     """Weight of VICReg's covariance term on the same features."""
     sliced_gaussian_weight: float = Field(default=0.0, ge=0)

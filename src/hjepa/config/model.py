@@ -79,13 +79,13 @@ class ModelConfig(Section):
     gradient_checkpointing: bool = False
     """Recompute the blocks of the context encoder in the backward pass: less memory, about a third more work."""
     num_hierarchies: int = Field(default=2, ge=1, le=4)
-    """Number of levels, 1 to 4. One level is flat I-JEPA, the control."""
+    """Number of levels, 1 to 4; `levels` may list more. One level is flat I-JEPA, the control."""
     hierarchy: Literal["depths", "pooled", "both"] = "depths"
     """How levels are derived when `levels` is not given: from evenly spaced encoder depths, from 2-D pooled grids of
     the last depth, or from both at once. Level 0 is the finest. `pooled` and `both` were worse where they were measured
     (docs/results/recipe.md, C36, C38)."""
-    levels: list[LevelConfig] | None = Field(default=None, min_length=1, max_length=4)
-    """The levels themselves, finest first; replaces `num_hierarchies` and `hierarchy`."""
+    levels: list[LevelConfig] | None = Field(default=None, min_length=1, max_length=8)
+    """The levels themselves, finest first, up to eight; replaces `num_hierarchies` and `hierarchy`."""
     center_targets: bool = False
     """Subtract from every target the batch's mean at its cell, before layer normalisation: what the position alone
     tells is then no part of what has to be predicted. Needs a batch of at least 2, better 32. It pays beside `smoothl1` on

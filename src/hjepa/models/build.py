@@ -35,12 +35,12 @@ def create_hjepa(
     Args:
         encoder_type: ``vit_{tiny,small,base,large,huge}_patch{P}_{S}``.
         embed_dim, depth, num_heads: in place of the named ones.
-        num_hierarchies: levels, 1 to 4; 1 is flat I-JEPA.
+        num_hierarchies: levels, 1 to 4; 1 is flat I-JEPA. More can be listed in ``levels``.
         predictor_depth: blocks of the predictor.
         predictor_embed_dim, predictor_num_heads, predictor_sharing, coarse_to_fine, predict_visible: see
             ``model.predictor``.
         hierarchy: how levels are derived; see ``model.hierarchy``.
-        levels: the levels themselves as (depth, stride), finest first.
+        levels: the levels themselves as (depth, stride), finest first, up to eight.
         image_size: side, or (height, width), in place of the named one.
         channels: input channels.
         position: `sincos` or `rope`.

@@ -43,7 +43,7 @@ class JepaOutput:
 
 
 class HJEPA(nn.Module):
-    """I-JEPA (arXiv:2301.08243) with one to four levels.
+    """I-JEPA (arXiv:2301.08243) with one or several levels.
 
     The *context encoder* sees only the visible tokens. The *target encoder*, an exponential moving average of it, sees
     the whole image. A *predictor* says at every level what the target encoder thinks of the hidden cells. At step 0

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # Inches: the losses get the width of the page in two, the rest in three.
 _TALL, _SHORT, _HEAD, _TITLE, _FOOT = 1.75, 1.2, 0.4, 0.62, 0.4
+# Levels side by side in the legend, and the height of each further line of it.
+_ACROSS, _LEGEND_LINE = 4, 0.2
 _REGULARISERS = {"variance": "variance", "covariance": "covariance", "sliced_gaussian": "sliced Gaussian"}
 
 
@@ -90,10 +92,13 @@ class _Course:
 
         main, rest = self._main_panels(), self._panels()
         rows = ([_TALL] if main else []) + [_SHORT] * -(-len(rest) // 3)
-        height = _HEAD + sum(rows) + (len(rows) - 1) * _TITLE + 0.25 + _FOOT
+        handles = self._legend(theme)
+        lines = -(-len(handles) // _ACROSS)
+        head = _HEAD + (lines - 1) * _LEGEND_LINE
+        height = head + sum(rows) + (len(rows) - 1) * _TITLE + 0.25 + _FOOT
         figure = new_figure(height, theme)
         right = self._end()
-        top = height - _HEAD - 0.25
+        top = height - head - 0.25
         for row, inches in enumerate(rows):
             members, columns = (main, 2) if main and row == 0 else (rest, 3)
             start = 0 if members is main else 3 * (row - bool(main))
@@ -112,9 +117,8 @@ class _Course:
                 if row == len(rows) - 1 or start + column + columns >= len(members) > columns:
                     axes.set_xlabel(self.x, fontsize=8, color=theme.muted)
             top -= inches + _TITLE
-        handles = self._legend(theme)
         figure.legend(
-            handles=handles, loc="upper left", bbox_to_anchor=(0.06, 1.0), ncols=len(handles), frameon=False,
+            handles=handles, loc="upper left", bbox_to_anchor=(0.06, 1.0), ncols=-(-len(handles) // lines), frameon=False,
             fontsize=8.5, labelcolor=theme.text, handlelength=1.6, columnspacing=1.8,
         )  # fmt: skip
         return figure

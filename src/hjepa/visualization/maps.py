@@ -110,7 +110,7 @@ class _MapFigure:
         for start, who, maps in ((1, "trained", self.trained), (1 + levels, "untrained", self.untrained)):
             for level in range(levels):
                 title = f"{who}\nlevel {level}"
-                column_title(axes[0][start + level], title, theme, color=theme.levels[level])
+                column_title(axes[0][start + level], title, theme, color=theme.levels[level], fit=True)
                 for row in range(len(self.pictures)):
                     axes[row][start + level].imshow(maps[level][row], aspect="auto", interpolation="nearest")
         return figure

@@ -32,7 +32,7 @@ class Theme:
     Attributes:
         name: ``light`` or ``dark``.
         background, text, muted, line: page, words, lesser words, axes and grid.
-        levels: one colour per level, finest first (after Okabe and Ito's palette).
+        levels: one colour per level, finest first (after Okabe and Ito's palette), for as many as `model.levels` may list.
         classes: colours for classes.
         same, other: marks of agreement and disagreement.
     """
@@ -54,7 +54,7 @@ LIGHT = Theme(
     text="#1f2328",
     muted="#59636e",
     line="#d1d9e0",
-    levels=("#0072b2", "#d55e00", "#009e73", "#aa3377"),
+    levels=("#0072b2", "#d55e00", "#009e73", "#aa3377", "#8a6d00", "#6a51c7", "#6f6f6f", "#2f9fd8"),
     classes=(
         "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00",
         "#56b4e9", "#999933", "#882255", "#6f6f6f", "#332288",
@@ -68,7 +68,7 @@ DARK = Theme(
     text="#e6e9ed",
     muted="#9aa4af",
     line="#353c45",
-    levels=("#56b4e9", "#f0883e", "#2fc49a", "#e083b8"),
+    levels=("#56b4e9", "#f0883e", "#2fc49a", "#e083b8", "#d9c64a", "#9a8cf0", "#a8a8a8", "#a5d8ff"),
     classes=(
         "#56b4e9", "#e69f00", "#2fc49a", "#e083b8", "#f0703a",
         "#a5d8ff", "#c8c85a", "#d0648f", "#a8a8a8", "#9a8cf0",
@@ -163,11 +163,20 @@ def picture_grid(
     return figure, axes
 
 
-def column_title(axes: Axes, text: str, theme: Theme, *, color: str | None = None, strong: bool = False) -> None:
-    """A title over the topmost picture of a column."""
-    axes.set_title(
+# A column's title may reach a little into the gaps beside its pictures.
+_TITLE_OVER = 1.08
+
+
+def column_title(
+    axes: Axes, text: str, theme: Theme, *, color: str | None = None, strong: bool = False, fit: bool = False
+) -> None:
+    """A title over the topmost picture of a column; with ``fit`` as small as the column is narrow, for many columns."""
+    title = axes.set_title(
         text, fontsize=8, color=color or theme.muted, pad=4, fontweight="bold" if strong else "normal", linespacing=1.25
     )
+    if fit:
+        over = title.get_window_extent().width / axes.get_window_extent().width
+        title.set_fontsize(min(8, 8 * _TITLE_OVER / over))
 
 
 def show(axes: Axes, picture: Picture) -> None:
