@@ -39,3 +39,12 @@ def flat_run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("evaluation") / "flat"
     run_training(load_config(TINY, {"model.num_hierarchies": 1}), output_dir=folder, console=False)
     return folder
+
+
+@pytest.fixture(scope="session")
+def deep_run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six blocks with a level after every one."""
+    folder = tmp_path_factory.mktemp("evaluation") / "deep"
+    changes = {"model.depth": 6, "model.levels": [{"depth": depth} for depth in range(1, 7)]}
+    run_training(load_config(TINY, changes), output_dir=folder, console=False)
+    return folder

@@ -20,6 +20,17 @@ def test_a_flat_model_is_read_where_another_has_levels(flat_run_dir: Path, tmp_p
     assert "trained, after blocks 1, 2" in format_table(results)
 
 
+def test_every_block_can_be_a_level_and_all_are_read(deep_run_dir: Path, tmp_path: Path) -> None:
+    results = evaluate(deep_run_dir, depths=[1, 6], output=tmp_path / "r.json")
+    for kind in ("linear_probe", "knn"):
+        assert {"trained", "trained_depths"} <= results[kind].keys()
+        assert len(results[kind]["levels"]) == 6
+    assert load_run(deep_run_dir).model.extract_features(torch.zeros(1, 3, 16, 16)).shape == (1, 6 * 16)
+    table = format_table(results)
+    assert "level 5" in table
+    assert "trained, after blocks 1, 6" in table
+
+
 def test_depths_that_are_levels_read_the_same_features(run_dir: Path) -> None:
     model = load_run(run_dir).model
     images = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
