@@ -50,6 +50,18 @@ def test_a_packed_encoder_gives_the_features_of_the_run(run_dir: Path, packed: P
     assert not any("predictor" in name for name in weights)
 
 
+def test_pictures_are_embedded_after_any_blocks(run_dir: Path, pictures: torch.Tensor) -> None:
+    encoder = load_pretrained(run_dir)
+    count = encoder.model.geometry.depth
+    everywhere = encoder.embed(pictures, depths=range(1, count + 1), batch_size=2)
+    assert everywhere.shape == (5, count * encoder.embed_dim)
+    assert torch.equal(everywhere[:, -encoder.embed_dim :], encoder.embed(pictures, level=-1))
+    with pytest.raises(ValueError, match=f"depth {count + 1} of an encoder with {count} blocks"):
+        encoder.embed(pictures, depths=[count + 1])
+    with pytest.raises(ValueError, match="no depths"):
+        encoder.embed(pictures, depths=[])
+
+
 def test_preprocessing_is_that_of_the_evaluation(run_dir: Path) -> None:
     from hjepa.data import build_dataset, eval_batches
 

@@ -96,9 +96,11 @@ class VisionTransformer(nn.Module):
             for each tapped depth the normalised features, [B, N, D] or [B, Nc, D].
 
         Raises:
-            ValueError: images of another shape than the encoder was built for, or a depth that it lacks.
+            ValueError: images of another shape than the encoder was built for, a depth that it lacks, or no depths at all.
         """
         wanted = self.depths if depths is None else tuple(depths)
+        if not wanted:
+            raise ValueError(f"no depths to read after; give some of 1 to {len(self.blocks)}")
         for depth in wanted:
             if not 1 <= depth <= len(self.blocks):
                 raise ValueError(

@@ -100,17 +100,28 @@ class PretrainedEncoder(nn.Module):
         return self.model.extract_features(images, level=level, depths=depths, pool=pool)
 
     @torch.no_grad()
-    def embed(self, images: Tensor, *, level: int | Literal["all"] = "all", batch_size: int = 256) -> Tensor:
+    def embed(
+        self,
+        images: Tensor,
+        *,
+        level: int | Literal["all"] = "all",
+        depths: Sequence[int] | None = None,
+        batch_size: int = 256,
+    ) -> Tensor:
         """Mean-pooled features of raw pictures.
 
         Args:
             images: [N, C, H, W] as for `preprocess`.
             level: a level, or all side by side.
+            depths: read after these encoder blocks instead, counted from 1, side by side, whatever the levels are.
             batch_size: images per forward pass.
 
         Returns:
-            [N, D], or [N, levels * D].
+            [N, D] for one level, [N, levels * D] for all, [N, depths * D].
+
+        Raises:
+            ValueError: no such level or depth, or images of another shape.
         """
         starts = range(0, len(images), batch_size)
         parts = [images[start : start + batch_size] for start in starts]
-        return torch.cat([self.extract_features(self.preprocess(part), level=level) for part in parts])
+        return torch.cat([self.extract_features(self.preprocess(part), level=level, depths=depths) for part in parts])
