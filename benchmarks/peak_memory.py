@@ -69,6 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
     extra = list(given.overrides)
     if given.threads:
         extra.append(f"training.num_threads={given.threads}")
+        torch.set_num_threads(given.threads)  # the file says how many; the measured processes take theirs from the key
     if given.short:
         cases = {"quickstart": [FLOAT32]}
         extra += ["model.depth=3", "data.batch_size=16", "device=cpu"]
