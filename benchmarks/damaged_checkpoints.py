@@ -28,10 +28,11 @@ import torch
 from benchmarks.kill_resume import BASE, differences, ending
 from hjepa.config import load_config
 from hjepa.errors import CheckpointError
+from hjepa.runs.checkpoint import read_checkpoint
+from hjepa.runs.locate import newest_usable
+from hjepa.runtime.environment import environment
+from hjepa.runtime.files import write_atomically
 from hjepa.training import run_training
-from hjepa.training.checkpoint import read_checkpoint
-from hjepa.training.finding import newest_usable
-from hjepa.training.run_folder import environment, write_atomically
 
 Damage = Callable[[bytes, random.Random], bytes]
 

@@ -26,9 +26,9 @@ import torch
 from PIL import Image
 
 from benchmarks.report import Rows, configuration, parser, show, write
+from hjepa.benchmark.step import TimedStep
 from hjepa.config import Config
 from hjepa.data import TrainLoader, build_dataset
-from hjepa.training.benchmark import TimedStep
 
 SIZES = {"500x375": (500, 375), "1600x1200": (1600, 1200)}
 

@@ -23,8 +23,8 @@ from hjepa.evaluation.features import View, encode, model_encoder
 from hjepa.metrics import accuracy, knn_predict, linear_probe
 from hjepa.models import build_model
 from hjepa.models.cost import step_cost
+from hjepa.runtime.peak import matmul_peak
 from hjepa.training.parts import build_sampler
-from hjepa.training.peak import matmul_peak
 
 L2_VALUES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 K = 20

@@ -18,9 +18,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.report import Rows, configuration, parser, show, write
 from benchmarks.variants import VARIANTS, measure, with_training
+from hjepa.benchmark.step import TimedStep
 from hjepa.config import Config
-from hjepa.training.benchmark import TimedStep
-from hjepa.training.peak import synchronise
+from hjepa.runtime.peak import synchronise
 
 _SHARED = [
     "model.num_hierarchies=2",

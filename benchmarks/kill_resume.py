@@ -26,9 +26,10 @@ from typing import Any
 import torch
 
 from hjepa.config import Config, load_config
+from hjepa.runs.checkpoint import read_checkpoint, read_header
+from hjepa.runtime.environment import environment
+from hjepa.runtime.files import write_atomically
 from hjepa.training import run_training
-from hjepa.training.checkpoint import read_checkpoint, read_header
-from hjepa.training.run_folder import environment, write_atomically
 
 BASE: dict[str, Any] = {
     "model.encoder_type": "vit_tiny_patch4_16",

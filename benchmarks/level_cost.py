@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from benchmarks.report import Rows, configuration, parser, show, write
+from hjepa.benchmark.step import TimedStep
 from hjepa.config import Config
-from hjepa.training.benchmark import TimedStep
 
 
 def measure(config: Config, levels: tuple[int, ...], *, rounds: int) -> dict[str, Any]:

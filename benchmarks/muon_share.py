@@ -3,7 +3,7 @@
     python -m benchmarks.muon_share --json muon_share.json
 
 Every process has the gradients of all matrices; orthogonalising them is work that one can do for the others. Both ways take
-turns on the matrices of a preset's encoder and predictor, grouped by shape as `hjepa.training.muon` groups them, with a
+turns on the matrices of a preset's encoder and predictor, grouped by shape as `hjepa.training.optim.muon` groups them, with a
 barrier before each, so that the slowest process counts.
 """
 
@@ -21,9 +21,9 @@ from torch.multiprocessing.spawn import spawn
 
 from benchmarks.report import Rows, configuration, parser, show, write
 from hjepa.models import build_model
-from hjepa.training.distribution import divide_work
-from hjepa.training.muon import Muon, orthogonalise
-from hjepa.training.optimizer import OptimizerPair, build_optimizer
+from hjepa.runtime.distribution import divide_work
+from hjepa.training.optim.build import OptimizerPair, build_optimizer
+from hjepa.training.optim.muon import Muon, orthogonalise
 
 WAYS: dict[str, Callable[[Tensor], Tensor]] = {
     "each does all": orthogonalise,

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from benchmarks.report import Rows, configuration, parser, show, write
-from hjepa.training.benchmark import TimedStep
+from hjepa.benchmark.step import TimedStep
 
 FLOAT32 = "training.use_amp=false"
 CASES: dict[str, list[str]] = {

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hjepa.training.finding import find_checkpoint, read_whole
+from hjepa.runs.locate import find_checkpoint, read_whole
 
 GLOBAL_BATCH = 64
 RUN: dict[str, Any] = {

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from hjepa.config import Config, load_config, parse_override
-from hjepa.training.device import resolve_device
+from hjepa.runtime.device import resolve_device
+from hjepa.runtime.environment import environment
+from hjepa.runtime.files import write_atomically
 from hjepa.training.precision import settle_precision
-from hjepa.training.run_folder import environment, write_atomically
 
 Cell = str | int | float | None
 Rows = list[dict[str, Cell]]

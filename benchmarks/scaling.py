@@ -21,9 +21,9 @@ from statistics import median
 import torch
 
 from benchmarks.report import Cell, Rows, configuration, parser, show, write
+from hjepa.benchmark.step import TimedStep
 from hjepa.config import load_config
-from hjepa.training.benchmark import TimedStep
-from hjepa.training.peak import matmul_peak
+from hjepa.runtime.peak import matmul_peak
 
 Point = tuple[Cell, list[str]]
 

@@ -39,7 +39,7 @@ from benchmarks.scaling_formulas import (
     step_plan,
 )
 from hjepa.config import load_config
-from hjepa.training.run_folder import write_atomically
+from hjepa.runtime.files import write_atomically
 
 
 def sizes() -> list[Size]:

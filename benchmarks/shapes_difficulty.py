@@ -25,8 +25,9 @@ from hjepa.config import Config, load_config
 from hjepa.data import ImageDataset, TrainLoader, build_dataset, eval_batches, measure_statistics, shapes
 from hjepa.metrics import accuracy, knn_predict, linear_probe
 from hjepa.models import build_model
-from hjepa.training.run_folder import environment, write_atomically
-from hjepa.training.schedules import Schedules
+from hjepa.runtime.environment import environment
+from hjepa.runtime.files import write_atomically
+from hjepa.training.optim.schedules import Schedules
 
 K = 20
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from benchmarks.traffic import Traffic
-from hjepa.training.benchmark import TimedStep
-from hjepa.training.peak import synchronise
+from hjepa.benchmark.step import TimedStep
+from hjepa.runtime.peak import synchronise
 
 STAGES = ("data", "masks", "target", "context", "predictor", "loss", "backward", "optimiser", "moving average", "rest")
 

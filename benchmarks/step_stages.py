@@ -17,9 +17,9 @@ import torch
 from benchmarks.report import Rows, configuration, parser, show, write
 from benchmarks.stages import STAGES, Laps
 from benchmarks.traffic import Traffic
+from hjepa.benchmark.step import TimedStep
 from hjepa.config import Config
-from hjepa.training.benchmark import TimedStep
-from hjepa.training.peak import matmul_peak
+from hjepa.runtime.peak import matmul_peak
 
 
 def measure(config: Config, *, rounds: int, side: int | None = None) -> dict[str, Any]:

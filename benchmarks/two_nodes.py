@@ -30,8 +30,8 @@ from benchmarks import processes
 from benchmarks.report import Rows, parser, show, write
 from benchmarks.world_size import train
 from hjepa.config import load_config
-from hjepa.training.checkpoint import read_header
-from hjepa.training.sharded import STATE
+from hjepa.runs.checkpoint import read_header
+from hjepa.runs.sharded import STATE
 
 ADDRESSES = ("10.203.0.1", "10.203.0.2")
 PORT = 29500

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from benchmarks.report import Rows, configuration, parser, show, write
+from hjepa.benchmark.step import TimedStep
 from hjepa.config import Config
-from hjepa.training.benchmark import TimedStep
-from hjepa.training.device import resolve_device
-from hjepa.training.peak import matmul_peak
+from hjepa.runtime.device import resolve_device
+from hjepa.runtime.peak import matmul_peak
 
 # Keys of the `training` section.
 VARIANTS: dict[str, dict[str, Any]] = {

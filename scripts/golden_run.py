@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from hjepa.config import load_config
+from hjepa.runtime.files import write_atomically
 from hjepa.training import run_training
-from hjepa.training.run_folder import write_atomically
 
 FILE = Path(__file__).parents[1] / "tests" / "training" / "files" / "golden_run.json"
 STEPS = 50

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from hjepa.config import Config, load_config
+from hjepa.runs.checkpoint import read_checkpoint
 from hjepa.training import Outcome, run_training
-from hjepa.training.checkpoint import read_checkpoint
 
 # Tiny tensors gain nothing from more threads, and the machine may be shared.
 torch.set_num_threads(1)

@@ -79,7 +79,7 @@ def train(
     outcome = run_training(resolved, output_dir=output_dir, resume=resume, console=console)
     results: dict[str, Any] = {}
     if outcome.is_main and outcome.completed and resolved.evaluation.final:
-        from hjepa.training.threads import threads_of
+        from hjepa.runtime.threads import threads_of
 
         with threads_of(outcome.processes):
             results = _finish(outcome.run_dir, outcome.checkpoint, resolved, console, again=not outcome.already_done)
@@ -121,7 +121,7 @@ def _source(
         return config
     if resume is None:
         return "quickstart"
-    from hjepa.training.finding import find_checkpoint, read_start
+    from hjepa.runs.locate import find_checkpoint, read_start
 
     if str(resume) != "auto":
         stored: dict[str, Any] = read_start(find_checkpoint(resume), verify=False)["config"]

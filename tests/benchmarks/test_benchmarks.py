@@ -32,8 +32,8 @@ from benchmarks import (
     tables,
     variants,
 )
+from hjepa.benchmark.step import TimedStep
 from hjepa.models.cost import step_cost
-from hjepa.training.benchmark import TimedStep
 
 
 def figures(main: Callable[[list[str]], None], file: Path, *arguments: str) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from hjepa.benchmark.step import benchmark_step
 from hjepa.config import load_config, presets
-from hjepa.training.benchmark import benchmark_step
 
 ROOT = Path(__file__).parents[2]
 

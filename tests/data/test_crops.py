@@ -8,9 +8,9 @@ import torch
 from torchvision.transforms.v2 import functional as tv
 
 from hjepa.config import AugmentationConfig
-from hjepa.data.crops import augmentation_draws, centre_boxes, jitter_factors, random_crops
-from hjepa.data.photometric import color_jitter, normalise
-from hjepa.data.resample import crop_batch, crop_one, crop_one_8_bit, crop_reduced, largest_reduction
+from hjepa.data.images.crops import augmentation_draws, centre_boxes, jitter_factors, random_crops
+from hjepa.data.images.photometric import color_jitter, normalise
+from hjepa.data.images.resample import crop_batch, crop_one, crop_one_8_bit, crop_reduced, largest_reduction
 
 SIZES = np.array([[32, 32], [20, 50], [47, 31], [200, 300]])
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageFile
 from tests.data.image_files import encode, noise
 
-from hjepa.data.decode import Decoded, UnreadableImageError, convert_channels, decode
+from hjepa.data.images.decode import Decoded, UnreadableImageError, convert_channels, decode
 
 RGB = noise(0)
 

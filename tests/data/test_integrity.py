@@ -11,7 +11,8 @@ import torch
 from tests.data.image_files import encode, noise
 
 from hjepa.config import DataConfig
-from hjepa.data import ImageDataset, build_dataset, check_dataset, duplicates, storage
+from hjepa.data import ImageDataset, build_dataset, check_dataset, duplicates
+from hjepa.data.loading import first_read
 from hjepa.errors import DataError
 
 BAD = {"cut.jpg", "notes.jpg"}
@@ -99,18 +100,18 @@ def test_many_channels_and_what_does_not_match(tmp_path: Path) -> None:
 def test_storage_follows_the_size(class_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert build(class_folder).decoded_bytes is not None
     assert build(class_folder, storage="workers").decoded_bytes is None
-    monkeypatch.setattr(storage, "MEMORY_LIMIT", 5000)
+    monkeypatch.setattr(first_read, "MEMORY_LIMIT", 5000)
     assert build(class_folder).decoded_bytes is None
     assert build(class_folder, storage="device").decoded_bytes > 5000
     # The sample of files that is looked at first is smaller than what follows.
-    monkeypatch.setattr(storage, "_PROBES", 1)
+    monkeypatch.setattr(first_read, "_PROBES", 1)
     (class_folder / "ant" / "00.png").write_bytes(encode(noise(1, 1, 1)))
-    monkeypatch.setattr(storage, "MEMORY_LIMIT", 100)
+    monkeypatch.setattr(first_read, "MEMORY_LIMIT", 100)
     assert build(class_folder).decoded_bytes is None
 
 
 def test_large_sets_are_not_scanned(mixed_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "SCAN_LIMIT", 5)
+    monkeypatch.setattr(first_read, "SCAN_LIMIT", 5)
     dataset = build(mixed_folder, storage="workers", test_fraction=0.01)
     assert not dataset.bad_files
     assert BAD & set(dataset.identifiers)

@@ -72,7 +72,7 @@ def test_a_list_with_counts_fetches_only_what_is_read(served: tuple[Server, Path
     server, _ = served
     data = settings("list.json", shard_lanes=2, shard_window=1)
     # Above the limit for looking at every image first, as large sets are.
-    import hjepa.data.storage as storage
+    import hjepa.data.loading.first_read as storage
 
     limit, storage.SCAN_LIMIT = storage.SCAN_LIMIT, 10
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hjepa.data.order import ShardOrder, StepOrder
+from hjepa.data.loading.order import ShardOrder, StepOrder
 
 UNEVEN = np.repeat(np.arange(40), np.random.default_rng(0).integers(1, 60, 40))
 

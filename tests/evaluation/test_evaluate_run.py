@@ -11,8 +11,8 @@ from PIL import Image
 
 from hjepa.errors import CheckpointError, UserError
 from hjepa.evaluation import evaluate
+from hjepa.runs.checkpoint import read_checkpoint, save_checkpoint
 from hjepa.training import load_run
-from hjepa.training.checkpoint import read_checkpoint, save_checkpoint
 
 
 @pytest.fixture(scope="module")

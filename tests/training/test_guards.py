@@ -28,8 +28,8 @@ from hjepa.errors import DataError, UserError
 from hjepa.models.encoder import VisionTransformer
 from hjepa.models.hjepa import HJEPA
 from hjepa.models.predictor import Predictor
-from hjepa.training.checkpoint import read_checkpoint
-from hjepa.training.lock import FolderLock
+from hjepa.runs.checkpoint import read_checkpoint
+from hjepa.runs.lock import FolderLock
 from hjepa.training.loggers import JsonLines
 from hjepa.training.memory import is_out_of_memory, next_rung
 
@@ -214,7 +214,7 @@ def test_memory_that_really_runs_out_is_recognised() -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from hjepa.training.lock import FolderLock
+from hjepa.runs.lock import FolderLock
 with FolderLock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)

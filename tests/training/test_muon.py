@@ -8,8 +8,8 @@ from tests.conftest import tiny_config
 from torch import nn
 
 from hjepa.models import build_model
-from hjepa.training.muon import Muon, orthogonalise
-from hjepa.training.optimizer import OptimizerPair, build_optimizer
+from hjepa.training.optim.build import OptimizerPair, build_optimizer
+from hjepa.training.optim.muon import Muon, orthogonalise
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (2, 16, 64), (2, 64, 16)])

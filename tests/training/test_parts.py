@@ -9,13 +9,13 @@ from torch import nn
 
 from hjepa import create_hjepa
 from hjepa.errors import UserError
-from hjepa.training.checkpoint import read_header
-from hjepa.training.device import resolve_device
+from hjepa.runs.checkpoint import read_header
+from hjepa.runtime.device import resolve_device
 from hjepa.training.ema import TargetUpdate
-from hjepa.training.optimizer import build_optimizer, parameter_groups, set_hyperparameters
+from hjepa.training.optim.build import build_optimizer, parameter_groups, set_hyperparameters
+from hjepa.training.optim.schedules import Schedules
 from hjepa.training.progress import duration
-from hjepa.training.retention import Retention
-from hjepa.training.schedules import Schedules
+from hjepa.training.saving import Retention
 
 
 def schedules(steps_per_epoch: int = 10, batch: int = 256, **keys: object) -> Schedules:

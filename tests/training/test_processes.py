@@ -19,9 +19,9 @@ from tests.conftest import tiny_config
 
 from hjepa.config import load_config
 from hjepa.errors import CheckpointError, UserError
+from hjepa.runs.locate import find_checkpoint, newest_usable, read_whole
 from hjepa.training import load_run, run_training
-from hjepa.training.finding import find_checkpoint, newest_usable, read_whole
-from hjepa.training.parallel import check_strategy
+from hjepa.training.distributed.strategy import check_strategy
 
 PROGRAM = Path(__file__).parent / "process_program.py"
 FSDP = {"distributed.strategy": "fsdp"}

@@ -18,9 +18,9 @@ from tests.conftest import TINY, Run, run_tiny
 
 from hjepa import load_config
 from hjepa.errors import CheckpointError, UserError
+from hjepa.runs.checkpoint import read_checkpoint
+from hjepa.runs.folder import environment as run_environment
 from hjepa.training import load_run, untrained_model
-from hjepa.training.checkpoint import read_checkpoint
-from hjepa.training.run_folder import environment as run_environment
 
 
 def equal_states(a: dict[str, Any], b: dict[str, Any]) -> None:

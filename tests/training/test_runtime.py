@@ -11,12 +11,11 @@ import torch
 import yaml
 from tests.conftest import Run, tiny_config
 
-from hjepa.training import compiling, precision
-from hjepa.training.compiling import CompileTrial, decide_compile, try_block, try_compile
-from hjepa.training.finding import Start
+from hjepa.runs.locate import Start
+from hjepa.runtime.threads import choose_threads, cpu_quota, physical_cores, usable_cores
+from hjepa.training import precision
 from hjepa.training.precision import Precision, mixed_precision_pays, settle_precision
 from hjepa.training.run import _compiled
-from hjepa.training.threads import choose_threads, cpu_quota, physical_cores, usable_cores
 
 
 def machine(root: Path, siblings: dict[int, str], groups: str = "", files: dict[str, str] | None = None) -> Path:
@@ -99,56 +98,23 @@ def test_a_resumed_run_keeps_its_threads(run: Run, tmp_path: Path) -> None:
         torch.set_num_threads(before)
 
 
-def test_compiling_pays_when_steps_give_its_time_back() -> None:
-    trial = CompileTrial(eager=0.3, compiled=0.2, preparation=60.0)
-    assert trial.saves(1000) == pytest.approx(40)
-    assert trial.saves(500) == pytest.approx(-10)
-    assert CompileTrial(eager=0.2, compiled=0.2, preparation=1.0).saves(10**6) < 0
-
-
-def test_a_trial_measures_and_leaves_no_trace() -> None:
-    threads, state = torch.get_num_threads(), torch.get_rng_state()
-    # Compiling itself takes half a minute and is tested elsewhere; the trial is the same without.
-    with torch.compiler.set_stance("force_eager"):
-        trial = try_compile(tiny_config({"model.drop_path": 0.1}))
-    assert trial.eager > 0
-    assert trial.compiled > 0
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.get_num_threads() == threads
-
-
-def test_auto_follows_the_trial_and_only_in_long_runs(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_compile_auto_follows_the_kind_of_device() -> None:
     config = tiny_config({"training.compile": "auto"})
-    assert not decide_compile(config, compiling.FEWEST_STEPS - 1)
-    assert decide_compile(tiny_config({"training.compile": True}), 1)
-    assert not decide_compile(tiny_config(), 10**9)
-    for eager, expected in ((0.02, True), (0.01, False)):
-        monkeypatch.setattr(compiling, "try_block", lambda _: 0.8)
-        monkeypatch.setattr(compiling, "try_compile", lambda _, eager=eager: CompileTrial(eager, 0.01, 5.0))
-        assert decide_compile(config, 10_000) is expected
-    # A block that gains nothing ends the trial: the promising step after it is not tried.
-    monkeypatch.setattr(compiling, "try_block", lambda _: 0.99)
-    monkeypatch.setattr(compiling, "try_compile", lambda _: CompileTrial(1.0, 0.01, 5.0))
-    assert not decide_compile(config, 10_000)
-
-
-def test_trial_of_a_block_leaves_random_states_alone() -> None:
-    state = torch.random.get_rng_state()
-    with torch.compiler.set_stance("force_eager"):
-        assert 0 < try_block(tiny_config()) < 100
-    assert torch.equal(torch.random.get_rng_state(), state)
+    assert _compiled(config, torch.device("cuda"), None)
+    assert not _compiled(config, torch.device("cpu"), None)
+    assert not _compiled(config, torch.device("mps"), None)
+    for choice in (True, False):
+        assert _compiled(tiny_config({"training.compile": choice}), torch.device("cpu"), None) is choice
 
 
 @pytest.mark.parametrize("choice", [True, False])
 def test_a_resumed_run_keeps_the_choice_to_compile(choice: bool) -> None:
-    start = Start(Path("last.pth"), {"step": 5, "compiled": choice})
-    assert _compiled(tiny_config({"training.compile": "auto"}), 6, start) is choice
+    cpu, start = torch.device("cpu"), Start(Path("last.pth"), {"step": 5, "compiled": choice})
+    assert _compiled(tiny_config({"training.compile": "auto"}), cpu, start) is choice
     # What the configuration says plainly goes before what was chosen.
-    assert _compiled(tiny_config({"training.compile": not choice}), 6, start) is not choice
-    # A checkpoint from before the choice was stored: chosen anew, and these few steps do not pay.
-    assert not _compiled(tiny_config({"training.compile": "auto"}), 6, Start(Path("last.pth"), {"step": 5}))
+    assert _compiled(tiny_config({"training.compile": not choice}), cpu, start) is not choice
+    # A checkpoint from before the choice was stored: chosen anew by the device.
+    assert not _compiled(tiny_config({"training.compile": "auto"}), cpu, Start(Path("last.pth"), {"step": 5}))
 
 
 @pytest.mark.parametrize(("short", "expected"), [(1.0, False), (1.4, False), (1.6, True), (2.4, True)])

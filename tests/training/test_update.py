@@ -17,9 +17,9 @@ from torch import nn
 from hjepa.config import Config
 from hjepa.errors import UserError
 from hjepa.models.hjepa import HJEPA
-from hjepa.training.checkpoint import read_checkpoint
+from hjepa.runs.checkpoint import read_checkpoint
 from hjepa.training.ema import TargetUpdate
-from hjepa.training.optimizer import build_optimizer
+from hjepa.training.optim.build import build_optimizer
 from hjepa.training.precision import Precision
 from hjepa.training.skipping import SkippedUpdates
 from hjepa.training.update import Update

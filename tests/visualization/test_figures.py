@@ -5,21 +5,21 @@ import json
 import numpy as np
 import pytest
 import torch
-from tests.visualization.synthetic_records import train_record
+from tests.health.synthetic_records import train_record
 
 from hjepa.errors import UserError
 from hjepa.masking import MaskSampler
+from hjepa.runs.records import Records, read_json, read_records, series
 from hjepa.training import load_run, untrained_model
-from hjepa.visualization.curves import curves_exhibit
-from hjepa.visualization.embedding import principal_plane, tsne
-from hjepa.visualization.exhibit import Omitted
 from hjepa.visualization.features import encode_gallery, gallery_size, position_share
+from hjepa.visualization.figures.curves import curves_exhibit
+from hjepa.visualization.figures.embedding import principal_plane, tsne
+from hjepa.visualization.figures.figure import Omitted
+from hjepa.visualization.figures.maps import pca_rgb
+from hjepa.visualization.figures.masks import outline, seams
+from hjepa.visualization.figures.neighbours import choose_queries, others, same_class
+from hjepa.visualization.figures.style import DARK, LIGHT, new_figure, picture_grid, to_png
 from hjepa.visualization.images import Images, three_channels
-from hjepa.visualization.maps import pca_rgb
-from hjepa.visualization.masks import outline, seams
-from hjepa.visualization.neighbours import choose_queries, others, same_class
-from hjepa.visualization.records import Records, read_json, read_records, series
-from hjepa.visualization.style import DARK, LIGHT, new_figure, picture_grid, to_png
 
 
 def noise(*shape, seed=0):
@@ -204,7 +204,7 @@ def test_masks_drawn_are_those_of_training(pooled_run):
     geometry = run.model.geometry
     strides = [level.stride for level in geometry.levels]
     sampler = MaskSampler(run.config.masking, geometry.grid, strides, seed=run.config.seed)
-    from hjepa.visualization.masks import _draw
+    from hjepa.visualization.figures.masks import _draw
 
     overlay = _draw(sampler, geometry, sampler.groups, 0, 4)
     assert overlay.context.sum(axis=(1, 2)).tolist() == [sampler.counts.context] * 4

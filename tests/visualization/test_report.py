@@ -13,8 +13,8 @@ from PIL import Image
 from hjepa.config import load_config
 from hjepa.errors import CheckpointError, UserError
 from hjepa.visualization import visualize
-from hjepa.visualization.markup import data_uri, picture, prose
-from hjepa.visualization.style import DARK, LIGHT, new_figure, to_png
+from hjepa.visualization.figures.style import DARK, LIGHT, new_figure, to_png
+from hjepa.visualization.report.markup import data_uri, picture, prose
 
 FIGURES = ["curves.png", "masks.png", "maps.png", "neighbours.png", "embedding.png"]
 VOID = {"meta", "img", "source", "br"}

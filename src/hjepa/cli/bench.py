@@ -25,10 +25,11 @@ def bench(
     flags = {} if device is None else {"device": device}
     settings = load_config(config, {**dict(parse_override(text) for text in overrides or ()), **flags})
 
-    from hjepa.training.benchmark import benchmark_step
-    from hjepa.training.device import resolve_device
+    from hjepa.benchmark.step import benchmark_step
+    from hjepa.runtime.device import resolve_device
+    from hjepa.runtime.environment import environment
+    from hjepa.runtime.files import write_atomically
     from hjepa.training.precision import settle_precision
-    from hjepa.training.run_folder import environment, write_atomically
 
     settings = settle_precision(settings, resolve_device(settings.device))
     result = benchmark_step(settings, seconds=seconds, synthetic=synthetic)

@@ -18,9 +18,9 @@ def doctor() -> None:
     """Versions, devices, threads, memory and disk: what to send along with a question."""
     import torch
 
-    from hjepa.training.device import resolve_device
+    from hjepa.runtime.device import resolve_device
+    from hjepa.runtime.threads import choose_threads
     from hjepa.training.precision import mixed_precision_pays
-    from hjepa.training.threads import choose_threads
     from hjepa.version import __version__
 
     rows = [

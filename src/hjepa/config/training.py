@@ -59,8 +59,8 @@ class TrainingConfig(Section):
     """When loss or gradient are not finite, weights and target stay as they are: `skip` goes on with the next step (and
     stops after ten in a row), `stop` ends the run. Either way a report names step, level and images."""
     compile: bool | Literal["auto"] = False
-    """Compile the networks with `torch.compile`. `auto`: when a short trial before the first step of a long run says that
-    it gains more than compiling takes; a resumed run keeps the choice."""
+    """Compile the networks with `torch.compile`. `auto`: on a CUDA GPU yes, elsewhere no (on CPUs a step gained 4 % at best,
+    and compiling takes up to two minutes); a resumed run keeps the choice."""
     compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
     """How `torch.compile` works, where it does. `reduce-overhead`: CUDA graphs, for GPUs that wait for the host;
     `max-autotune`: those, and kernels chosen by trial, which takes minutes; `max-autotune-no-cudagraphs`: the trials

@@ -3,9 +3,9 @@
 from hjepa.data.build import build_dataset
 from hjepa.data.convenience import build_dataloader
 from hjepa.data.dataset import BadFile, ImageDataset
-from hjepa.data.evaluation import EvalLoader, eval_batches
 from hjepa.data.integrity import Duplicate, IntegrityReport, SplitReport, check_dataset, duplicates
-from hjepa.data.loader import Batch, TrainLoader
+from hjepa.data.loading.eval_loader import EvalLoader, eval_batches
+from hjepa.data.loading.loader import Batch, TrainLoader
 from hjepa.data.statistics import measure_statistics
 from hjepa.data.synthetic import random_dataset
 

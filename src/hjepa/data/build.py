@@ -19,8 +19,8 @@ from hjepa.data.dataset import (
     log_bad_files,
 )
 from hjepa.data.listing import Listing, held_out, restrict_classes, subset_rows
+from hjepa.data.loading.first_read import Probe, convert_memory, scan, settle, worth_scanning
 from hjepa.data.sources import cifar, digits, folder, imagenet, parquet, shapes, stl10, webdataset
-from hjepa.data.storage import Probe, convert_memory, scan, settle, worth_scanning
 from hjepa.errors import DataError, UserError
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import torch
 
 from hjepa.data.build import build_dataset
 from hjepa.data.dataset import Split
-from hjepa.data.evaluation import EvalLoader
-from hjepa.data.loader import TrainLoader
+from hjepa.data.loading.eval_loader import EvalLoader
+from hjepa.data.loading.loader import TrainLoader
 from hjepa.data.statistics import measure_statistics
 
 if TYPE_CHECKING:

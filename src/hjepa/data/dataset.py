@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hjepa.data.decode import Decoded, Reduction, UnreadableImageError, convert_channels, decode
+from hjepa.data.images.decode import Decoded, Reduction, UnreadableImageError, convert_channels, decode
 from hjepa.errors import DataError
 
 logger = logging.getLogger("hjepa")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hjepa.data.build import build_dataset
 from hjepa.data.dataset import BadFile, ImageDataset
-from hjepa.data.decode import UnreadableImageError
+from hjepa.data.images.decode import UnreadableImageError
 from hjepa.errors import DataError
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from hjepa.data.dataset import BadFile, EncodedPixels, Pixels, Shards, choose_names
-from hjepa.data.streams import Purpose, stream
 from hjepa.errors import DataError
+from hjepa.runtime.random import Purpose, stream
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hjepa.data.evaluation import EvalLoader
-from hjepa.data.loader import TrainLoader
+from hjepa.data.loading.eval_loader import EvalLoader
+from hjepa.data.loading.loader import TrainLoader
 
 if TYPE_CHECKING:
     from hjepa.config import DataConfig

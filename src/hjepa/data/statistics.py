@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from hjepa.data.dataset import BadFile, ImageDataset
-from hjepa.data.decode import UnreadableImageError, unit_scale
-from hjepa.data.streams import Purpose, stream
+from hjepa.data.images.decode import UnreadableImageError, unit_scale
 from hjepa.errors import DataError
+from hjepa.runtime.random import Purpose, stream
 
 MAX_IMAGES = 10_000
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from hjepa.config import dump_config
 from hjepa.errors import UserError
-from hjepa.training.run_folder import git_commit, write_atomically
+from hjepa.runtime.environment import git_commit
+from hjepa.runtime.files import write_atomically
 
 if TYPE_CHECKING:
     from hjepa.config import Config

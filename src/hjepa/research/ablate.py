@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from hjepa.config import Config, load_config
-from hjepa.data.file_lock import FileLock
 from hjepa.errors import UserError
 from hjepa.research.budget import Cell, plan_cells
 from hjepa.research.plot import draw_study
 from hjepa.research.runs import Ledger
 from hjepa.research.study import Study, check_seeds, load_study
 from hjepa.research.summary import format_study, markdown, summarise
-from hjepa.training.run_folder import environment, write_atomically
+from hjepa.runtime.environment import environment
+from hjepa.runtime.file_lock import FileLock
+from hjepa.runtime.files import write_atomically
 
 if TYPE_CHECKING:
     import torch
@@ -149,7 +150,7 @@ def _prepare(folder: Path, study: Study, seeds: list[int], overrides: Mapping[st
 
 def _settled(cells: list[Cell], folder: Path) -> list[Cell]:
     """With what a machine decides: runs that are compared compute in the same precision, that of the folder's first."""
-    from hjepa.training.device import resolve_device
+    from hjepa.runtime.device import resolve_device
     from hjepa.training.precision import settle_precision
 
     if all(cell.config.training.use_amp != "auto" for cell in cells):
@@ -161,7 +162,7 @@ def _settled(cells: list[Cell], folder: Path) -> list[Cell]:
 
 
 def _environment(config: Config) -> dict[str, Any]:
-    from hjepa.training.device import resolve_device
+    from hjepa.runtime.device import resolve_device
 
     device: torch.device = resolve_device(config.device)
     return environment(config, device, 1)

@@ -11,7 +11,7 @@ from hjepa.errors import UserError
 from hjepa.evaluation.settings import check_depths
 from hjepa.masking import MaskSampler
 from hjepa.models.cost import step_cost
-from hjepa.training.schedules import Schedules
+from hjepa.training.optim.schedules import Schedules
 
 if TYPE_CHECKING:
     from hjepa.config import Config

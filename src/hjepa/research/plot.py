@@ -6,7 +6,7 @@ import textwrap
 from typing import TYPE_CHECKING, Any
 
 from hjepa.research.summary import MEASURES
-from hjepa.visualization.style import LIGHT, Theme, new_figure, plain_axes, to_png
+from hjepa.visualization.figures.style import LIGHT, Theme, new_figure, plain_axes, to_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

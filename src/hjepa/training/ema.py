@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hjepa.training.parallel import local_part
+from hjepa.runtime.dtensor import local_part
 
 
 class TargetUpdate:

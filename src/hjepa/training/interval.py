@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hjepa.objectives import LossTerms
-from hjepa.training import distribution
+from hjepa.runtime import distribution
 
 
 @dataclass

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from hjepa.errors import UserError
-from hjepa.training import distribution
+from hjepa.runtime import distribution
 from hjepa.training.memory import MicroBatchTooLargeError, next_rung
 from hjepa.training.parts import compares_images, fewest_images
 
 if TYPE_CHECKING:
     from hjepa.data import Batch
-    from hjepa.training.loop import Trainer
+    from hjepa.training.trainer import Trainer
 
 log = logging.getLogger("hjepa")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hjepa.errors import UserError
-from hjepa.training.run_folder import write_atomically
+from hjepa.runtime.files import write_atomically
 
 if TYPE_CHECKING:
     from hjepa.config import Config

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hjepa.data import eval_batches
+from hjepa.health.thresholds import HEALTHY_RANK
 from hjepa.metrics import accuracy, feature_std, knn_predict, mean_cosine, rankme
 from hjepa.models import distinct_levels
 
@@ -25,8 +26,6 @@ log = logging.getLogger("hjepa")
 _SHARE_OF_IMAGES = 0.09
 _FEWEST = 40
 _K = 20
-# Below this share of its width a representation counts as collapsing, whatever else is best about it.
-HEALTHY_RANK = 0.05
 
 
 class OnlineEvaluation:

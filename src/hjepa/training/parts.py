@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hjepa.masking import MaskSampler
 from hjepa.objectives import Objective
-from hjepa.training import distribution
+from hjepa.runtime import distribution
 
 if TYPE_CHECKING:
     from hjepa.config import Config

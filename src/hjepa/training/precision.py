@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
-from hjepa.training import distribution
-from hjepa.training.peak import matmul_peak
+from hjepa.runtime import distribution
+from hjepa.runtime.peak import matmul_peak
 
 if TYPE_CHECKING:
     from hjepa.config import Config, TrainingConfig
-    from hjepa.training.optimizer import OptimizerPair
+    from hjepa.training.optim.build import OptimizerPair
 
 log = logging.getLogger("hjepa")
 

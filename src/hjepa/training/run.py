@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import shutil
 import uuid
@@ -18,22 +17,21 @@ from hjepa.config import flat_values
 from hjepa.data import TrainLoader, build_dataset, measure_statistics
 from hjepa.errors import UserError
 from hjepa.models import build_model
-from hjepa.training import distribution
-from hjepa.training.checkpoint import remove_leftovers, require_space
-from hjepa.training.compiling import decide_compile
-from hjepa.training.device import configure_backend, resolve_device
-from hjepa.training.finding import Start, find_checkpoint, newest_usable, read_start
+from hjepa.runs.checkpoint import remove_leftovers, require_space
+from hjepa.runs.folder import RunFolder, locate
+from hjepa.runs.locate import Start, find_checkpoint, newest_usable, read_start
+from hjepa.runs.sharded import settle_leftovers
+from hjepa.runtime import distribution
+from hjepa.runtime.device import configure_backend, resolve_device
+from hjepa.training.distributed.strategy import check_strategy, choose_strategy
 from hjepa.training.interrupt import StopRequest
 from hjepa.training.loggers import LogFile, open_sinks
-from hjepa.training.loop import Trainer
 from hjepa.training.online import OnlineEvaluation
-from hjepa.training.parallel import check_strategy, choose_strategy
 from hjepa.training.parts import SMALLEST_REGULARISED_BATCH, build_sampler
 from hjepa.training.precision import settle_precision
 from hjepa.training.progress import Progress, duration
-from hjepa.training.retention import Retention, ShardedFolders, WholeFiles
-from hjepa.training.run_folder import RunFolder, locate
-from hjepa.training.sharded import settle_leftovers
+from hjepa.training.saving import Retention, ShardedFolders, WholeFiles
+from hjepa.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from hjepa.config import Config
@@ -164,7 +162,7 @@ def _train(
         data_state=data_state,
         run_dir=folder.root,
         run=run,
-        compiled=_compiled(config, loader.steps_per_epoch, begin),
+        compiled=_compiled(config, device, begin),
         strategy=strategy,
     )
     if begin is not None:
@@ -240,13 +238,14 @@ def _look(folder: RunFolder, resume: str | Path | None) -> Start | None:
     return Start(path, read_start(path))
 
 
-def _compiled(config: Config, steps_per_epoch: int, begin: Start | None) -> bool:
-    """Whether the networks are compiled: chosen once, so that a resumed run computes as it did before."""
-    if config.training.compile == "auto" and begin is not None and "compiled" in begin.state:
+def _compiled(config: Config, device: torch.device, begin: Start | None) -> bool:
+    """Whether the networks are compiled. A resumed run computes as it did before."""
+    wanted = config.training.compile
+    if wanted != "auto":
+        return wanted
+    if begin is not None and "compiled" in begin.state:
         return bool(begin.state["compiled"])
-    steps = math.ceil(config.training.epochs * steps_per_epoch)
-    done = 0 if begin is None else int(begin.state["step"])
-    return decide_compile(config, min(steps, config.training.max_steps or steps) - done)
+    return device.type == "cuda"
 
 
 def _data_state(config: Config, dataset: ImageDataset) -> dict[str, Any]:

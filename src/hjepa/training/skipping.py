@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
-from hjepa.training import distribution, guard
+from hjepa.runtime import distribution
+from hjepa.training import guard
 
 if TYPE_CHECKING:
     from pathlib import Path

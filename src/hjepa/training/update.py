@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from hjepa.runtime.dtensor import local_part
+from hjepa.training.distributed.strategy import Strategy, gradient_norm, parameter_norms
 from hjepa.training.ema import TargetUpdate
-from hjepa.training.optimizer import tell
-from hjepa.training.parallel import Strategy, gradient_norm, local_part, parameter_norms
+from hjepa.training.optim.build import tell
 
 if TYPE_CHECKING:
     from hjepa.config import TrainingConfig
     from hjepa.models import HJEPA
     from hjepa.training.guard import MicroBatch
     from hjepa.training.interval import Interval
-    from hjepa.training.optimizer import OptimizerPair
+    from hjepa.training.optim.build import OptimizerPair
     from hjepa.training.precision import Precision
     from hjepa.training.skipping import SkippedUpdates
 

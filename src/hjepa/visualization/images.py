@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hjepa.data import build_dataset, eval_batches
 from hjepa.errors import DataError
-from hjepa.visualization.style import Picture
+from hjepa.visualization.figures.style import Picture
 
 if TYPE_CHECKING:
     from hjepa.config import DataConfig

@@ -11,22 +11,22 @@ from typing import Any
 
 from hjepa.config import Config, dump_config, load_config, parse_override
 from hjepa.errors import UserError
+from hjepa.health.evidence import Evidence
+from hjepa.health.verdict import judge
 from hjepa.masking import MaskSampler
+from hjepa.runs.records import read_json, read_records
 from hjepa.training import TrainedRun, load_run, untrained_model
-from hjepa.visualization.curves import curves_exhibit
-from hjepa.visualization.embedding import embedding_exhibit
-from hjepa.visualization.evidence import Evidence
-from hjepa.visualization.exhibit import Exhibit, Omitted
-from hjepa.visualization.facts import level_name, run_facts, subtitle
 from hjepa.visualization.features import encode_gallery, encode_tokens, position_share
+from hjepa.visualization.figures.curves import curves_exhibit
+from hjepa.visualization.figures.embedding import embedding_exhibit
+from hjepa.visualization.figures.figure import Exhibit, Omitted
+from hjepa.visualization.figures.maps import maps_exhibit
+from hjepa.visualization.figures.masks import masks_exhibit
+from hjepa.visualization.figures.neighbours import neighbours_exhibit
+from hjepa.visualization.figures.style import DARK, LIGHT, to_png
 from hjepa.visualization.images import Images
-from hjepa.visualization.maps import maps_exhibit
-from hjepa.visualization.masks import masks_exhibit
-from hjepa.visualization.neighbours import neighbours_exhibit
-from hjepa.visualization.records import read_json, read_records
-from hjepa.visualization.report import Drawn, Report
-from hjepa.visualization.style import DARK, LIGHT, to_png
-from hjepa.visualization.verdict import judge
+from hjepa.visualization.report.build import Drawn, Report
+from hjepa.visualization.report.summary import level_name, run_facts, subtitle
 
 log = logging.getLogger("hjepa")
 

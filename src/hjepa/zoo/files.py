@@ -12,8 +12,8 @@ import torch
 from hjepa.config import load_config
 from hjepa.errors import CheckpointError
 from hjepa.models import build_model
+from hjepa.runtime.device import resolve_device
 from hjepa.training import TrainedRun
-from hjepa.training.device import resolve_device
 
 if TYPE_CHECKING:
     from hjepa.models import HJEPA

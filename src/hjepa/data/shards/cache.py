@@ -17,7 +17,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from hjepa.data.file_lock import FileLock
+from hjepa.runtime.file_lock import FileLock
 
 logger = logging.getLogger("hjepa")
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hjepa.data.file_lock import FileLock
 from hjepa.data.shards.tar import TarIndex, scan_tar
+from hjepa.runtime.file_lock import FileLock
 
 _VERSION = 1
 # A few lock files for all shards: as many as shards would stay behind for ever.

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from hjepa.data.decode import SUFFIXES
+from hjepa.data.images.decode import SUFFIXES
 
 _LABEL_LIMIT = 1 << 20
 _LABEL_KEYS = ("label", "cls", "class")

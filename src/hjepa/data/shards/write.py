@@ -16,10 +16,10 @@ from torch import Tensor
 
 from hjepa.data.build import build_dataset
 from hjepa.data.dataset import BadFile, EncodedPixels, ImageDataset, Split
-from hjepa.data.decode import SUFFIXES, UnreadableImageError
+from hjepa.data.images.decode import SUFFIXES, UnreadableImageError
 from hjepa.data.shards.catalogue import LIST_NAME
-from hjepa.data.streams import Purpose, stream
 from hjepa.errors import DataError, UserError
+from hjepa.runtime.random import Purpose, stream
 
 if TYPE_CHECKING:
     from hjepa.config import DataConfig

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from hjepa.data.file_lock import alone_at
 from hjepa.errors import DataError
+from hjepa.runtime.file_lock import alone_at
 
 T = TypeVar("T")
 

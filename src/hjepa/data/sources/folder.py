@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 import torch
 
 from hjepa.data.dataset import EncodedPixels, Split
-from hjepa.data.decode import SUFFIXES
+from hjepa.data.images.decode import SUFFIXES
 from hjepa.data.listing import Listing
 from hjepa.data.sources.labels import read_labels, sort_classes
 from hjepa.errors import DataError, UserError

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hjepa.data.dataset import Split
-from hjepa.data.file_lock import alone_at
 from hjepa.data.listing import Listing
 from hjepa.data.sources import folder
 from hjepa.errors import DataError
+from hjepa.runtime.file_lock import alone_at
 
 if TYPE_CHECKING:
     from hjepa.config import DataConfig

@@ -1,0 +1,1 @@
+"""Measuring the whole training step against what the machine can do."""

@@ -1,0 +1,188 @@
+"""Measuring the whole training step against what the machine can do."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hjepa.data import TrainLoader, build_dataset, measure_statistics, random_dataset
+from hjepa.models import build_model
+from hjepa.models.cost import StepCost, step_cost
+from hjepa.runtime.device import configure_backend, resolve_device
+from hjepa.runtime.distribution import World
+from hjepa.runtime.peak import matmul_peak, synchronise
+from hjepa.training.online import OnlineEvaluation
+from hjepa.training.precision import settle_precision
+from hjepa.training.saving import Retention
+from hjepa.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from hjepa.config import Config
+
+
+@dataclass(frozen=True)
+class StepBenchmark:
+    """What `hjepa bench` measures.
+
+    Attributes:
+        images_per_second: whole training steps, data included.
+        flop_per_image: counted, see `hjepa.models.cost`.
+        flop_share: FLOP per image of target, context and predictor.
+        tokens: tokens per image that each part works on.
+        achieved_flops: FLOP/s of the training step.
+        peak_flops: FLOP/s of large matrix products, measured in the same process before and after.
+        peak_share: their ratio.
+        data_wait: share of the time spent waiting for data.
+        batch, accumulation, steps: images per forward pass, forward passes per step, steps timed.
+        device, threads, precision, compiled, data: under which conditions.
+    """
+
+    images_per_second: float
+    flop_per_image: float
+    flop_share: dict[str, float]
+    tokens: dict[str, int]
+    achieved_flops: float
+    peak_flops: float
+    peak_share: float
+    data_wait: float
+    batch: int
+    accumulation: int
+    steps: int
+    device: str
+    threads: int
+    precision: str
+    compiled: bool
+    data: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+class TimedStep:
+    """A trainer on a configuration's model and data whose steps are timed one by one. Nothing is written.
+
+    Args:
+        config: the configuration; its data set is read unless `synthetic`.
+        synthetic: random pictures of the model's size instead of the data set; they pass through the same loader.
+
+    Attributes:
+        trainer: the trainer.
+        cost: FLOP per image of one step.
+        data: name of the data set.
+        dtype: of the matrix products.
+    """
+
+    def __init__(self, config: Config, *, synthetic: bool = False) -> None:
+        self.device = resolve_device(config.device)
+        configure_backend(config.training, self.device)
+        self.config = config = settle_precision(config, self.device)
+        self.trainer, channels, self.data = _trainer(config, self.device, synthetic)
+        self.dtype = self.trainer.precision.dtype if config.training.use_amp else torch.float32
+        masks = self.trainer.masks
+        self.cost: StepCost = step_cost(
+            config.model,
+            self.trainer.model.geometry,
+            channels,
+            masks.counts.context,
+            masks.counts.targets,
+            masks.groups,
+            config.masking.sets_per_image,
+        )
+        self.batches = self.trainer.loader.batches(0, 10**9)
+
+    @property
+    def images(self) -> int:
+        """Images per step."""
+        return self.trainer.loader.global_batch
+
+    def __call__(self) -> float:
+        """Seconds of one whole training step."""
+        synchronise(self.device)
+        started = time.perf_counter()
+        self.trainer.train_step(self.batches)
+        synchronise(self.device)
+        return time.perf_counter() - started
+
+
+def benchmark_step(config: Config, *, seconds: float = 20.0, synthetic: bool = False) -> StepBenchmark:
+    """Time whole training steps of a configuration.
+
+    Args:
+        config: the configuration; its data set is read unless `synthetic`.
+        seconds: how long to measure, after a warm-up.
+        synthetic: random pictures of the model's size instead of the data set; they pass through the same loader.
+    """
+    step = TimedStep(config, synthetic=synthetic)
+    device, trainer, cost = step.device, step.trainer, step.cost
+    peak = [matmul_peak(device, step.dtype)]
+    for _ in range(3):
+        step()
+    trainer.reset_interval()
+    pace: list[float] = []
+    begun = time.perf_counter()
+    while time.perf_counter() - begun < seconds or len(pace) < 3:
+        pace.append(step())
+    waited = trainer.waited / sum(pace)
+    peak.append(matmul_peak(device, step.dtype))
+    speed = step.images / median(pace)
+    return StepBenchmark(
+        images_per_second=speed,
+        flop_per_image=cost.total,
+        flop_share={"target": cost.target, "context": cost.context, "predictor": cost.predictor},
+        tokens=cost.tokens,
+        achieved_flops=speed * cost.total,
+        peak_flops=max(peak),
+        peak_share=speed * cost.total / max(peak),
+        data_wait=waited,
+        batch=config.data.batch_size,
+        accumulation=config.training.accumulation_steps,
+        steps=len(pace),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        threads=torch.get_num_threads(),
+        precision=str(step.dtype).removeprefix("torch."),
+        compiled=trainer.compiled,
+        data=step.data,
+    )
+
+
+def _trainer(config: Config, device: torch.device, synthetic: bool) -> tuple[Trainer, int, str]:
+    size = config.geometry().image_size
+    if synthetic:
+        count = max(512, 2 * config.data.batch_size)
+        dataset = random_dataset(count, config.data.channels or 3, size, seed=config.seed)
+    else:
+        dataset = build_dataset(config.data, "train", seed=config.seed)
+    mean, std = measure_statistics(dataset, config.seed)
+    model = build_model(config, dataset.channels).to(device)
+    loader = TrainLoader(
+        dataset,
+        config.data,
+        size,
+        mean=mean,
+        std=std,
+        seed=config.seed,
+        accumulation_steps=config.training.accumulation_steps,
+        device=device,
+    )
+    # Nothing is written: checkpoints and evaluations are never due within single steps.
+    folder = Path(tempfile.gettempdir())
+    trainer = Trainer(
+        config,
+        model,
+        loader,
+        OnlineEvaluation(config, dataset, mean, std, device),
+        Retention(folder, 1),
+        [],
+        world=World(),
+        data_state={},
+        run_dir=folder,
+    )
+    model.train()
+    return trainer, dataset.channels, "random pictures" if synthetic else dataset.name

@@ -1,0 +1,265 @@
+"""Batches of augmented training images, the same for any number of processes, workers and accumulation steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hjepa.data.dataset import EncodedPixels, ImageDataset, MemoryPixels
+from hjepa.data.images.crops import augmentation_draws, jitter_factors, random_crops
+from hjepa.data.images.decode import unit_scale
+from hjepa.data.images.photometric import color_jitter, normalise
+from hjepa.data.images.resample import crop_batch, crop_one
+from hjepa.data.loading.first_read import MEMORY_LIMIT
+from hjepa.data.loading.order import ShardOrder, StepOrder, micro_batch
+from hjepa.data.loading.worker_pool import Crew
+from hjepa.data.loading.workers import Job, Preparation, note_bad
+from hjepa.data.shards.ahead import Ahead
+from hjepa.data.shards.blobs import ShardBlobs
+from hjepa.errors import DataError, UserError
+
+if TYPE_CHECKING:
+    from hjepa.config import DataConfig
+
+
+class Batch(NamedTuple):
+    """What a model sees."""
+
+    images: Tensor
+    """float32 ``[B, C, H, W]``, normalised, on the device."""
+    indices: Tensor
+    """int64 ``[B]`` into the data set, on the CPU."""
+
+
+class TrainLoader:
+    """Training batches by optimiser step.
+
+    A step has ``global_batch = batch_size * accumulation_steps * world_size`` positions; micro-batch m of rank r holds
+    the positions from ``(m * world_size + r) * batch_size`` on. Which image stands at a position and how it is cut
+    follows from (seed, step, position) alone.
+
+    Args:
+        dataset: the training split.
+        data: the ``data`` section: batch size, augmentation, storage, workers.
+        image_size: (H, W) of the batches.
+        mean: per channel, in [0, 1].
+        std: per channel.
+        seed: of the run.
+        accumulation_steps: forward passes per optimiser step.
+        rank: this process.
+        world_size: number of processes.
+        device: where batches go, and where images lie with ``storage`` ``"device"``.
+
+    Attributes:
+        storage: ``"device"`` (images lie there and are cut in batches) or ``"workers"`` (cut one by one as they are
+            read).
+        global_batch: images per optimiser step.
+        steps_per_epoch: optimiser steps per pass; the rest of a pass that fills no step is dropped.
+
+    Raises:
+        UserError: ``mean`` or ``std`` do not have one value per channel.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        data: DataConfig,
+        image_size: tuple[int, int],
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        seed: int,
+        accumulation_steps: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device,
+    ) -> None:
+        check_statistics(dataset, mean, std)
+        self.dataset = dataset
+        self.device = device
+        self.image_size = image_size
+        self._mean, self._std = tuple(mean), tuple(std)
+        self._seed = seed
+        self._augmentation = data.augmentation
+        self._batch_size = data.batch_size
+        self._accumulation_steps = accumulation_steps
+        self._rank, self._world_size = rank, world_size
+        self.global_batch = data.batch_size * accumulation_steps * world_size
+        self._order = _order(dataset, data, self.global_batch, seed)
+        self.steps_per_epoch = self._order.steps_per_epoch
+        self.storage: Literal["device", "workers"] = _storage(dataset, data)
+        if self.storage == "device":
+            self._images = _on_device(dataset, device)
+        else:
+            self._crew = Crew(
+                Preparation(
+                    dataset.pixels,
+                    image_size,
+                    partial(random_crops, augmentation=data.augmentation),
+                    substitute=data.bad_images == "skip",
+                    reduce=data.jpeg_reduction,
+                ),
+                num_workers=data.num_workers,
+                prefetch_factor=data.prefetch_factor,
+                pin_memory=data.pin_memory and device.type == "cuda",
+                timeout=data.worker_timeout,
+                restarts=data.worker_restarts,
+            )
+            self._ahead = _ahead(dataset)
+
+    def batches(self, start_step: int, stop_step: int) -> Iterator[Batch]:
+        """The batches of the steps from ``start_step`` up to, not including, ``stop_step``.
+
+        Yields ``accumulation_steps`` batches per step, in the order (step, micro-batch).
+
+        Raises:
+            DataError: a file cannot be read and the policy is ``stop``, or nothing readable was found.
+        """
+        return (
+            self._from_device(start_step, stop_step)
+            if self.storage == "device"
+            else self._from_workers(start_step, stop_step)
+        )
+
+    def split(self, batch_size: int, accumulation_steps: int) -> None:
+        """Hand out the same steps in micro-batches of another size. Iterators made before must not be used any more.
+
+        Raises:
+            ValueError: the global batch would change.
+        """
+        if batch_size * accumulation_steps * self._world_size != self.global_batch:
+            raise ValueError(f"{batch_size} x {accumulation_steps} x {self._world_size} is not {self.global_batch}")
+        self._batch_size, self._accumulation_steps = batch_size, accumulation_steps
+
+    def _plan(self, start_step: int, stop_step: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Indices ``[B]`` and draws ``[B, D]`` of every micro-batch of this process."""
+        for step in range(start_step, stop_step):
+            indices = self._order.indices(step)
+            if self.storage == "workers":
+                self._look_ahead(step, first=step == start_step)
+            draws = augmentation_draws(self._seed, step, self.global_batch)
+            for number in range(self._accumulation_steps):
+                here = micro_batch(self._batch_size, self._world_size, self._rank, number)
+                yield indices[here], draws[here]
+
+    def _look_ahead(self, step: int, *, first: bool) -> None:
+        """Have shards fetched that this process reads from a window later, and at the first step those up to there."""
+        if self._ahead is None or not isinstance(self._order, ShardOrder):
+            return
+        parts = [
+            micro_batch(self._batch_size, self._world_size, self._rank, number)
+            for number in range(self._accumulation_steps)
+        ]
+        positions = np.concatenate([np.arange(part.start, part.stop) for part in parts])
+        later = step + self._order.steps_per_window
+        self._ahead.want(self._order.shards_ahead(step if first else later, later + 1, positions))
+
+    def _from_device(self, start_step: int, stop_step: int) -> Iterator[Batch]:
+        for indices, draws in self._plan(start_step, stop_step):
+            if isinstance(self._images, Tensor):
+                height, width = self._images.shape[2:]
+                crops = random_crops(
+                    draws, np.tile([[height, width]], (len(draws), 1)), self.image_size, self._augmentation
+                )
+                where = torch.from_numpy(indices)
+                images = crop_batch(
+                    self._images[_send(indices, self.device)],
+                    _send(crops.boxes, self.device),
+                    _send(crops.flips, self.device),
+                    self.image_size,
+                )
+            else:
+                chosen = [self._images[index] for index in indices.tolist()]
+                sizes = np.array([image.shape[1:] for image in chosen])
+                crops = random_crops(draws, sizes, self.image_size, self._augmentation)
+                images = torch.stack(
+                    [
+                        crop_one(image, (box[0], box[1], box[2], box[3]), flip, self.image_size)
+                        for image, box, flip in zip(chosen, crops.boxes.tolist(), crops.flips.tolist(), strict=True)
+                    ]
+                )
+                where = torch.from_numpy(indices)
+            yield Batch(self._finish(images, draws), where)
+
+    def _from_workers(self, start_step: int, stop_step: int) -> Iterator[Batch]:
+        def jobs(done: int) -> Iterator[list[Job]]:
+            step, inside = divmod(done, self._accumulation_steps)
+            for indices, draws in islice(self._plan(start_step + step, stop_step), inside, None):
+                yield [Job(index, row) for index, row in zip(indices.tolist(), draws, strict=True)]
+
+        for prepared in self._crew.work(jobs):
+            note_bad(self.dataset, prepared.bad)
+            if len(prepared.indices) < self._batch_size:
+                raise DataError(
+                    f"data.dataset={self.dataset.name}: too many files in a row cannot be read "
+                    f"({len(self.dataset.bad_files)} so far, the last one: {self.dataset.bad_files[-1].reason}); check "
+                    "data.data_path with `hjepa data check`"
+                )
+            images = prepared.images.to(self.device, non_blocking=True)
+            if images.dtype == torch.uint8:
+                images = images.to(torch.float32).mul_(unit_scale(torch.uint8))
+            yield Batch(self._finish(images, prepared.draws.numpy()), prepared.indices)
+
+    def _finish(self, images: Tensor, draws: np.ndarray) -> Tensor:
+        strength = self._augmentation.color_jitter
+        if strength:
+            images = color_jitter(images, _send(jitter_factors(draws, strength), self.device))
+        return normalise(images, self._mean, self._std)
+
+
+def _send(values: np.ndarray, device: torch.device) -> Tensor:
+    """Small numbers on the device. Page-locked on their way to a GPU, or the host would wait for the copy."""
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def check_statistics(dataset: ImageDataset, mean: Sequence[float], std: Sequence[float]) -> None:
+    """One value per channel, or a `UserError`."""
+    for key, values in (("mean", mean), ("std", std)):
+        if len(values) != dataset.channels:
+            raise UserError(
+                f"data.{key}: {len(values)} values for images of {dataset.channels} channels; give one per channel, "
+                "or set data.channels"
+            )
+
+
+def _storage(dataset: ImageDataset, data: DataConfig) -> Literal["device", "workers"]:
+    if data.storage != "auto":
+        return data.storage
+    decoded = dataset.decoded_bytes
+    return "device" if decoded is not None and decoded <= MEMORY_LIMIT else "workers"
+
+
+def _order(dataset: ImageDataset, data: DataConfig, global_batch: int, seed: int) -> StepOrder | ShardOrder:
+    if dataset.shards is None:
+        return StepOrder(len(dataset), global_batch, seed)
+    return ShardOrder(dataset.shards.numbers, global_batch, seed, lanes=data.shard_lanes, window=data.shard_window)
+
+
+def _ahead(dataset: ImageDataset) -> Ahead | None:
+    pixels = dataset.pixels
+    if dataset.shards is None or not dataset.shards.fetched:
+        return None
+    return Ahead(pixels.blobs) if isinstance(pixels, EncodedPixels) and isinstance(pixels.blobs, ShardBlobs) else None
+
+
+def _on_device(dataset: ImageDataset, device: torch.device) -> Tensor | list[Tensor]:
+    if not isinstance(dataset.pixels, MemoryPixels):
+        raise UserError("data.storage=device: the data set was built for workers; build it with the same data section")
+    images = dataset.pixels.images
+    if isinstance(images, Tensor):
+        return _portable(images, device)
+    return [_portable(image, device) for image in images]
+
+
+def _portable(images: Tensor, device: torch.device) -> Tensor:
+    if device.type == "mps" and images.dtype == torch.uint16:
+        # Apple's backend has no unsigned 16-bit integers.
+        images = images.to(torch.float32) * unit_scale(images.dtype)
+    return images.to(device)

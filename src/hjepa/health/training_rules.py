@@ -1,0 +1,168 @@
+"""What the numbers say of the course of training and of how far they can be trusted; see `hjepa.health.feature_rules`."""
+
+from __future__ import annotations
+
+import math
+
+from hjepa.health.evidence import Evidence, listing, percent
+from hjepa.health.finding import Finding, finished, train_longer
+from hjepa.runs.records import series
+
+LONG_RUN = 50_000
+"""Optimiser steps from which on an EMA momentum that ends at 1 has been found to work."""
+SHORT_RUN = 10_000
+"""Optimiser steps: published runs of this kind take tens of thousands."""
+WAITING = 0.10
+SEED_SPREAD = 0.03
+"""Differences between seeds on small data sets are about 3 points."""
+
+
+# -- the course of training ------------------------------------------------------------------------------------------
+
+
+def knn_trend(e: Evidence) -> Finding | None:
+    """Still rising at the end: more training pays. Fallen from its peak: the last checkpoint is not the best."""
+    steps, values = series(e.seen.evaluations, "knn")
+    if len(values) < 3:
+        return None
+    queries = max(1, e.seen.evaluations[-1].get("knn_queries", 1))
+    error = math.sqrt(2 * max(0.01, values[-1] * (1 - values[-1])) / queries)
+    top = max(values)
+    if top - values[-1] > max(0.02, 2 * error):
+        peak = int(steps[values.index(top)])
+        return Finding(
+            "warn",
+            f"Online k-NN peaked at {percent(top)} (step {peak}) and ended at {percent(values[-1])}.",
+            "Use `best_model.pth` rather than `last.pth`. A late fall often comes from an EMA momentum near 1: lower "
+            "`model.ema.momentum_end`.",
+        )
+    since = values[-1] - values[(2 * len(values)) // 3 - 1]
+    if since > max(0.01, error):
+        return Finding(
+            "note",
+            f"Online k-NN was still rising at the end, by {100 * since:.1f} points over the last third of the evaluations.",
+            train_longer(e),
+        )
+    return None
+
+
+def short_run(e: Evidence) -> Finding | None:
+    """Published runs of this kind take tens of thousands of steps."""
+    total = e.total_steps
+    if total is None or total >= SHORT_RUN or not finished(e):
+        return None
+    return Finding(
+        "note",
+        f"This was a short run: {total:,} steps. Accuracy usually goes on growing for many times that.",
+        train_longer(e),
+    )
+
+
+def stopped_early(e: Evidence) -> Finding | None:
+    """Schedules that were not finished leave a learning rate too high and a target too young."""
+    total = e.total_steps
+    if total is None or finished(e):
+        return None
+    if e.last_step > e.step:
+        return Finding(
+            "note", f"This is an earlier checkpoint, step {e.step} of a run that reached step {e.last_step}."
+        )
+    return Finding(
+        "note",
+        f"The run stopped at step {e.step} of {total} ({e.step / total:.0%}): schedules are unfinished and every number here "
+        "is provisional.",
+        f"Go on with `hjepa train --output-dir {e.run} --resume auto`.",
+    )
+
+
+def momentum_freezes(e: Evidence) -> Finding | None:
+    """An EMA momentum of 1 freezes the target; short runs then lose accuracy late."""
+    ema, total = e.config.model.ema, e.total_steps
+    if ema.momentum_end < 0.99995 or total is None or total >= LONG_RUN:
+        return None
+    constant = f"{ema.momentum:g}" if ema.momentum < 0.99995 else "0.999"
+    return Finding(
+        "note",
+        f"The EMA momentum ends at {ema.momentum_end:g}, which freezes the target encoder towards the end of a run as short as "
+        f"{total} steps.",
+        f"Compare with a constant momentum, `model.ema.momentum_end={constant}`.",
+    )
+
+
+def waiting_for_data(e: Evidence) -> Finding | None:
+    """Above a tenth, the data path is worth more than the model."""
+    _, shares = series(e.seen.train, "data_wait")
+    late = shares[len(shares) // 2 :]
+    if not late or sum(late) / len(late) <= WAITING:
+        return None
+    data = e.config.data
+    cure = f"raise `data.num_workers` (now {data.num_workers})"
+    if data.storage != "device":
+        cure += ", or keep the images on the device where memory allows (`data.storage=device`)"
+    return Finding(
+        "warn", f"{sum(late) / len(late):.0%} of the time was spent waiting for data.", cure[0].upper() + cure[1:] + "."
+    )
+
+
+def skipped_updates(e: Evidence) -> Finding | None:
+    """Gradients that were not finite. With fp16 the loss scaler causes a few by design."""
+    count = e.seen.skipped_updates()
+    scaled = e.config.training.use_amp and e.config.training.amp_dtype == "fp16"
+    if count == 0 or (scaled and count < 0.01 * e.step):
+        return None
+    return Finding(
+        "warn",
+        f"{count} of {e.step} updates were skipped because the gradient was not finite.",
+        "Lower `training.lr`, set `training.clip_grad=1`, or prefer `training.amp_dtype=bf16` to fp16.",
+    )
+
+
+# -- can the numbers be trusted? -------------------------------------------------------------------------------------
+
+
+def not_evaluated(e: Evidence) -> Finding | None:
+    """No results, or results that could not read classes."""
+    if e.results is None:
+        return Finding(
+            "note",
+            "There is no `results.json`, so nothing is compared with controls.",
+            f"Evaluate with `hjepa evaluate --checkpoint {e.run}`, then make this report again.",
+        )
+    if e.main is None and e.skipped is not None:
+        return Finding(
+            "note",
+            f"Linear probe and k-NN were skipped: {e.skipped}. Loss and effective rank are what is left.",
+            "A small labelled set would settle what the features are worth: `hjepa evaluate --dataset NAME --data-path PATH`.",
+        )
+    return None
+
+
+def results_of_another_step(e: Evidence) -> Finding | None:
+    """Results are written per run, figures per checkpoint."""
+    step = (e.results or {}).get("step")
+    if step is None or int(step) == e.step:
+        return None
+    return Finding(
+        "warn",
+        f"`results.json` was measured at step {step}, and this checkpoint is at step {e.step}.",
+        f"Evaluate again with `hjepa evaluate --checkpoint {e.run}`.",
+    )
+
+
+def one_seed(e: Evidence) -> Finding | None:
+    """Small differences need more than one seed."""
+    main = e.main
+    if main is None:
+        return None
+    close = [
+        name
+        for name, difference in (("the untrained encoder", main.over_untrained), ("raw pixels", main.over_pixels))
+        if abs(difference) < SEED_SPREAD
+    ]
+    if not close:
+        return None
+    return Finding(
+        "note",
+        f"The difference to {listing(close)} is below {100 * SEED_SPREAD:.0f} points, about what another seed changes.",
+        "Repeat with two more seeds (`--seed`) before drawing a conclusion.",
+    )

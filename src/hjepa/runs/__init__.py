@@ -1,0 +1,1 @@
+"""The run folder and its checkpoints: where they are, how they are written, read and loaded."""

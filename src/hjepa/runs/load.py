@@ -1,0 +1,129 @@
+"""A trained model brought back from a checkpoint, and weights put where they belong."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hjepa.config import Config, load_config
+from hjepa.errors import CheckpointError
+from hjepa.models import HJEPA, build_model
+from hjepa.runs.folder import RunFolder
+from hjepa.runs.locate import find_checkpoint, is_named, newest_usable, read_whole
+from hjepa.runtime.device import resolve_device
+from hjepa.runtime.dtensor import spread_like
+
+log = logging.getLogger("hjepa")
+
+
+@dataclass
+class TrainedRun:
+    """A checkpoint brought back to life, for reading.
+
+    Attributes:
+        model: in evaluation mode.
+        config: configuration of the run.
+        channels: input channels.
+        mean, std: normalisation per channel.
+        step, epoch: how far it was trained.
+        seconds: of training up to there, online evaluations and checkpoints included; none where it was not kept.
+        checkpoint: the file.
+        run_dir: the run folder, where one can be found.
+    """
+
+    model: HJEPA
+    config: Config
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    step: int
+    epoch: int
+    checkpoint: Path
+    run_dir: Path | None
+    seconds: float | None = None
+
+
+def load_run(checkpoint: str | Path, *, device: str = "auto") -> TrainedRun:
+    """Load a checkpoint file, or the newest one of a run folder.
+
+    Args:
+        checkpoint: a ``.pth`` file or a run folder.
+        device: where to put the model.
+
+    Raises:
+        CheckpointError: nothing there, or damaged: a file that was named, or all of a run folder.
+    """
+    path, state = _newest(checkpoint)
+    config = load_config(state["config"])
+    data = state["data"]
+    model = build_model(config, data["channels"])
+    load_weights(model, state["model_state_dict"], path)
+    return TrainedRun(
+        model=model.to(resolve_device(device)).eval(),
+        config=config,
+        channels=data["channels"],
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
+        step=state["step"],
+        epoch=state["epoch"],
+        checkpoint=path,
+        run_dir=_run_dir(Path(checkpoint), state),
+        seconds=state["seconds"],
+    )
+
+
+def _newest(checkpoint: str | Path) -> tuple[Path, dict[str, Any]]:
+    """A checkpoint and what it holds: the file that was named, or of a folder the newest whole one."""
+    path, given = find_checkpoint(checkpoint), Path(checkpoint)
+    try:
+        return path, read_whole(path)
+    except CheckpointError:
+        if is_named(given):
+            raise
+    # The folder may hold checkpoints of other runs, by someone's hand.
+    home = given.parent if given.name == "checkpoints" else given
+    found = newest_usable(path.parent, RunFolder(home, path.parent).run)
+    assert found is not None  # one is there, and if it is alone it was an error
+    for note in found.notes:
+        log.warning("%s", note.replace("; going on from ", "; using "))
+    return found.checkpoint, read_whole(found.checkpoint) if "shards" in found.state else found.state
+
+
+def untrained_model(run: TrainedRun) -> HJEPA:
+    """The same model with its step-0 weights, which are a function of the configuration's seed."""
+    device = next(run.model.parameters()).device
+    return build_model(run.config, run.channels).to(device).eval()
+
+
+def load_weights(model: HJEPA, weights: dict[str, torch.Tensor], path: Path) -> None:
+    """Put weights into a model, all of them.
+
+    Raises:
+        CheckpointError: names or shapes differ; the line names the first.
+    """
+    own = model.state_dict()
+    for name, value in own.items():
+        if name not in weights:
+            raise CheckpointError(f"{path}: has no weight {name}; the configuration describes another model")
+        if weights[name].shape != value.shape:
+            raise CheckpointError(
+                f"{path}: weight {name} has shape {tuple(weights[name].shape)}, the configuration asks for "
+                f"{tuple(value.shape)}"
+            )
+    extra = next((name for name in weights if name not in own), None)
+    if extra is not None:
+        raise CheckpointError(f"{path}: has a weight {extra} that the configured model lacks")
+    model.load_state_dict({name: spread_like(weights[name], value) for name, value in own.items()})
+
+
+def _run_dir(given: Path, state: dict[str, Any]) -> Path | None:
+    if given.is_dir() and not is_named(given):
+        return given.parent if given.name == "checkpoints" else given
+    if (given.parent.parent / "config.yaml").is_file():
+        return given.parent.parent
+    recorded = state.get("run_dir")
+    return Path(recorded) if recorded and (Path(recorded) / "config.yaml").is_file() else None

@@ -1,0 +1,78 @@
+"""A lock on a run folder, so that two runs never write to one: held by the operating system, it dies with its process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from pathlib import Path
+from types import TracebackType
+
+from hjepa.errors import UserError
+from hjepa.runtime.file_lock import lock
+
+_NAME = ".lock"
+# Locks of one process do not exclude each other, so folders held by this one are noted here.
+_held: set[Path] = set()
+
+
+class FolderLock:
+    """Excludes other processes, and other runs of this process, from a folder while open.
+
+    The lock is taken on the file ``.lock``, which stays behind and means nothing by itself: a killed process leaves no
+    lock. Worker processes do not inherit it.
+
+    Args:
+        folder: must exist.
+
+    Raises:
+        UserError: on entering, when someone else holds it, with the process and machine as far as known.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._key = folder.resolve()
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> FolderLock:
+        if self._key in _held:
+            raise self._taken("another run of this process")
+        try:
+            descriptor = os.open(self._folder / _NAME, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UserError(
+                f"{self._folder}: cannot be locked ({error.strerror}); choose another --output-dir"
+            ) from None
+        try:
+            lock(descriptor)
+        except OSError:
+            owner = _read(descriptor)
+            os.close(descriptor)
+            raise self._taken(owner or "another process") from None
+        self._descriptor = descriptor
+        _held.add(self._key)
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, 0)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)  # releases the lock
+            self._descriptor = None
+        _held.discard(self._key)
+
+    def _taken(self, owner: str) -> UserError:
+        return UserError(
+            f"{self._folder}: in use by {owner}; wait until it has ended, stop it, or choose another --output-dir"
+        )
+
+
+def _read(descriptor: int) -> str:
+    with contextlib.suppress(OSError):
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        return os.read(descriptor, 200).decode("utf-8", errors="replace").strip()
+    return ""

@@ -1,0 +1,69 @@
+"""Choosing the device and the number of threads."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import torch
+
+from hjepa.errors import UserError
+from hjepa.runtime.threads import choose_threads
+
+if TYPE_CHECKING:
+    from hjepa.config import TrainingConfig
+
+
+def resolve_device(name: str, local_rank: int = 0) -> torch.device:
+    """Turn `auto`, `cpu`, `cuda`, `cuda:<n>` or `mps` into a device that is there.
+
+    Args:
+        name: the ``device`` key.
+        local_rank: process number on this machine; picks the GPU when none is named.
+
+    Raises:
+        UserError: a device that this machine lacks.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", local_rank)
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    if kind == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError(
+                f"device: {name!r}, but PyTorch sees no CUDA GPU here; use cpu or auto (`hjepa doctor` says more)"
+            )
+        number = int(index) if index else local_rank
+        if number >= torch.cuda.device_count():
+            raise UserError(
+                f"device: {name!r}, but there are {torch.cuda.device_count()} GPU(s); use cuda:0 to cuda:{torch.cuda.device_count() - 1}"
+            )
+        return torch.device("cuda", number)
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device: 'mps', but PyTorch sees no Apple GPU here; use cpu or auto")
+    if kind not in ("cpu", "mps"):
+        raise UserError(f"device: {name!r} is not known; use auto, cpu, cuda, cuda:<n> or mps")
+    return torch.device(kind)
+
+
+def configure_backend(config: TrainingConfig, device: torch.device, *, processes: int = 1) -> None:
+    """Set CPU threads, the precision of matrix products and determinism, process-wide.
+
+    Args:
+        config: the ``training`` section.
+        device: where the model will be.
+        processes: training processes on this machine, which share its cores.
+    """
+    threads = config.num_threads or choose_threads(processes)
+    if threads != torch.get_num_threads():
+        torch.set_num_threads(threads)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
+        if config.deterministic:
+            # cuBLAS reads it when its first handle is made, which is after this.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = not config.deterministic
+    # Only where it changes something: the call imports the compiler, which takes seconds.
+    if config.deterministic != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(config.deterministic)

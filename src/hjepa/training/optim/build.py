@@ -1,0 +1,136 @@
+"""AdamW with weight decay where it belongs, and Muon for hidden matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from hjepa.errors import CheckpointError
+from hjepa.runtime.dtensor import spread_like
+from hjepa.training.optim.muon import Muon
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from hjepa.config import TrainingConfig
+
+
+class OptimizerPair:
+    """Two optimisers that share the parameters of a model and act as one.
+
+    Groups of both are reachable through ``param_groups``, so that schedules and gradient scalers treat it as they
+    treat a single optimiser.
+
+    Args:
+        members: each with parameters of its own.
+    """
+
+    def __init__(self, members: Sequence[torch.optim.Optimizer]) -> None:
+        self.members = tuple(members)
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Groups of all members."""
+        return [group for member in self.members for group in member.param_groups]
+
+    def step(self) -> None:
+        """One update of each member."""
+        for member in self.members:
+            member.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget all gradients."""
+        for member in self.members:
+            member.zero_grad(set_to_none=set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        """States of the members, in order."""
+        return {"members": [member.state_dict() for member in self.members]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put the states back.
+
+        Raises:
+            ValueError: the state of another kind of optimiser.
+        """
+        states = state.get("members", ())
+        if len(states) != len(self.members):
+            raise ValueError(f"the state of {len(states)} optimisers for {len(self.members)}")
+        for member, own in zip(self.members, states, strict=True):
+            member.load_state_dict(own)
+
+
+def parameter_groups(parameters: Sequence[Tensor], weight_decay: float) -> list[dict[str, object]]:
+    """Parameters in two groups: matrices, which decay, and the rest, which does not.
+
+    Norms, biases, LayerScale factors and mask tokens have one axis; every weight matrix has more.
+    """
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay, "decays": True},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0, "decays": False},
+    ]
+
+
+def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer | OptimizerPair:
+    """The optimiser of a configuration.
+
+    `adamw`: fused, one kernel over all parameters. `muon`: Muon (Jordan et al., 2024) for the matrices inside
+    transformer blocks, AdamW for everything else; updates are scaled to the size of AdamW's (Liu et al.,
+    arXiv:2502.16982), so that both follow one learning rate.
+    """
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    hidden = [(name, p) for name, p in named if config.optimizer == "muon" and p.ndim == 2 and "blocks." in name]
+    taken = {id(p) for _, p in hidden}
+    rest = [p for _, p in named if id(p) not in taken]
+    adamw = torch.optim.AdamW(parameter_groups(rest, config.weight_decay), lr=config.lr, betas=config.betas, fused=True)
+    if not hidden:
+        return adamw
+    groups = [
+        # Queries, keys and values are made by one matrix and are three.
+        {"params": [p for name, p in hidden if (".qkv." in name) == (pieces == 3)], "pieces": pieces, "decays": True}
+        for pieces in (3, 1)
+    ]
+    bf16 = config.use_amp is True and config.amp_dtype == "bf16"
+    return OptimizerPair([Muon(groups, lr=config.lr, weight_decay=config.weight_decay, bf16=bf16), adamw])
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer | OptimizerPair, state: dict[str, Any], path: Path) -> None:
+    """Put an optimiser's state back.
+
+    Raises:
+        CheckpointError: it belongs to another optimiser.
+    """
+    if not isinstance(optimizer, OptimizerPair):
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        moments = {
+            index: {n: spread_like(v, parameters[index]) if v.ndim else v for n, v in own.items()}
+            for index, own in state.get("state", {}).items()
+            if index < len(parameters)
+        }
+        state = state | {"state": moments} if "state" in state else state
+    try:
+        optimizer.load_state_dict(state)
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: its optimiser state does not fit training.optimizer ({error}); resume with the run's own "
+            "training.optimizer"
+        ) from None
+
+
+def tell(optimizer: torch.optim.Optimizer | OptimizerPair, found_inf: Tensor) -> None:
+    """Say in a scalar on the device whether the next update has to be left out (1)."""
+    for member in optimizer.members if isinstance(optimizer, OptimizerPair) else (optimizer,):
+        # What a GradScaler does, by the same door: a fused optimiser leaves everything as it is where this says 1.
+        member.found_inf = found_inf  # type: ignore[attr-defined]
+        member.grad_scale = None  # type: ignore[attr-defined]
+
+
+def set_hyperparameters(optimizer: torch.optim.Optimizer | OptimizerPair, lr: float, weight_decay: float) -> None:
+    """Write the scheduled values of this step into the optimiser."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+        if group["decays"]:
+            group["weight_decay"] = weight_decay

@@ -1,0 +1,180 @@
+"""Which checkpoints of a run are written and kept."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hjepa.errors import UserError
+from hjepa.runs.checkpoint import copy_checkpoint, save_checkpoint, snapshot
+from hjepa.runs.sharded import SUFFIX, copy_sharded, save_sharded
+from hjepa.runtime import distribution
+from hjepa.training.background import BackgroundJob
+
+log = logging.getLogger("hjepa")
+
+LAST = "last"
+BEST = "best_model"
+
+
+class WholeFiles:
+    """Checkpoints as files, written by one process."""
+
+    suffix = ".pth"
+    together = False
+
+    def copied(self, state: dict[str, Any]) -> dict[str, Any]:
+        """What may be written while training goes on."""
+        copied: dict[str, Any] = snapshot(state)
+        return copied
+
+    def write(self, path: Path, state: dict[str, Any]) -> None:
+        """Write a checkpoint in one step. Raises `UserError` if that cannot be."""
+        save_checkpoint(path, state)
+
+    def copy(self, source: Path, path: Path) -> None:
+        """Copy a checkpoint in one step. Raises `UserError` if that cannot be."""
+        copy_checkpoint(source, path)
+
+    def remove(self, path: Path) -> None:
+        """Remove a checkpoint, if it is there."""
+        path.unlink(missing_ok=True)
+
+
+class ShardedFolders:
+    """Checkpoints as folders that all processes write together; every one of them calls every method."""
+
+    suffix = SUFFIX
+    together = True
+
+    def copied(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The state itself: training waits until it is written."""
+        return state
+
+    def write(self, path: Path, state: dict[str, Any]) -> None:
+        """Write a checkpoint in one step. Raises `UserError` if that cannot be."""
+        save_sharded(path, state)
+
+    def copy(self, source: Path, path: Path) -> None:
+        """Copy a checkpoint in one step. Raises `UserError` if that cannot be."""
+        distribution.by_main(lambda: copy_sharded(source, path))
+
+    def remove(self, path: Path) -> None:
+        """Remove a checkpoint, if it is there."""
+        distribution.by_main(lambda: shutil.rmtree(path, ignore_errors=True))
+
+
+class Retention:
+    """Keeps ``last.pth``, the best N periodic checkpoints and a copy of the best.
+
+    Saving copies the state to main memory and leaves the writing to a thread. A save that fails (a full disk) is said
+    aloud and changes nothing on the disk: training goes on, and the next save tries again. Only the last save of a run
+    raises.
+
+    Args:
+        folder: where checkpoints go.
+        keep: how many periodic checkpoints stay, best first; the newest always stays too.
+        background: write in a thread while training goes on; not possible where all processes write together.
+        files: how a checkpoint is written.
+
+    Attributes:
+        scores: file name -> score of the periodic checkpoints on disk, higher is better.
+        best: best score so far.
+    """
+
+    def __init__(
+        self, folder: Path, keep: int, *, background: bool = False, files: WholeFiles | ShardedFolders | None = None
+    ) -> None:
+        self.folder = folder
+        self.keep = keep
+        self.files = files or WholeFiles()
+        self.together = self.files.together
+        self.scores: dict[str, float] = {}
+        self.best: float | None = None
+        self._job = BackgroundJob(enabled=background and not self.together)
+        self._before: tuple[dict[str, float], float | None] = ({}, None)
+        self._removed: list[str] = []
+        self._on_disk: int | None = None
+
+    def file(self, name: str) -> str:
+        """The name of a checkpoint with its ending."""
+        return name + self.files.suffix
+
+    def save(
+        self, state: dict[str, Any], *, periodic: Sequence[str] = (), score: float = 0.0, best: bool = False
+    ) -> None:
+        """Write ``last.pth`` and what else is due; returns as soon as the state is copied.
+
+        Args:
+            state: tensors and plain values.
+            periodic: names of periodic checkpoints to write; the worst ones beyond the number to keep are removed.
+            score: of this state.
+            best: write ``best_model.pth`` too if the score is the best so far.
+        """
+        self.wait()
+        self._before = dict(self.scores), self.best
+        # last.pth comes at the end: what it says of the others is true whatever the moment of a crash.
+        names = [*periodic, self.file(LAST)]
+        if best and (self.best is None or score > self.best):
+            self.best = score
+            names.insert(0, self.file(BEST))
+        self.scores |= dict.fromkeys(periodic, score)
+        ranked = sorted(self.scores, key=lambda name: self.scores[name], reverse=True)
+        # Only a new periodic checkpoint crowds out others: the newest of them always stays.
+        removed = [name for name in ranked[self.keep :] if name not in periodic] if periodic else []
+        for name in removed:
+            del self.scores[name]
+        self._removed = removed
+        copied = self.files.copied(state | {"retention": self.state()})
+
+        def write() -> None:
+            self.files.write(self.folder / names[0], copied)
+            for name in names[1:]:
+                self.files.copy(self.folder / names[0], self.folder / name)
+            for name in removed:
+                self.files.remove(self.folder / name)
+            self._on_disk = state["step"]
+
+        self._on_disk = None
+        self._job.start(write)
+
+    def save_last(self, state: dict[str, Any]) -> Path:
+        """Write the last checkpoint and wait until it is on the disk.
+
+        Raises:
+            UserError: it cannot be written; the older one is left as it was.
+        """
+        self.wait()
+        if self._on_disk != state["step"]:
+            self.save(state)
+            self._job.finish()
+        return self.folder / self.file(LAST)
+
+    def wait(self) -> None:
+        """Wait for the save in flight; one that failed is said aloud and forgotten."""
+        try:
+            self._job.finish()
+        except UserError as error:
+            self.scores, self.best = self._before
+            log.error("%s. Training goes on and the next save tries again", error)
+
+    def ensure_best(self) -> None:
+        """A run that was never evaluated has its last checkpoint as its best."""
+        best, last = self.folder / self.file(BEST), self.folder / self.file(LAST)
+        if not best.exists() and last.exists():
+            self.files.copy(last, best)
+
+    def state(self) -> dict[str, Any]:
+        """Plain values for a checkpoint."""
+        return {"scores": dict(self.scores), "best": self.best, "removed": list(self._removed)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up where a checkpoint left off; files that are gone are forgotten."""
+        self.best = state["best"]
+        self.scores = {name: s for name, s in state["scores"].items() if (self.folder / name).exists()}
+        # A process killed between writing and tidying up leaves these behind.
+        for name in state.get("removed", ()):
+            self.files.remove(self.folder / name)

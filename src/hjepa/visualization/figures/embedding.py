@@ -1,0 +1,178 @@
+"""The embedding in two dimensions: a linear view, and t-SNE beside that of the untrained encoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hjepa.metrics import PCA
+from hjepa.visualization.figures.figure import Exhibit, Omitted
+from hjepa.visualization.figures.style import Theme, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from hjepa.visualization.features import Gallery
+    from hjepa.visualization.images import Images
+
+Points = NDArray[np.float32]
+
+_TITLE = "Map of the embedding"
+_NAMED_CLASSES = 10
+# t-SNE's neighbourhoods mean nothing among fewer images.
+_FEWEST_FOR_TSNE = 50
+_PERPLEXITY = 30
+_COMPONENTS = 50
+
+
+def embedding_exhibit(images: Images, gallery: Gallery, seed: int) -> Exhibit | Omitted:
+    """Maps of pooled features, coloured by class where there are labels."""
+    if len(gallery) < 3:
+        reason = f"The test split has {len(gallery)} readable image(s); a map needs at least 3."
+        return Omitted("embedding", _TITLE, reason)
+    plane, explained = principal_plane(gallery.trained)
+    panels = [_Panel(f"trained, PCA ({explained:.0%} of variance)", plane)]
+    caption = f"Pooled features{gallery.scope} of {len(gallery)} held-out images, projected on their first two principal components"
+    if len(gallery) >= _FEWEST_FOR_TSNE:
+        panels.append(_Panel("trained, t-SNE", tsne(gallery.trained, seed)))
+        panels.append(_Panel("untrained, t-SNE", tsne(gallery.untrained, seed)))
+        caption += (
+            ", and laid out by t-SNE for the trained and the untrained encoder. Distances between far-apart groups and the "
+            "sizes of groups mean nothing in t-SNE"
+        )
+    else:
+        caption += f". t-SNE is left out, since it needs at least {_FEWEST_FOR_TSNE} images"
+    colouring = _colouring(gallery.labels, images)
+    caption += ". " + (
+        colouring.note if colouring is not None else "The images have no labels, so all points look alike."
+    )
+    figure = _EmbeddingFigure(panels, colouring)
+    purpose = (
+        "images of one class lying together in the trained map more than in the untrained one. Groups that do not match "
+        "classes are not wrong: ask what their images share."
+        if colouring is not None
+        else "groups that the untrained map lacks: the encoder separates something there. One even cloud separates nothing."
+    )
+    return Exhibit(
+        name="embedding",
+        title=_TITLE,
+        caption=caption,
+        look_for=purpose,
+        alt=f"{len(panels)} scatter plots of {len(gallery)} images: " + "; ".join(p.title for p in panels) + ".",
+        draw=figure.draw,
+    )
+
+
+def principal_plane(features: Tensor) -> tuple[Points, float]:
+    """The first two principal components [N, 2], and the share of variance that they explain."""
+    pca = PCA.fit(features, min(2, *features.shape))
+    points = pca.transform(features)
+    if points.shape[1] < 2:
+        points = torch.cat([points, torch.zeros(len(points), 1)], dim=1)
+    share = float(pca.variance.sum()) / pca.total_variance if pca.total_variance > 0 else 0.0
+    return points.numpy(), min(1.0, share)
+
+
+def tsne(features: Tensor, seed: int) -> Points:
+    """t-SNE (van der Maaten and Hinton, 2008) of the leading principal components, [N, 2]; the same for the same seed."""
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn, unannotated
+
+    reduced = PCA.fit(features, min(_COMPONENTS, *features.shape)).transform(features)
+    # scikit-learn takes seeds below 2**32 and its gradient a common scale.
+    reduced = reduced / reduced.std().clamp_min(1e-12)
+    perplexity = min(_PERPLEXITY, (len(features) - 1) / 3)
+    layout = TSNE(perplexity=perplexity, init="pca", random_state=seed % 2**32, max_iter=500)
+    # Its loops are too short to share: waiting for one another makes several threads ten times slower on a busy machine.
+    with threadpool_limits(1):
+        points: Points = layout.fit_transform(reduced.numpy()).astype(np.float32)
+    return points
+
+
+@dataclass(frozen=True)
+class _Panel:
+    title: str
+    points: Points
+
+
+@dataclass(frozen=True)
+class _Colouring:
+    """Groups of points: (name, which points [N], index of colour, or nothing for the rest)."""
+
+    groups: list[tuple[str, NDArray[np.bool_], int | None]]
+    note: str
+
+
+def _colouring(labels: Tensor | None, images: Images) -> _Colouring | None:
+    if labels is None:
+        return None
+    values = labels.numpy()
+    classes, counts = np.unique(values[values >= 0], return_counts=True)
+    most = classes[np.argsort(-counts, kind="stable")][:_NAMED_CLASSES]
+    named = sorted(int(c) for c in most)
+    groups: list[tuple[str, NDArray[np.bool_], int | None]] = [
+        (images.class_name(c), values == c, i) for i, c in enumerate(named)
+    ]
+    rest = ~np.isin(values, named)
+    note = "Colours are classes."
+    if rest.any():
+        groups.insert(0, ("other" if len(classes) > len(named) else "no label", rest, None))
+    if len(classes) > len(named):
+        note = f"Colours are the {len(named)} most frequent of {len(classes)} classes; the rest is grey."
+    return _Colouring(groups, note)
+
+
+@dataclass(frozen=True)
+class _EmbeddingFigure:
+    panels: list[_Panel]
+    colouring: _Colouring | None
+
+    def draw(self, theme: Theme) -> Figure:
+        count = len(self.panels)
+        names = [] if self.colouring is None else self.colouring.groups
+        foot = 0.08 + 0.22 * -(-len(names) // 6) if names else 0.05
+        side = min(9.0 / count, 4.2)
+        height = side + 0.3 + foot
+        figure = new_figure(height, theme, width=side * count)
+        handles = []
+        for i, panel in enumerate(self.panels):
+            axes = figure.add_axes(
+                ((i + 0.02) / count, (foot + 0.02) / height, 0.96 / count, (side - 0.04) / height),
+                facecolor=theme.background,
+            )
+            axes.set_title(panel.title, loc="left", fontsize=9, color=theme.text, pad=5)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            for spine in axes.spines.values():
+                spine.set_color(theme.line)
+            size = float(np.clip(9000 / max(1, len(panel.points)), 5, 30))
+            everything = names if names else [("", np.ones(len(panel.points), dtype=bool), 0)]
+            marks = []
+            for name, chosen, index in everything:
+                color = theme.other if index is None else theme.classes[index % len(theme.classes)]
+                marks.append(
+                    axes.scatter(
+                        panel.points[chosen, 0],
+                        panel.points[chosen, 1],
+                        s=size,
+                        color=color,
+                        alpha=0.8,
+                        linewidths=0,
+                        label=name,
+                    )
+                )
+            handles = marks
+            axes.margins(0.04)
+        if names:
+            # "other" stands first so that it lies below, but is read last.
+            ordered = sorted(zip(handles, names, strict=True), key=lambda pair: pair[1][2] is None)
+            figure.legend(
+                handles=[mark for mark, _ in ordered], loc="lower left", bbox_to_anchor=(0.0, 0.0), ncols=6, frameon=False,
+                fontsize=8, labelcolor=theme.text, markerscale=1.8, handletextpad=0.2, columnspacing=1.2, borderaxespad=0.1,
+            )  # fmt: skip
+        return figure

@@ -1,0 +1,181 @@
+"""What is seen and what is predicted: masks from the run's own sampler, drawn on images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hjepa.health.evidence import levels_text, listing
+from hjepa.visualization.figures.figure import Exhibit
+from hjepa.visualization.figures.style import Picture, Theme, column_title, picture_grid, show
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from hjepa.config import Geometry
+    from hjepa.masking import MaskSampler
+    from hjepa.visualization.images import Images
+
+_IMAGES = 4
+# Draws by number of groups of levels, so that pictures stay large enough to read.
+_DRAWS = {1: 5, 2: 3, 3: 2, 4: 2}
+_UNSEEN = 0.2
+
+Grid = NDArray[np.bool_]
+
+
+def masks_exhibit(images: Images, sampler: MaskSampler, geometry: Geometry) -> Exhibit:
+    """Masks of the first training steps on a few images."""
+    batch, _ = images.normalised(images.order[:_IMAGES])
+    pictures = images.pictures(batch)
+    # A level of the whole image predicts the same single cell every time: a sentence says it, no picture does.
+    groups = tuple(levels for levels in sampler.groups if geometry.levels[levels[0]].stride)
+    whole = [levels[0] for levels in sampler.groups if not geometry.levels[levels[0]].stride]
+    draws = _DRAWS[len(groups)]
+    overlays = [_draw(sampler, geometry, groups, draw, len(pictures)) for draw in range(draws)]
+    counts = sampler.counts
+    predicted = _predicted_text(groups, counts.targets)
+    if whole:
+        predicted += f", and the average over the whole image at {levels_text(whole)}"
+    tokens = geometry.num_tokens
+    rest = tokens - counts.context - counts.hidden
+    neither = f" {rest} tokens are neither seen nor predicted." if rest > 0 else ""
+    sets = sampler.config.sets_per_image
+    several = f" Each image gets {sets} such draws per step; one is shown." if sets > 1 else ""
+    figure = _MaskFigure(pictures, overlays, groups, geometry)
+    return Exhibit(
+        name="masks",
+        title="Masks",
+        caption=(
+            f"Held-out images under the masks of the first {draws} training steps. The context encoder "
+            f"sees the {counts.context} bright tokens of {tokens} ({counts.context / tokens:.0%}); {predicted}.{neither}"
+            f"{several} {images.display_note()}"
+        ).strip(),
+        look_for=(
+            "targets large enough that they cannot be filled in from their nearest neighbours, and a context that still "
+            "shows what the image is about. Every part of the image should be a target now and then."
+        ),
+        alt=(
+            f"{len(pictures)} images with {draws} mask draws each: {counts.context} of {tokens} tokens left bright as context, "
+            "target cells tinted and outlined, the rest dark."
+        ),
+        draw=figure.draw,
+    )
+
+
+@dataclass(frozen=True)
+class _Overlay:
+    """Masks of one draw: context on the token grid [B, rows, columns], targets per group on its level's grid."""
+
+    context: Grid
+    targets: list[Grid]
+
+
+def _draw(
+    sampler: MaskSampler, geometry: Geometry, groups: tuple[tuple[int, ...], ...], step: int, count: int
+) -> _Overlay:
+    masks = sampler(step, count)
+    targets = [_on_grid(masks.targets[levels[0]][:count].numpy(), geometry.level_grid(levels[0])) for levels in groups]
+    return _Overlay(_on_grid(masks.context[:count].numpy(), geometry.grid), targets)
+
+
+def _on_grid(index: NDArray[np.int64], grid: tuple[int, int]) -> Grid:
+    """Row-major indices [B, n] as booleans [B, rows, columns]."""
+    cells = np.zeros((len(index), grid[0] * grid[1]), dtype=bool)
+    np.put_along_axis(cells, index, True, axis=1)
+    return cells.reshape(-1, *grid)
+
+
+def _predicted_text(groups: tuple[tuple[int, ...], ...], targets: tuple[int, ...]) -> str:
+    if len(groups) == 1:
+        return f"{targets[0]} tinted cells are predicted at {levels_text(list(groups[0]))}"
+    return "of the tinted cells " + listing(
+        [f"{targets[levels[0]]} are predicted at {levels_text(list(levels))}" for levels in groups]
+    )
+
+
+@dataclass(frozen=True)
+class _MaskFigure:
+    pictures: list[Picture]
+    overlays: list[_Overlay]
+    groups: tuple[tuple[int, ...], ...]
+    geometry: Geometry
+
+    def draw(self, theme: Theme) -> Figure:
+        groups = len(self.groups)
+        columns = 1 + len(self.overlays) * groups
+        starts = [1 + draw * groups for draw in range(len(self.overlays))] if groups > 1 else [1]
+        height, width = self.geometry.image_size
+        figure, axes = picture_grid(
+            len(self.pictures), columns, height / width, theme, top=0.42 if groups > 1 else 0.28, groups=starts
+        )
+        column_title(axes[0][0], "image", theme)
+        for draw, overlay in enumerate(self.overlays):
+            for number, levels in enumerate(self.groups):
+                column = 1 + draw * groups + number
+                title = f"draw {draw + 1}" if groups == 1 else f"draw {draw + 1}\n{levels_text(list(levels))}"
+                color = theme.levels[levels[0]] if groups > 1 else None
+                column_title(axes[0][column], title, theme, color=color)
+                stride = self.geometry.levels[levels[0]].stride
+                for row, picture in enumerate(self.pictures):
+                    self._paint(axes[row][column], picture, overlay.context[row], overlay.targets[number][row], stride,
+                                theme.levels[levels[0]])  # fmt: skip
+        for row, picture in enumerate(self.pictures):
+            show(axes[row][0], picture)
+        return figure
+
+    def _paint(self, axes: Axes, picture: Picture, context: Grid, target: Grid, stride: int, color: str) -> None:
+        from matplotlib.collections import LineCollection
+        from matplotlib.colors import to_rgb
+
+        patch = self.geometry.patch_size
+        seen = _enlarge(context, patch)[..., None]
+        wanted = _enlarge(target, patch * stride)[..., None]
+        tint = 255 * np.array(to_rgb(color))
+        pixels = np.where(seen, picture, _UNSEEN * picture)
+        # In the level's colour alone, so that a target cannot be taken for context on an image of that colour.
+        bright = picture.mean(axis=2, keepdims=True) / 255
+        pixels = np.where(wanted, tint * (0.3 + 0.7 * bright) + 70 * bright, pixels)
+        show(axes, np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
+        edges = [[(x * patch * stride - 0.5, y * patch * stride - 0.5) for x, y in edge] for edge in outline(target)]
+        axes.add_collection(LineCollection(edges, colors=[color], linewidths=1.3, capstyle="round"))
+        if stride > 1:
+            # Faint lines between neighbouring cells tell coarse levels from fine ones.
+            inner = [[(x * patch * stride - 0.5, y * patch * stride - 0.5) for x, y in edge] for edge in seams(target)]
+            axes.add_collection(LineCollection(inner, colors=["#ffffff"], linewidths=0.7, alpha=0.6))
+
+
+def outline(cells: Grid) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """The edges between cells inside and outside of a region.
+
+    Args:
+        cells: [rows, columns].
+
+    Returns:
+        ((x, y), (x, y)) in units of cells, from the upper left corner.
+    """
+    padded = np.pad(cells, 1).astype(np.int8)
+    edges = []
+    for row, column in zip(*np.nonzero(np.diff(padded, axis=0)[:, 1:-1]), strict=True):
+        edges.append(((int(column), int(row)), (int(column) + 1, int(row))))
+    for row, column in zip(*np.nonzero(np.diff(padded, axis=1)[1:-1]), strict=True):
+        edges.append(((int(column), int(row)), (int(column), int(row) + 1)))
+    return edges
+
+
+def seams(cells: Grid) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """The edges between neighbouring cells inside a region; arguments and result as of `outline`."""
+    edges = []
+    for row, column in zip(*np.nonzero(cells[:-1] & cells[1:]), strict=True):
+        edges.append(((int(column), int(row) + 1), (int(column) + 1, int(row) + 1)))
+    for row, column in zip(*np.nonzero(cells[:, :-1] & cells[:, 1:]), strict=True):
+        edges.append(((int(column) + 1, int(row)), (int(column) + 1, int(row) + 1)))
+    return edges
+
+
+def _enlarge(cells: Grid, factor: int) -> Grid:
+    return cells.repeat(factor, axis=0).repeat(factor, axis=1)

@@ -1,0 +1,176 @@
+"""Nearest neighbours: which images the trained encoder takes for alike, and which the pixels do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from hjepa.metrics import nearest_neighbours
+from hjepa.visualization.figures.figure import Exhibit, Omitted
+from hjepa.visualization.figures.style import Picture, Theme, column_title, picture_grid, show
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from hjepa.visualization.features import Gallery
+    from hjepa.visualization.images import Images
+
+_QUERIES = 8
+_NEIGHBOURS = 5
+_TITLE = "Nearest neighbours"
+
+
+def neighbours_exhibit(images: Images, gallery: Gallery) -> Exhibit | Omitted:
+    """Images beside those nearest to them, by the trained features and by raw pixels."""
+    if len(gallery) < 3:
+        reason = f"The test split has {len(gallery)} readable image(s); neighbours need at least 3."
+        return Omitted("neighbours", _TITLE, reason)
+    k = min(_NEIGHBOURS, len(gallery) - 1)
+    queries = choose_queries(gallery.labels, len(gallery), _QUERIES)
+    ours_all, theirs_all = (others(features, k) for features in (gallery.trained, gallery.pixels))
+    ours, theirs = ours_all[queries], theirs_all[queries]
+    needed, place = torch.unique(torch.cat([queries, ours.flatten(), theirs.flatten()]), return_inverse=True)
+    shown, rows = images.normalised(gallery.rows[needed])
+    where = {int(row): i for i, row in enumerate(rows)}
+    pictures = images.pictures(shown)
+    tiles = [
+        _Tile(pictures[where[row]], images.class_name(images.label_of(row)), images.label_of(row))
+        for row in gallery.rows[needed].tolist()
+    ]
+    place = place.tolist()
+    n = len(queries)
+    blocks = [
+        _Row(
+            tiles[place[i]],
+            [tiles[p] for p in place[n + i * k : n + (i + 1) * k]],
+            [tiles[p] for p in place[n + n * k + i * k : n + n * k + (i + 1) * k]],
+        )
+        for i in range(n)
+    ]
+    agreement = ""
+    choice = ""
+    if gallery.labels is not None:
+        known = gallery.labels >= 0
+        classes = len(torch.unique(gallery.labels[known]))
+        choice = (
+            ", at least one per class"
+            if classes < n
+            else ", one per class"
+            if classes == n
+            else ", each of another class"
+        )
+        trained, pixels = (same_class(found, gallery.labels) for found in (ours_all, theirs_all))
+        frequent = torch.bincount(gallery.labels[known]).double() / known.sum()
+        chance = float(frequent.square().sum())
+        agreement = (
+            f" Over all {len(gallery)} images, {trained:.0%} of the {k} nearest by trained features are of the image's own class, "
+            f"{pixels:.0%} by pixels, {chance:.0%} by chance. A frame and bold type mark the same class."
+        )
+    figure = _NeighbourFigure(blocks, images.size, k)
+    return Exhibit(
+        name="neighbours",
+        title=_TITLE,
+        caption=(
+            f"Held-out images drawn from the seed{choice}, and the {k} most similar of {len(gallery)} by cosine: of the trained "
+            f"features{gallery.scope}, and of the raw pixels.{agreement} {images.display_note()}"
+        ).strip(),
+        look_for=(
+            "neighbours that share what the image shows even where colour, position or background differ. Neighbours "
+            "that merely share a colour or a layout, as those by pixels do, mean that little more was learned."
+        ),
+        alt=f"{n} rows: an image, its {k} nearest by trained features, its {k} nearest by raw pixels.{agreement}",
+        draw=figure.draw,
+    )
+
+
+def choose_queries(labels: Tensor | None, size: int, count: int) -> Tensor:
+    """The first image of each class in the order of the gallery, or the first images where there are no labels.
+
+    Classes come in their own order; where there are more classes than rows, those whose image comes first.
+    """
+    if labels is None:
+        return torch.arange(min(count, size))
+    first: dict[int, int] = {}
+    for row, label in enumerate(labels.tolist()):
+        if label >= 0:
+            first.setdefault(label, row)
+    chosen = sorted(first.items())
+    if len(chosen) > count:
+        chosen = sorted(sorted(chosen, key=lambda item: item[1])[:count])
+    rows = [row for _, row in chosen]
+    # Few classes: more images fill the rows.
+    rows += [row for row in range(size) if row not in rows][: max(0, min(count, size) - len(rows))]
+    return torch.tensor(rows)
+
+
+def others(features: Tensor, k: int) -> Tensor:
+    """The k nearest other rows of every row, by cosine: int64 [N, k]."""
+    _, found = nearest_neighbours(features, features, k + 1)
+    own = torch.arange(len(features))[:, None]
+    # The row itself comes first, save among exact duplicates.
+    keep = found != own
+    late = keep.all(dim=1)
+    keep[late, -1] = False
+    return found[keep].reshape(len(features), k)
+
+
+def same_class(found: Tensor, labels: Tensor) -> float:
+    """Share of neighbours that are of the query's class, over labelled queries and neighbours: 0 to 1."""
+    theirs = labels[found]
+    both = (theirs >= 0) & (labels[:, None] >= 0)
+    return float(((theirs == labels[:, None]) & both).sum() / both.sum().clamp_min(1))
+
+
+@dataclass(frozen=True)
+class _Tile:
+    picture: Picture
+    name: str
+    label: int | None
+
+
+@dataclass(frozen=True)
+class _Row:
+    query: _Tile
+    ours: list[_Tile]
+    theirs: list[_Tile]
+
+
+@dataclass(frozen=True)
+class _NeighbourFigure:
+    rows: list[_Row]
+    size: tuple[int, int]
+    k: int
+
+    def draw(self, theme: Theme) -> Figure:
+        named = any(row.query.name for row in self.rows)
+        figure, axes = picture_grid(
+            len(self.rows), 1 + 2 * self.k, self.size[0] / self.size[1], theme, top=0.3,
+            below=0.17 if named else 0.0, groups=(1, 1 + self.k),
+        )  # fmt: skip
+        column_title(axes[0][0], "image", theme, strong=True)
+        for start, title in ((1, "nearest by trained features"), (1 + self.k, "nearest by raw pixels")):
+            middle = axes[0][start + (self.k - 1) // 2]
+            column_title(middle, title, theme, color=theme.text, strong=True)
+        for row, line in zip(self.rows, axes, strict=True):
+            self._tile(line[0], row.query, None, theme)
+            for cell, tile in zip(line[1:], [*row.ours, *row.theirs], strict=True):
+                self._tile(cell, tile, row.query.label, theme)
+        return figure
+
+    def _tile(self, axes: Axes, tile: _Tile, wanted: int | None, theme: Theme) -> None:
+        show(axes, tile.picture)
+        same = wanted is not None and tile.label == wanted
+        if tile.name:
+            axes.set_xlabel(
+                tile.name, fontsize=6.5, labelpad=2, color=theme.text if same or wanted is None else theme.muted,
+                fontweight="bold" if same else "normal",
+            )  # fmt: skip
+        if same:
+            for spine in axes.spines.values():
+                spine.set_visible(True)
+                spine.set_color(theme.same)
+                spine.set_linewidth(2)

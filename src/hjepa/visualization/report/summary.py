@@ -1,0 +1,198 @@
+"""What was run: the facts at the head of a report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hjepa.config import Geometry
+    from hjepa.health.evidence import Evidence
+    from hjepa.masking import MaskSampler
+    from hjepa.training import TrainedRun
+
+
+def level_name(geometry: Geometry, level: int) -> str:
+    """For legends: "level 1 (block 4, 8x8)"."""
+    rows, columns = geometry.level_grid(level)
+    return f"level {level} (block {geometry.levels[level].depth}, {_by(rows, columns)})"
+
+
+def run_facts(
+    run: TrainedRun, sampler: MaskSampler, description: str, environment: dict[str, Any] | None, evidence: Evidence
+) -> list[tuple[str, str]]:
+    """Pairs of term and description.
+
+    Args:
+        run: the run.
+        sampler: its masks.
+        description: the data set in a few words.
+        environment: contents of ``environment.json``, where there is one.
+        evidence: records of the run.
+    """
+    recorded = environment or {}
+    return [
+        ("Images", _images(run, description)),
+        ("Encoder", _encoder(run)),
+        ("Levels", _levels(run)),
+        ("Predictor", _predictor(run)),
+        ("Masks", _masks(run, sampler)),
+        ("Objective", _objective(run)),
+        ("Training", _training(run, evidence)),
+        ("Device", _device(recorded, evidence)),
+        ("Code", _code(recorded)),
+        ("Seed", str(run.config.seed)),
+    ]
+
+
+def subtitle(run: TrainedRun, description: str, evidence: Evidence) -> str:
+    """The run in a line."""
+    g = run.model.geometry
+    levels = "flat (one level)" if len(g.levels) == 1 else f"{len(g.levels)} levels"
+    length = _many(run.step, "step") if evidence.epochs is None else f"{evidence.epochs:.3g} epochs"
+    patch = f"patch {g.patch_size} at {_by(*g.image_size)}"
+    return f"{description} \N{MIDDLE DOT} ViT {_by(g.embed_dim, g.depth)}, {patch} \N{MIDDLE DOT} {levels} \N{MIDDLE DOT} {length}"
+
+
+def _images(run: TrainedRun, description: str) -> str:
+    height, width = run.model.geometry.image_size
+    data = run.config.data
+    crops = [
+        f"random crops of {data.augmentation.crop_scale[0]:g} to {data.augmentation.crop_scale[1]:g} of the area"
+        if data.augmentation.random_crop
+        else "centre crops"
+    ]
+    if data.augmentation.horizontal_flip:
+        crops.append("flips")
+    if data.augmentation.color_jitter:
+        crops.append(f"colour jitter {data.augmentation.color_jitter:g}")
+    subset = f", subset of {data.subset:,}" if data.subset is not None else ""
+    channels = _many(run.channels, "channel")
+    return f"{description}{subset}; seen at {_by(height, width)}, {channels}; {', '.join(crops)}"
+
+
+def _encoder(run: TrainedRun) -> str:
+    g = run.model.geometry
+    return (
+        f"ViT, width {g.embed_dim}, {_many(g.depth, 'block')}, {_many(g.num_heads, 'head')}, patch {g.patch_size}, {_by(*g.grid)} tokens, "
+        f"{_count(run.model.context_encoder)} parameters"
+    )
+
+
+def _levels(run: TrainedRun) -> str:
+    g = run.model.geometry
+    parts = []
+    for i, level in enumerate(g.levels):
+        rows, columns = g.level_grid(i)
+        if level.stride == 0:
+            parts.append(f"{i}: after block {level.depth}, averaged over the whole image")
+            continue
+        pooled = f", pooled {_by(level.stride, level.stride)}" if level.stride > 1 else ""
+        parts.append(f"{i}: after block {level.depth}{pooled}, {_by(rows, columns)} cells")
+    flat = " (flat I-JEPA)" if len(parts) == 1 else ""
+    return "; ".join(parts) + flat
+
+
+def _predictor(run: TrainedRun) -> str:
+    p, g = run.config.model.predictor, run.model.geometry
+    several = len(g.levels) > 1
+    shared = (", shared by all levels" if p.sharing == "shared" else ", one per level") if several else ""
+    return f"{_many(p.depth, 'block')} of width {g.predictor_dim}, {_many(g.predictor_heads, 'head')}{shared}; {_count(run.model.predictors)} parameters"
+
+
+def _masks(run: TrainedRun, sampler: MaskSampler) -> str:
+    counts, masking = sampler.counts, run.config.masking
+    targets = "/".join(map(str, counts.targets)) if len(set(counts.targets)) > 1 else str(counts.targets[0])
+    names = {"multiblock": "multi-block", "hierarchical": "hierarchical blocks", "random": "random"}
+    blocks = (
+        ""
+        if masking.strategy == "random"
+        else f", {masking.num_masks} blocks of {masking.mask_scale[0]:g} to {masking.mask_scale[1]:g}"
+    )
+    sets = f", {masking.sets_per_image} sets per image" if masking.sets_per_image > 1 else ""
+    return (
+        f"{names[masking.strategy]}{blocks}: {counts.context} of {run.model.geometry.num_tokens} tokens seen, {targets} cells "
+        f"predicted{' per level' if run.model.num_levels > 1 else ''}{sets}"
+    )
+
+
+def _objective(run: TrainedRun) -> str:
+    loss = run.config.loss
+    names = {"smoothl1": "smooth L1", "mse": "MSE", "l1": "L1", "cosine": "cosine", "infonce": "InfoNCE"}
+    parts = [names[loss.type] + (" of unit vectors" if loss.normalize_embeddings else "")]
+    if loss.hierarchy_weights is not None and run.model.num_levels > 1:
+        parts.append("level weights " + "/".join(f"{w:g}" for w in loss.hierarchy_weights))
+    terms = {
+        "variance": loss.variance_loss_weight,
+        "covariance": loss.covariance_loss_weight,
+        "sliced Gaussian": loss.sliced_gaussian_weight,
+    }
+    parts += [f"{name} {weight:g}" for name, weight in terms.items() if weight]
+    ema = run.config.model.ema
+    course = f"{ema.momentum:g}" if ema.momentum == ema.momentum_end else f"{ema.momentum:g} to {ema.momentum_end:g}"
+    return ", ".join(parts) + f"; EMA momentum {course}"
+
+
+def _training(run: TrainedRun, evidence: Evidence) -> str:
+    training = run.config.training
+    total = evidence.total_steps
+    planned = f" of {total:,}" if total is not None else ""
+    epochs = "" if evidence.epochs is None else f", {evidence.epochs:.3g} of {training.epochs:g} epochs"
+    batch = f"batch {run.config.data.batch_size}"
+    if training.accumulation_steps > 1:
+        batch += f" \N{MULTIPLICATION SIGN} {training.accumulation_steps} accumulated"
+    return (
+        f"step {run.step:,}{planned}{epochs}; {batch}; AdamW, learning rate {training.lr:g}, {training.lr_schedule}, "
+        f"weight decay {training.weight_decay:g}"
+    )
+
+
+def _device(environment: dict[str, Any], evidence: Evidence) -> str:
+    if not environment:
+        return "not recorded (no environment.json)"
+    name = environment.get("device_name") or environment.get("device") or "unknown"
+    parts = [str(name)]
+    if str(environment.get("device", "")).startswith("cpu"):
+        parts = ["CPU" if name in ("cpu", "") else f"CPU ({name})", _threads(environment.get("threads"))]
+    processes = environment.get("processes", 1)
+    if processes != 1:
+        parts.append(f"{processes} processes")
+    seconds = evidence.seen.seconds
+    if seconds is not None:
+        parts.append(f"{duration(seconds)} of training")
+    return ", ".join(parts)
+
+
+def _code(environment: dict[str, Any]) -> str:
+    if not environment:
+        return "not recorded (no environment.json)"
+    commit = environment.get("commit")
+    parts = [f"hjepa {environment.get('hjepa', '?')}", f"commit {commit}" if commit else "commit not recorded"]
+    parts += [f"PyTorch {environment.get('torch', '?')}", f"Python {environment.get('python', '?')}"]
+    return ", ".join(parts)
+
+
+def _by(rows: int, columns: int) -> str:
+    return f"{rows}\N{MULTIPLICATION SIGN}{columns}"
+
+
+def _many(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _threads(number: int | None) -> str:
+    return "threads not recorded" if number is None else _many(number, "thread")
+
+
+def _count(module: Any) -> str:
+    number = sum(p.numel() for p in module.parameters())
+    return f"{number / 1e6:.3g} M" if number >= 1e5 else f"{number / 1e3:.3g} k"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as "4 min 55 s" or "2 h 10 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
