@@ -33,7 +33,8 @@ class Objective:
     """Weighted sum of the levels' losses and of the regularisers.
 
     Regularisers work on the context encoder's features of the coarsest level (or of every level, averaged), pooled over
-    visible tokens, and on one micro-batch, gathered over processes.
+    visible tokens, and on one micro-batch, gathered over processes. Everything is computed in float32: autocast, which
+    would turn the products of InfoNCE and of the regularisers into bf16 ones, is switched off inside.
 
     Args:
         loss: `smoothl1`, `mse`, `l1`, `cosine` or `infonce`.
@@ -89,8 +90,25 @@ class Objective:
                 weighting, Kendall et al., arXiv:1705.07115, eq. 10 up to a factor).
             step: optimiser step, for random directions.
         """
+        with _exact(predictions[0].device):
+            return self._evaluate(
+                [p.float() for p in predictions],
+                [t.float() for t in targets],
+                [p.float() for p in pooled],
+                None if log_scales is None else log_scales.float(),
+                step,
+            )
+
+    def _evaluate(
+        self,
+        predictions: Sequence[Tensor],
+        targets: Sequence[Tensor],
+        pooled: Sequence[Tensor],
+        log_scales: Tensor | None,
+        step: int,
+    ) -> LossTerms:
         losses = [
-            level_loss(p.float(), t.float(), self.loss, normalize=self.normalize, temperature=self.temperature)
+            level_loss(p, t, self.loss, normalize=self.normalize, temperature=self.temperature)
             for p, t in zip(predictions, targets, strict=True)
         ]
         per_level = torch.stack(losses)
@@ -134,7 +152,8 @@ class Objective:
         falls to zero along with the loss, which the loss alone would show as success. For `infonce` it is the
         logarithm of the number of candidates.
         """
-        return torch.stack([self._chance(t.float()) for t in targets])
+        with _exact(targets[0].device):
+            return torch.stack([self._chance(t.float()) for t in targets])
 
     def _chance(self, target: Tensor) -> Tensor:
         if self.loss == "infonce":
@@ -144,6 +163,11 @@ class Objective:
         constant = (torch.nn.functional.normalize(target, dim=-1) if on_sphere else target).mean(dim=(0, 1))
         guess = constant.expand_as(target)
         return level_loss(guess, target, self.loss, normalize=self.normalize, temperature=self.temperature)
+
+
+def _exact(device: torch.device) -> torch.autocast:
+    """Context in which products of float32 tensors stay in float32, whatever autocast says outside."""
+    return torch.autocast(device.type, enabled=False)
 
 
 def level_loss(prediction: Tensor, target: Tensor, loss: str, *, normalize: bool, temperature: float) -> Tensor:
