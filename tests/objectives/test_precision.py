@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hjepa.objectives import Objective
+from hjepa.objectives import Candidates, Objective
 
 REGULARISERS = {"variance": 0.6, "covariance": 0.6, "sliced_gaussian": 0.1}
 
@@ -15,7 +15,9 @@ REGULARISERS = {"variance": 0.6, "covariance": 0.6, "sliced_gaussian": 0.1}
 def step(loss: str, *, autocast: bool, dtype: torch.dtype = torch.float32) -> tuple[dict[str, Tensor], list[Tensor]]:
     """Every term of the loss by name, and the gradients of predictions and pooled features."""
     generator = torch.Generator().manual_seed(0)
-    objective = Objective(loss, [1.0, 0.5], temperature=0.1, regularise_all=True, **REGULARISERS)
+    objective = Objective(
+        loss, [1.0, 0.5], temperature=0.1, candidates=Candidates(16, 5), regularise_all=True, **REGULARISERS
+    )
     inputs = [torch.randn(shape, generator=generator).to(dtype).requires_grad_() for shape in 2 * [(16, 9, 32)]]
     pooled = [torch.randn(16, 32, generator=generator).to(dtype).requires_grad_() for _ in inputs]
     targets = [F.layer_norm(torch.randn(16, 9, 32, generator=generator), (32,)).to(dtype) for _ in inputs]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hjepa.objectives.distances import ELEMENTWISE, cosine_loss, elementwise_loss
-from hjepa.objectives.info_nce import chance_of_info_nce, info_nce
+from hjepa.objectives.info_nce import Candidates, Peers, chance_of_info_nce, info_nce
 from hjepa.objectives.sliced_gaussian import sliced_gaussian_loss
 from hjepa.objectives.variance_covariance import covariance_loss, variance_loss
 
@@ -40,7 +40,8 @@ class Objective:
         loss: `smoothl1`, `mse`, `l1`, `cosine` or `infonce`.
         level_weights: one per level, finest first.
         normalize: compare unit vectors.
-        temperature: for `infonce`.
+        temperature, candidates: for `infonce`; see `info_nce`.
+        peers: for `infonce`, the processes that share a batch.
         variance, covariance, sliced_gaussian: weights of the regularisers.
         regularise_all: regularise every level instead of the coarsest.
         gather: collects [B, D] features from all processes, with gradient for the local part.
@@ -54,6 +55,8 @@ class Objective:
         *,
         normalize: bool = False,
         temperature: float = 0.1,
+        candidates: Candidates | None = None,
+        peers: Peers | None = None,
         variance: float = 0.0,
         covariance: float = 0.0,
         sliced_gaussian: float = 0.0,
@@ -66,6 +69,8 @@ class Objective:
         self._sent: Tensor | None = None
         self.normalize = normalize
         self.temperature = temperature
+        self.candidates = candidates
+        self.peers = peers
         self.weights = {"variance": variance, "covariance": covariance, "sliced_gaussian": sliced_gaussian}
         self.regularise_all = regularise_all
         self.gather = gather
@@ -83,7 +88,7 @@ class Objective:
         """Evaluate.
 
         Args:
-            predictions, targets: per level [B, Nt, D].
+            predictions, targets: per level [B, Nt, D]; of several mask sets, set by set.
             pooled: per level [B, D].
             log_scales: logarithms of the scales by which the levels' losses are divided [L]. Their own sum is added, as
                 otherwise ever larger scales would win; at the optimum each is the logarithm of its loss (uncertainty
@@ -107,11 +112,7 @@ class Objective:
         log_scales: Tensor | None,
         step: int,
     ) -> LossTerms:
-        losses = [
-            level_loss(p, t, self.loss, normalize=self.normalize, temperature=self.temperature)
-            for p, t in zip(predictions, targets, strict=True)
-        ]
-        per_level = torch.stack(losses)
+        per_level = torch.stack([self._level(p, t) for p, t in zip(predictions, targets, strict=True)])
         scaled = per_level if log_scales is None else per_level * (-log_scales).exp() + log_scales
         total = (scaled * self._weights_on(scaled.device)).sum()
         terms = self._regularisers(pooled if self.regularise_all else pooled[-1:], step)
@@ -121,6 +122,17 @@ class Objective:
             total=total,
             levels=per_level.detach(),
             regularisers={name: term.detach() for name, term in terms.items()},
+        )
+
+    def _level(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return level_loss(
+            prediction,
+            target,
+            self.loss,
+            normalize=self.normalize,
+            temperature=self.temperature,
+            candidates=self.candidates,
+            peers=self.peers,
         )
 
     def _weights_on(self, device: torch.device) -> Tensor:
@@ -157,12 +169,12 @@ class Objective:
 
     def _chance(self, target: Tensor) -> Tensor:
         if self.loss == "infonce":
-            return torch.tensor(chance_of_info_nce(target.shape[0] * target.shape[1]), device=target.device)
+            return torch.tensor(chance_of_info_nce(target.shape[1], self.candidates), device=target.device)
         # For losses on unit vectors the best constant is the mean direction.
         on_sphere = self.normalize or self.loss == "cosine"
         constant = (torch.nn.functional.normalize(target, dim=-1) if on_sphere else target).mean(dim=(0, 1))
         guess = constant.expand_as(target)
-        return level_loss(guess, target, self.loss, normalize=self.normalize, temperature=self.temperature)
+        return self._level(guess, target)
 
 
 def _exact(device: torch.device) -> torch.autocast:
@@ -170,7 +182,16 @@ def _exact(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, enabled=False)
 
 
-def level_loss(prediction: Tensor, target: Tensor, loss: str, *, normalize: bool, temperature: float) -> Tensor:
+def level_loss(
+    prediction: Tensor,
+    target: Tensor,
+    loss: str,
+    *,
+    normalize: bool,
+    temperature: float,
+    candidates: Candidates | None = None,
+    peers: Peers | None = None,
+) -> Tensor:
     """The loss of one level as a scalar; see `Objective` for the arguments.
 
     Raises:
@@ -181,5 +202,5 @@ def level_loss(prediction: Tensor, target: Tensor, loss: str, *, normalize: bool
     if loss == "cosine":
         return cosine_loss(prediction, target)
     if loss == "infonce":
-        return info_nce(prediction, target, temperature)
+        return info_nce(prediction, target, temperature, candidates=candidates, peers=peers)
     raise ValueError(f"loss {loss!r} is not known; use {', '.join([*ELEMENTWISE, 'cosine', 'infonce'])}")
