@@ -44,7 +44,7 @@ def show(
 def check(source: Source = None, overrides: Overrides = None) -> None:
     """Check a configuration, masks included, and say what it means in tokens."""
     from hjepa.config import load_config
-    from hjepa.training.parts import build_sampler
+    from hjepa.methods.jepa import build_sampler
 
     source, overrides = _arguments(source, overrides)
     config = load_config(source, overrides)

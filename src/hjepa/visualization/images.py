@@ -45,7 +45,7 @@ class Images:
         self.size = run.model.geometry.image_size
         self.channels = run.channels
         self._mean, self._std = run.mean, run.std
-        self._device = next(run.model.parameters()).device
+        self._device = run.device
         draw = np.random.Generator(np.random.Philox(key=[run.config.seed, _STREAM]))
         order = torch.from_numpy(draw.permutation(len(self.dataset)))
         if self.labels is not None:
