@@ -149,7 +149,7 @@ def test_random_masks_have_the_token_counts_of_multiblock() -> None:
 
 
 def test_area_and_aspect_are_drawn_independently() -> None:
-    from hjepa.masking.blocks import block_sizes
+    from hjepa.masking.draw import block_sizes
 
     u = np.random.default_rng(0).random((2, 20000), dtype=np.float32)
     h, w = block_sizes(u[0], u[1], (100, 100), (0.1, 0.3), (0.5, 2.0))

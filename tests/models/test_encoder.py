@@ -9,7 +9,7 @@ from hjepa.config import ModelConfig, resolve
 from hjepa.models import VisionTransformer
 from hjepa.models.blocks import MOST_KEYS, Block, attend, attend_by_products
 from hjepa.models.levels import pool_cells
-from hjepa.models.positions import rope_angles, rotate, sincos_2d
+from hjepa.models.positions import rope_angles, rotate, sincos
 
 
 def encoder(size: int | tuple[int, int] = 32, channels: int = 3, **keys: object) -> VisionTransformer:
@@ -100,9 +100,9 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
 
 
 def test_positions_are_distinct_and_cells_sit_at_their_centre() -> None:
-    table = sincos_2d(32, (6, 8))
+    table = sincos(32, (6, 8))
     assert torch.pdist(table).min() > 0.1
-    coarse = sincos_2d(32, (6, 8), stride=2)
+    coarse = sincos(32, (6, 8), stride=2)
     assert coarse.shape == (12, 32)
     # The centre of the first 2x2 cell is nearest to its four tokens.
     nearest = (table - coarse[0]).norm(dim=1).topk(4, largest=False).indices

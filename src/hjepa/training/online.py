@@ -99,7 +99,7 @@ class OnlineEvaluation:
         batches = eval_batches(
             self.dataset,
             self.indices,
-            model.geometry.image_size,
+            model.geometry.height_width,
             mean=mean,
             std=std,
             batch_size=max(self.config.data.batch_size, 64),

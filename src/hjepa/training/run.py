@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hjepa.config import flat_values
+from hjepa.config.grid import by, shown
 from hjepa.data import TrainLoader, build_dataset, measure_statistics
 from hjepa.errors import UserError
 from hjepa.models import build_model
@@ -133,7 +134,7 @@ def _train(
     loader = TrainLoader(
         dataset,
         config.data,
-        model.geometry.image_size,
+        model.geometry.height_width,
         mean=tuple(data_state["mean"]),
         std=tuple(data_state["std"]),
         seed=config.seed,
@@ -325,17 +326,17 @@ def _announce(trainer: Trainer, dataset: ImageDataset, model: HJEPA, device: tor
     schedules, t = trainer.schedules, trainer.config.training
     size = sum(p.numel() for p in model.context_encoder.parameters()) / 1e6
     levels = ", ".join(
-        f"depth {level.depth} " + (f"stride {level.stride}" if level.stride else "whole image")
+        f"depth {level.depth} " + (f"stride {shown(level.stride)}" if level.stride else "whole image")
         for level in geometry.levels
     )
     log.info(
-        "%s: %d images; encoder %d x %d, %.1f M parameters, %dx%d tokens; levels: %s",
+        "%s: %d images; encoder %d x %d, %.1f M parameters, %s tokens; levels: %s",
         dataset.name,
         len(dataset),
         geometry.embed_dim,
         geometry.depth,
         size,
-        *geometry.grid,
+        by(geometry.grid),
         levels,
     )
     log.info(
