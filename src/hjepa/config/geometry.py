@@ -191,6 +191,11 @@ def _check_positions(model: ModelConfig, dim: int, heads: int, predictor_dim: in
 
 def _levels(model: ModelConfig, depth: int, grid: Grid) -> tuple[Level, ...]:
     if model.levels is not None:
+        for i, listed in enumerate(model.levels):
+            try:
+                per_axis(listed.stride, len(grid))
+            except ValueError as error:
+                raise UserError(f"model.levels.{i}.stride: {error}") from None
         levels = tuple(Level(level.depth, level.stride) for level in model.levels)
         for i, level in enumerate(levels):
             _check_level(f"model.levels.{i}", level, depth, grid, may_be_whole=0 < i == len(levels) - 1)
@@ -218,11 +223,7 @@ def _check_level(path: str, level: Level, depth: int, grid: Grid, *, may_be_whol
         if not may_be_whole:
             raise UserError(f"{path}.stride: 0 averages the whole image, which can only be the last of several levels")
         return
-    try:
-        strides = per_axis(level.stride, len(grid))
-    except ValueError as error:
-        raise UserError(f"{path}.stride: {error}") from None
-    if all(size % stride == 0 for size, stride in zip(grid, strides, strict=True)):
+    if all(size % stride == 0 for size, stride in zip(grid, per_axis(level.stride, len(grid)), strict=True)):
         return
     if isinstance(level.stride, int):
         fits = ", ".join(map(str, _divisors(math.gcd(*grid))))

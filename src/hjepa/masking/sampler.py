@@ -86,7 +86,7 @@ class MaskSampler:
     def __init__(self, config: MaskingConfig, grid: Grid, strides: Sequence[PerAxis] = (1,), *, seed: int = 0) -> None:
         self.config = config
         self.grid = grid
-        self.strides = tuple(canonical(stride) for stride in strides if stride)
+        self.strides = tuple(canonical(per_axis(stride, len(grid))) for stride in strides if stride)
         self.whole = len(self.strides) < len(strides)
         self.seed = seed
         self._coarse = self.strides[-1]
