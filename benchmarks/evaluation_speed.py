@@ -72,8 +72,8 @@ def reading(config: Config, count: int, side: int | None) -> dict[str, Any]:
     """Images per second of feature extraction, and its share of the matrix-product peak in the same run."""
     device = torch.device("cpu")
     geometry = config.geometry()
-    images = random_dataset(count, 3, geometry.image_size)
-    view = View(geometry.image_size, (0.5,) * 3, (0.25,) * 3, device)
+    images = random_dataset(count, 3, geometry.height_width)
+    view = View(geometry.height_width, (0.5,) * 3, (0.25,) * 3, device)
     encoder = build_model(config).eval().target_encoder
     peak = [matmul_peak(device, torch.float32, side=side)]
     encode(images, torch.arange(min(count, 64)), [encoder_reader(encoder, "model")], view)

@@ -150,7 +150,7 @@ def benchmark_step(config: Config, *, seconds: float = 20.0, synthetic: bool = F
 
 def _trainer(config: Config, device: torch.device, synthetic: bool) -> tuple[Trainer, str]:
     if synthetic:
-        size = config.geometry().image_size
+        size = config.geometry().height_width
         count = max(512, 2 * config.data.batch_size)
         dataset = random_dataset(count, config.data.channels or 3, size, seed=config.seed)
     else:

@@ -33,7 +33,7 @@ def build_dataloader(
         UserError: as `build_dataset`, and for sizes that do not fit together.
     """
     device = torch.device(device)
-    size = config.geometry().image_size
+    size = config.geometry().height_width
     data, seed = config.data, config.seed
     dataset = build_dataset(data, split, seed=seed)
     if data.mean is not None and data.std is not None:

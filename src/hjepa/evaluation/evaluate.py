@@ -126,7 +126,7 @@ def _features(run: TrainedRun, config: Config, readings: Readings, k_values: Seq
     model, seed = run.model, config.seed
     device = next(model.parameters()).device
     view = View(
-        image_size=model.geometry.image_size,
+        image_size=model.geometry.height_width,
         mean=run.mean,
         std=run.std,
         device=device,
@@ -263,7 +263,7 @@ def _check_finite(features: Tensor, checkpoint: Path) -> None:
 
 
 def _protocol(run: TrainedRun, train_images: int, test_images: int) -> str:
-    height, width = pixel_size(run.encoder.geometry.image_size)
+    height, width = pixel_size(run.encoder.geometry.height_width)
     return (
         f"Target encoder, features averaged over cells, {train_images} training images (balanced over classes) and "
         f"{test_images} test images, no augmentation. Linear probe: features standardised with training statistics, "

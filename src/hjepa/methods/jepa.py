@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
+from hjepa.config.grid import by, shown
 from hjepa.errors import UserError
 from hjepa.masking import Masks, MaskSampler
 from hjepa.methods.method import Method, StepOutput
@@ -149,13 +150,13 @@ class HJepa(Method):
         geometry, counts = self.model.geometry, self.masks.counts
         size = sum(p.numel() for p in self.model.context_encoder.parameters()) / 1e6
         levels = ", ".join(
-            f"depth {level.depth} " + (f"stride {level.stride}" if level.stride else "whole image")
+            f"depth {level.depth} " + (f"stride {shown(level.stride)}" if level.stride else "whole image")
             for level in geometry.levels
         )
         visible = " and the seen ones" if self.config.model.predictor.predict_visible else ""
         return [
             f"encoder {geometry.embed_dim} x {geometry.depth}, {size:.1f} M parameters, "
-            f"{'x'.join(map(str, geometry.grid))} tokens; levels: {levels}",
+            f"{by(geometry.grid)} tokens; levels: {levels}",
             f"each image: {counts.context} of {geometry.num_tokens} tokens seen, "
             f"{'/'.join(map(str, counts.targets))} cells predicted{visible}",
         ]

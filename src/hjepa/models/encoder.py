@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hjepa.config import Geometry, ModelConfig
+from hjepa.config.grid import by
 from hjepa.models.blocks import NORM_EPS, Block, init_transformer
 from hjepa.models.levels import level_features
-from hjepa.models.positions import rope_angles, sincos_2d
+from hjepa.models.positions import rope_angles, sincos
 
 
 @dataclass(frozen=True)
@@ -129,27 +131,38 @@ class Encoder(nn.Module, ABC):
 
 
 class PatchEmbed(nn.Module):
-    """Cuts an image into patches and projects each linearly."""
+    """Cuts a signal, an image or a clip into patches and projects each linearly.
 
-    def __init__(self, patch_size: int, channels: int, dim: int) -> None:
+    The weights are those of a convolution with one, two or three axes; for images they have timm's name and shape.
+
+    Args:
+        patch: size of a patch along each axis.
+        channels: input channels.
+        dim: width.
+    """
+
+    def __init__(self, patch: tuple[int, ...], channels: int, dim: int) -> None:
         super().__init__()
-        self.patch_size = patch_size
-        self.proj = nn.Conv2d(channels, dim, kernel_size=patch_size, stride=patch_size)
+        self.patch = patch
+        convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[len(patch) - 1]
+        self.proj = convolution(channels, dim, kernel_size=patch, stride=patch)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
         """Embed the patches, or only those kept.
 
         Args:
-            images: [B, C, H, W].
+            images: [B, C, *sizes], for images [B, C, H, W].
             keep: int64 [B, Nc], row-major patch indices.
 
         Returns:
             [B, N, D] or [B, Nc, D].
         """
-        B, C, H, W = images.shape
-        P = self.patch_size
+        B, C, *sizes = images.shape
+        split = [part for size, side in zip(sizes, self.patch, strict=True) for part in (size // side, side)]
+        grid_axes, patch_axes = range(2, 2 + len(split), 2), range(3, 2 + len(split), 2)
         # The same product as the convolution, on a matrix of patches: hidden patches cost nothing.
-        patches = images.reshape(B, C, H // P, P, W // P, P).permute(0, 2, 4, 1, 3, 5).reshape(B, -1, C * P * P)
+        patches = images.reshape(B, C, *split).permute(0, *grid_axes, 1, *patch_axes)
+        patches = patches.reshape(B, -1, C * math.prod(self.patch))
         if keep is not None:
             patches = gather_tokens(patches, keep)
         return nn.functional.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
@@ -175,11 +188,11 @@ class VisionTransformer(Encoder):
         dim, depth = geometry.embed_dim, geometry.depth
         self.rope = config.position == "rope"
         self.gradient_checkpointing = config.gradient_checkpointing
-        self.patch_embed = PatchEmbed(geometry.patch_size, channels, dim)
+        self.patch_embed = PatchEmbed(geometry.patch, channels, dim)
         if self.rope:
             self.register_buffer("angles", rope_angles(dim // geometry.num_heads, geometry.grid), persistent=False)
         else:
-            self.register_buffer("pos_embed", sincos_2d(dim, geometry.grid), persistent=False)
+            self.register_buffer("pos_embed", sincos(dim, geometry.grid), persistent=False)
         rates = torch.linspace(0, config.drop_path, depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(
             Block(dim, geometry.num_heads, config.mlp_ratio, config.layer_scale, rate) for rate in rates
@@ -219,7 +232,7 @@ class VisionTransformer(Encoder):
         if images.shape[1:] != (self.channels, *self.image_size):
             raise ValueError(
                 f"images of shape {tuple(images.shape)} for an encoder of {self.channels} channels and "
-                f"{self.image_size[0]}x{self.image_size[1]} pixels; resize or convert them first"
+                f"size {by(self.image_size)}; resize or convert them first"
             )
         x = self.patch_embed(images, keep)
         angles = None

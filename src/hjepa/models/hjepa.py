@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from hjepa.config import Geometry, ModelConfig
 from hjepa.masking import Masks
 from hjepa.models.encoder import VisionTransformer, gather_tokens
-from hjepa.models.levels import batch_mean, level_features
+from hjepa.models.levels import batch_mean, level_features, parent_cells
 from hjepa.models.predictor import Predictor
 
 # AdamW moves a weight by about the learning rate per step. A loss falls to a tenth within some hundred steps, so its
@@ -132,7 +133,7 @@ class HJEPA(nn.Module):
             return self.target_encoder.levels(images)
         targets = self._targets(images, masks)
         if masks.sets_per_image > 1:
-            images = images.repeat(masks.sets_per_image, 1, 1, 1)
+            images = images.repeat(masks.sets_per_image, *[1] * (images.dim() - 1))
         taps = self.context_encoder(images, masks.context)
         predictions = self._predict(taps, masks)
         pooled = {depth: tap.mean(dim=1) for depth, tap in taps.items()}
@@ -190,12 +191,10 @@ class HJEPA(nn.Module):
         Returns:
             [B, Nt of the level, D].
         """
-        (rows, columns), (coarse_rows, coarse_columns) = (self.geometry.level_grid(i) for i in (level, level + 1))
-        down, across = rows // coarse_rows, columns // coarse_columns
-        cell = masks.targets[level]
-        parent = cell // columns // down * coarse_columns + cell % columns // across
+        fine, coarse = self.geometry.level_grid(level), self.geometry.level_grid(level + 1)
+        parent = parent_cells(masks.targets[level], fine, coarse)
         # Every target lies in a target of the coarser level, so each place that is read has been written.
-        grid = predicted.new_zeros(len(predicted), coarse_rows * coarse_columns, predicted.shape[-1])
+        grid = predicted.new_zeros(len(predicted), math.prod(coarse), predicted.shape[-1])
         index = masks.targets[level + 1].unsqueeze(-1).expand(-1, -1, predicted.shape[-1])
         predicted = predicted[:, : index.shape[1]]  # no query asks for a visible cell
         return gather_tokens(grid.scatter(1, index, predicted), parent)

@@ -64,7 +64,7 @@ def assemble(
     loader = TrainLoader(
         dataset,
         config.data,
-        method.encoder.image_size,
+        method.encoder.geometry.height_width,
         mean=mean,
         std=std,
         seed=config.seed,

@@ -99,7 +99,7 @@ class OnlineEvaluation:
         batches = eval_batches(
             self.dataset,
             self.indices,
-            encoder.geometry.image_size,
+            encoder.geometry.height_width,
             mean=mean,
             std=std,
             batch_size=max(self.config.data.batch_size, 64),

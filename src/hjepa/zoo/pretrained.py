@@ -53,7 +53,7 @@ class PretrainedEncoder(nn.Module):
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width that the encoder works at."""
-        return self.encoder.image_size
+        return self.encoder.geometry.height_width
 
     def preprocess(self, images: Tensor) -> Tensor:
         """Bring pictures to the form that the encoder was trained on.
