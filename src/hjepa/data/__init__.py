@@ -4,10 +4,12 @@ from hjepa.data.build import build_dataset
 from hjepa.data.convenience import build_dataloader
 from hjepa.data.dataset import BadFile, ImageDataset
 from hjepa.data.integrity import Duplicate, IntegrityReport, SplitReport, check_dataset, duplicates
+from hjepa.data.loading.batch import Batch, View
 from hjepa.data.loading.eval_loader import EvalLoader, eval_batches
-from hjepa.data.loading.loader import Batch, TrainLoader
+from hjepa.data.loading.loader import TrainLoader
 from hjepa.data.statistics import measure_statistics
 from hjepa.data.synthetic import random_dataset
+from hjepa.data.views import ViewSpec, default_views
 
 __all__ = [
     "BadFile",
@@ -18,9 +20,12 @@ __all__ = [
     "IntegrityReport",
     "SplitReport",
     "TrainLoader",
+    "View",
+    "ViewSpec",
     "build_dataloader",
     "build_dataset",
     "check_dataset",
+    "default_views",
     "duplicates",
     "eval_batches",
     "measure_statistics",

@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from hjepa.data.dataset import ImageDataset
-from hjepa.data.images.crops import centre_boxes
+from hjepa.data.images.crops import Crops, centre_boxes
 from hjepa.data.images.decode import unit_scale
 from hjepa.data.images.photometric import normalise
 from hjepa.data.images.resample import crop_batch
-from hjepa.data.loading.loader import Batch, check_statistics
-from hjepa.data.loading.workers import Job, JobSampler, Preparation, centre_rule, job_loader, note_bad, reads_files
+from hjepa.data.images.transfer import send
+from hjepa.data.loading.batch import Batch
+from hjepa.data.loading.loader import check_statistics, make_view, unit
+from hjepa.data.loading.workers import Job, JobSampler, Preparation, job_loader, note_bad, reads_files
+from hjepa.data.views import centre_view
 
 
 class EvalLoader:
@@ -55,6 +58,7 @@ class EvalLoader:
         self.dataset = dataset
         self.indices = torch.arange(len(dataset)) if indices is None else indices.cpu()
         self.image_size = image_size
+        self.view = centre_view(image_size)
         self.batch_size = batch_size
         self.device = device
         self._mean, self._std = tuple(mean), tuple(std)
@@ -67,29 +71,32 @@ class EvalLoader:
     def __iter__(self) -> Iterator[Batch]:
         images = self.dataset.images
         source = self._from_files() if images is None else self._from_memory(images)
-        for pixels, indices in source:
-            yield Batch(normalise(pixels, self._mean, self._std), indices)
+        for pixels, boxes, sizes, indices in source:
+            crops = Crops(boxes, np.zeros(len(boxes), dtype=bool))
+            view = make_view(normalise(pixels, self._mean, self._std), crops, sizes, None, self.view)
+            yield Batch((view,), indices)
 
-    def _from_memory(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        box = centre_boxes(np.array([images.shape[2:]]), self.image_size)
+    def _from_memory(self, images: Tensor) -> Iterator[tuple[Tensor, np.ndarray, np.ndarray, Tensor]]:
+        size = np.array([images.shape[2:]])
+        box = centre_boxes(size, self.image_size)
         whole = tuple(box[0].tolist()) == (0, 0, *self.image_size) and tuple(images.shape[2:]) == self.image_size
         for indices in torch.split(self.indices, self.batch_size):
             chosen = images[indices].to(self.device)
+            boxes, sizes = np.repeat(box, len(indices), axis=0), np.repeat(size, len(indices), axis=0)
             if whole:
-                yield chosen.to(torch.float32) * unit_scale(images.dtype), indices
+                yield chosen.to(torch.float32) * unit_scale(images.dtype), boxes, sizes, indices
                 continue
-            boxes = torch.from_numpy(box).to(self.device).expand(len(indices), 4)
             flips = torch.zeros(len(indices), dtype=torch.bool, device=self.device)
-            yield crop_batch(chosen, boxes, flips, self.image_size), indices
+            yield crop_batch(chosen, send(boxes, self.device), flips, self.image_size), boxes, sizes, indices
 
-    def _from_files(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def _from_files(self) -> Iterator[tuple[Tensor, np.ndarray, np.ndarray, Tensor]]:
         sampler = JobSampler()
-        none = np.empty(0)
+        none = np.empty((1, 0))
         sampler.batches = lambda: (
             [Job(index, none) for index in part.tolist()] for part in torch.split(self.indices, self.batch_size)
         )
         loader = job_loader(
-            Preparation(self.dataset.pixels, self.image_size, centre_rule, substitute=False),
+            Preparation(self.dataset.pixels, (self.view,), substitute=False),
             sampler,
             # Processes are worth their start for decoding only.
             num_workers=self._num_workers if reads_files(self.dataset) else 0,
@@ -101,10 +108,8 @@ class EvalLoader:
             note_bad(self.dataset, prepared.bad)
             if not len(prepared.indices):
                 continue
-            images = prepared.images.to(self.device, non_blocking=True)
-            if images.dtype == torch.uint8:
-                images = images.to(torch.float32).mul_(unit_scale(torch.uint8))
-            yield images, prepared.indices
+            (images,), cuts = prepared.views, prepared.cuts
+            yield unit(images, self.device), cuts.boxes[:, 0], cuts.sizes, prepared.indices
 
 
 def eval_batches(
