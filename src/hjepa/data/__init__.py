@@ -9,16 +9,22 @@ from hjepa.data.loading.eval_loader import EvalLoader, eval_batches
 from hjepa.data.loading.loader import TrainLoader
 from hjepa.data.statistics import measure_statistics
 from hjepa.data.synthetic import random_dataset
+from hjepa.data.targets import Boxes, ListedTargets, Sample, Target, Targets
 from hjepa.data.views import ViewSpec, default_views
 
 __all__ = [
     "BadFile",
     "Batch",
+    "Boxes",
     "Duplicate",
     "EvalLoader",
     "ImageDataset",
     "IntegrityReport",
+    "ListedTargets",
+    "Sample",
     "SplitReport",
+    "Target",
+    "Targets",
     "TrainLoader",
     "View",
     "ViewSpec",

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from hjepa.data.targets import Target
+
 
 @dataclass(frozen=True)
 class View:
@@ -34,6 +36,8 @@ class Batch:
     """In the order of the specifications; a kind with a count has as many in a row."""
     indices: Tensor
     """int64 ``[B]`` into the data set, on the CPU."""
+    targets: Target | None = None
+    """Only where the loader was asked for them (``with_targets``)."""
 
     @property
     def images(self) -> Tensor:

@@ -16,6 +16,7 @@ from hjepa.data.images.decode import unit_scale
 from hjepa.data.images.photometric import normalise, recolour
 from hjepa.data.images.resample import crop_batch, crop_one
 from hjepa.data.images.transfer import send
+from hjepa.data.loading.assemble import check_statistics, check_targets, make_view, read_targets, unit
 from hjepa.data.loading.batch import Batch, View
 from hjepa.data.loading.first_read import MEMORY_LIMIT
 from hjepa.data.loading.order import ShardOrder, StepOrder, micro_batch
@@ -49,6 +50,7 @@ class TrainLoader:
         world_size: number of processes.
         device: where batches go, and where images lie with ``storage`` ``"device"``.
         views: what a method wants to see; the one view of ``data.augmentation`` when not given.
+        with_targets: whether batches have the data set's targets. Left out they are not even read.
 
     Attributes:
         views: one specification per view, in the order of `Batch.views`.
@@ -58,7 +60,7 @@ class TrainLoader:
         steps_per_epoch: optimiser steps per pass; the rest of a pass that fills no step is dropped.
 
     Raises:
-        UserError: ``mean`` or ``std`` do not have one value per channel.
+        UserError: ``mean`` or ``std`` do not have one value per channel, or targets are asked for and there are none.
         ValueError: views of two kinds share a name, or do not have two axes.
     """
 
@@ -76,8 +78,10 @@ class TrainLoader:
         world_size: int = 1,
         device: torch.device,
         views: Sequence[ViewSpec] | None = None,
+        with_targets: bool = False,
     ) -> None:
         check_statistics(dataset, mean, std)
+        self._targets = check_targets(dataset, with_targets)
         self.dataset = dataset
         self.device = device
         self.views = one_per_view(default_views(data, image_size) if views is None else views)
@@ -99,6 +103,7 @@ class TrainLoader:
                 Preparation(
                     dataset.pixels,
                     self.views,
+                    targets=self._targets,
                     substitute=data.bad_images == "skip",
                     reduce=data.jpeg_reduction,
                 ),
@@ -160,12 +165,16 @@ class TrainLoader:
     def _from_device(self, start_step: int, stop_step: int) -> Iterator[Batch]:
         for indices, draws in self._plan(start_step, stop_step):
             images, sizes = self._choose(indices)
-            views = []
-            for number, spec in enumerate(self.views):
-                crops = random_crops(draws[:, number], sizes, spec)
-                cut = self._cut(images, crops, spec.plane)
-                views.append(self._view(cut, crops, sizes, draws[:, number], spec))
-            yield Batch(tuple(views), torch.from_numpy(indices))
+            where = torch.from_numpy(indices)
+            crops = [random_crops(draws[:, number], sizes, spec) for number, spec in enumerate(self.views)]
+            views = tuple(
+                self._view(self._cut(images, crop, spec.plane), crop, sizes, draws[:, number], spec)
+                for number, (crop, spec) in enumerate(zip(crops, self.views, strict=True))
+            )
+            targets = None
+            if self._targets is not None:
+                targets = read_targets(self.dataset, self._targets, where, crops, sizes, self.views).to(self.device)
+            yield Batch(views, where, targets)
 
     def _choose(self, indices: np.ndarray) -> tuple[Tensor | list[Tensor], np.ndarray]:
         """Some images on the device, and int64 ``[B, 2]`` with the height and width of each."""
@@ -202,43 +211,13 @@ class TrainLoader:
                 boxes, flips, sizes = prepared.cuts
                 crops = Crops(boxes[:, number], flips[:, number])
                 views.append(self._view(unit(images, self.device), crops, sizes, prepared.draws[:, number], spec))
-            yield Batch(tuple(views), prepared.indices)
+            targets = None if prepared.targets is None else prepared.targets.to(self.device)
+            yield Batch(tuple(views), prepared.indices, targets)
 
     def _view(self, images: Tensor, crops: Crops, sizes: np.ndarray, draws: np.ndarray, spec: ViewSpec) -> View:
         colours = colour_table(draws, spec)
         images = normalise(recolour(images, colours), self._mean, self._std)
         return make_view(images, crops, sizes, colours, spec)
-
-
-def make_view(images: Tensor, crops: Crops, sizes: np.ndarray, colours: np.ndarray | None, spec: ViewSpec) -> View:
-    """Finished images with the record of how they came about.
-
-    Args:
-        images: float32 ``[B, C, H, W]``, normalised.
-        crops: in pixels of the images.
-        sizes: int64 ``[B, 2]``, height and width of the images.
-        colours: float32 ``[B, 6]`` as in `View.colours`, or None.
-        spec: of the view.
-    """
-    boxes = (crops.boxes / np.concatenate([sizes, sizes], axis=1)).astype(np.float32)
-    changed = None if colours is None else torch.from_numpy(colours)
-    return View(images, torch.from_numpy(boxes), torch.from_numpy(crops.flips), changed, spec.name)
-
-
-def unit(images: Tensor, device: torch.device) -> Tensor:
-    """Images of workers, ``[B, C, H, W]`` uint8 or float32, as float32 in [0, 1] on the device."""
-    images = images.to(device, non_blocking=True)
-    return images.to(torch.float32).mul_(unit_scale(torch.uint8)) if images.dtype == torch.uint8 else images
-
-
-def check_statistics(dataset: ImageDataset, mean: Sequence[float], std: Sequence[float]) -> None:
-    """One value per channel, or a `UserError`."""
-    for key, values in (("mean", mean), ("std", std)):
-        if len(values) != dataset.channels:
-            raise UserError(
-                f"data.{key}: {len(values)} values for images of {dataset.channels} channels; give one per channel, "
-                "or set data.channels"
-            )
 
 
 def _storage(dataset: ImageDataset, data: DataConfig) -> Literal["device", "workers"]:

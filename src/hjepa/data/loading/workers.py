@@ -7,6 +7,7 @@ the main process from (seed, step, position), so that their number changes nothi
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,8 @@ from hjepa.data.dataset import BadFile, EncodedPixels, ImageDataset, Pixels, Unr
 from hjepa.data.images.crops import random_crops
 from hjepa.data.images.decode import UnreadableImageError
 from hjepa.data.images.resample import Box, crop_one, crop_one_8_bit, crop_reduced, largest_reduction
+from hjepa.data.images.target_crops import seen_in_views
+from hjepa.data.targets import Target, TargetKind, Targets, TargetValue, collate_targets
 from hjepa.data.views import ViewSpec
 
 # A run of this many unreadable files in a row is no accident.
@@ -56,6 +59,8 @@ class Item(NamedTuple):
     """Index of the image really used."""
     draws: np.ndarray
     cuts: Cuts
+    seen: list[TargetValue]
+    """The target as each view shows it; none where targets are not asked for."""
     bad: list[tuple[int, str]]
     """Index and reason of every file met that cannot be read."""
 
@@ -70,6 +75,8 @@ class Prepared(NamedTuple):
     draws: np.ndarray
     """float64 ``[B, V, D]``."""
     cuts: Cuts
+    targets: Target | None
+    """None where they are not asked for."""
     bad: list[tuple[int, str]]
     """Index and reason of every file met that cannot be read."""
 
@@ -80,12 +87,22 @@ class Preparation(Dataset[Item]):
     Args:
         pixels: the images.
         views: one specification per view.
+        targets: of the images, where batches shall have them.
         substitute: whether the next readable image takes the place of one that cannot be read.
         reduce: whether JPEG files are decoded smaller where every view shrinks them that much anyway.
     """
 
-    def __init__(self, pixels: Pixels, views: Sequence[ViewSpec], *, substitute: bool, reduce: bool = False) -> None:
+    def __init__(
+        self,
+        pixels: Pixels,
+        views: Sequence[ViewSpec],
+        *,
+        targets: Targets | None = None,
+        substitute: bool,
+        reduce: bool = False,
+    ) -> None:
         self.pixels = pixels
+        self.targets = targets
         self.views = tuple(views)
         self.substitute = substitute
         self.reduce = reduce
@@ -99,12 +116,13 @@ class Preparation(Dataset[Item]):
         for _ in range(min(_SUBSTITUTES, len(self)) if self.substitute else 1):
             try:
                 views, cuts = self._read_and_cut(index, job.draws)
+                seen = self._see(index, cuts)
             except UnreadableImageError as error:
                 bad.append((index, str(error)))
                 index = (index + (error.length if isinstance(error, UnreadableStretchError) else 1)) % len(self)
                 continue
-            return Item(views, index, job.draws, cuts, bad)
-        return Item([], job.row, job.draws, _NO_CUTS, bad)
+            return Item(views, index, job.draws, cuts, seen, bad)
+        return Item([], job.row, job.draws, _NO_CUTS, [], bad)
 
     def _read_and_cut(self, index: int, draws: np.ndarray) -> tuple[list[Tensor], Cuts]:
         plan = _Plan(self.views, draws)
@@ -120,6 +138,13 @@ class Preparation(Dataset[Item]):
             for spec, box, flip in zip(self.views, _boxes(cuts.boxes), cuts.flips.tolist(), strict=True)
         ]
         return views, cuts
+
+    def _see(self, index: int, cuts: Cuts) -> list[TargetValue]:
+        if self.targets is None:
+            return []
+        height, width = cuts.sizes.tolist()
+        target = self.targets.read(index)
+        return seen_in_views(target, _boxes(cuts.boxes), cuts.flips.tolist(), (height, width), self.views)
 
 
 class _Plan:
@@ -156,18 +181,19 @@ def _cut(image: Tensor, reduction: int, box: Box, flip: bool, out_size: tuple[in
     return (crop_one_8_bit if image.dtype == torch.uint8 else crop_one)(image, box, flip, out_size)
 
 
-def collate(items: list[Item]) -> Prepared:
-    """Stack what could be read."""
+def collate(items: list[Item], kind: TargetKind | None = None) -> Prepared:
+    """Stack what could be read, with targets of some kind or none."""
     bad = [entry for item in items for entry in item.bad]
     read = [item for item in items if item.views]
     indices = torch.tensor([item.row for item in read], dtype=torch.int64)
     if not read:
-        return Prepared([], indices, np.zeros((0, 0, 0)), _NO_CUTS, bad)
+        return Prepared([], indices, np.zeros((0, 0, 0)), _NO_CUTS, None, bad)
     return Prepared(
         [_stack(list(same)) for same in zip(*(item.views for item in read), strict=True)],
         indices,
         np.stack([item.draws for item in read]),
         Cuts(*(np.stack(same) for same in zip(*(item.cuts for item in read), strict=True))),
+        None if kind is None else collate_targets(kind, [item.seen for item in read]),
         bad,
     )
 
@@ -216,7 +242,7 @@ def job_loader(
     return DataLoader(
         preparation,
         batch_sampler=sampler,
-        collate_fn=collate,
+        collate_fn=partial(collate, kind=None if preparation.targets is None else preparation.targets.kind),
         num_workers=num_workers,
         prefetch_factor=prefetch_factor if num_workers else None,
         persistent_workers=persistent and num_workers > 0,
