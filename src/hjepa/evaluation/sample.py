@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_TRAIN_STREAM, _TEST_STREAM = 0x747261, 0x746573  # keep the draws of one seed apart
+from hjepa.runtime.random import Purpose, stream
 
 
 def draw_train(labels: Tensor | None, size: int, count: int | None, seed: int) -> Tensor:
@@ -21,7 +21,7 @@ def draw_train(labels: Tensor | None, size: int, count: int | None, seed: int) -
         seed: of the draw.
     """
     values = _labels(labels, size)
-    order = np.random.Generator(np.random.Philox(key=[seed, _TRAIN_STREAM])).permutation(size)
+    order = stream(Purpose.REFERENCES, seed).permutation(size)
     if (values >= 0).any():
         order = order[values[order] >= 0]
     if count is None or count >= len(order):
@@ -37,7 +37,7 @@ def draw_train(labels: Tensor | None, size: int, count: int | None, seed: int) -
 def draw_test(labels: Tensor | None, size: int, count: int | None, seed: int) -> Tensor:
     """Rows of the test split, int64 ascending: labelled ones, a plain random draw of ``count``, all when not given."""
     values = _labels(labels, size)
-    order = np.random.Generator(np.random.Philox(key=[seed, _TEST_STREAM])).permutation(size)
+    order = stream(Purpose.READ, seed).permutation(size)
     if (values >= 0).any():
         order = order[values[order] >= 0]
     return torch.from_numpy(np.sort(order if count is None else order[:count]))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hjepa.data import build_dataset, eval_batches
 from hjepa.errors import DataError
+from hjepa.runtime.random import Purpose, stream
 from hjepa.visualization.figures.style import Picture
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from hjepa.data import Batch, ImageDataset
     from hjepa.training import TrainedRun
 
-_STREAM = 0x766973
 _LARGEST_CLASS = 24
 
 
@@ -46,8 +46,7 @@ class Images:
         self.channels = run.channels
         self._mean, self._std = run.mean, run.std
         self._device = next(run.model.parameters()).device
-        draw = np.random.Generator(np.random.Philox(key=[run.config.seed, _STREAM]))
-        order = torch.from_numpy(draw.permutation(len(self.dataset)))
+        order = torch.from_numpy(stream(Purpose.FIGURES, run.config.seed).permutation(len(self.dataset)))
         if self.labels is not None:
             order = order[torch.argsort((self.labels[order] < 0).to(torch.int8), stable=True)]
         self.order = order
