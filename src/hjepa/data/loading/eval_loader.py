@@ -1,4 +1,4 @@
-"""Images without augmentation: the largest centred crop of the right shape, resized with antialiasing."""
+"""Images without augmentation, as `hjepa.data.images.preprocess` cuts and normalises them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from hjepa.data.dataset import ImageDataset
-from hjepa.data.images.crops import centre_boxes
 from hjepa.data.images.decode import unit_scale
-from hjepa.data.images.photometric import normalise
-from hjepa.data.images.resample import crop_batch
+from hjepa.data.images.preprocess import Preprocess
 from hjepa.data.loading.loader import Batch, check_statistics
 from hjepa.data.loading.workers import Job, JobSampler, Preparation, centre_rule, job_loader, note_bad, reads_files
 
@@ -57,7 +55,7 @@ class EvalLoader:
         self.image_size = image_size
         self.batch_size = batch_size
         self.device = device
-        self._mean, self._std = tuple(mean), tuple(std)
+        self.preprocess = Preprocess(image_size, tuple(mean), tuple(std))
         self._num_workers = num_workers
         self._pin_memory = pin_memory and device.type == "cuda"
 
@@ -68,19 +66,11 @@ class EvalLoader:
         images = self.dataset.images
         source = self._from_files() if images is None else self._from_memory(images)
         for pixels, indices in source:
-            yield Batch(normalise(pixels, self._mean, self._std), indices)
+            yield Batch(self.preprocess.normalise(pixels), indices)
 
     def _from_memory(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        box = centre_boxes(np.array([images.shape[2:]]), self.image_size)
-        whole = tuple(box[0].tolist()) == (0, 0, *self.image_size) and tuple(images.shape[2:]) == self.image_size
         for indices in torch.split(self.indices, self.batch_size):
-            chosen = images[indices].to(self.device)
-            if whole:
-                yield chosen.to(torch.float32) * unit_scale(images.dtype), indices
-                continue
-            boxes = torch.from_numpy(box).to(self.device).expand(len(indices), 4)
-            flips = torch.zeros(len(indices), dtype=torch.bool, device=self.device)
-            yield crop_batch(chosen, boxes, flips, self.image_size), indices
+            yield self.preprocess.cut(images[indices].to(self.device)), indices
 
     def _from_files(self) -> Iterator[tuple[Tensor, Tensor]]:
         sampler = JobSampler()
