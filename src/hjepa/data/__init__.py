@@ -2,10 +2,11 @@
 
 from hjepa.data.build import build_dataset
 from hjepa.data.convenience import build_dataloader
-from hjepa.data.dataset import BadFile, ImageDataset
+from hjepa.data.dataset import BadFile, ImageDataset, Split
 from hjepa.data.integrity import Duplicate, IntegrityReport, SplitReport, check_dataset, duplicates
 from hjepa.data.loading.eval_loader import EvalLoader, eval_batches
 from hjepa.data.loading.loader import Batch, TrainLoader
+from hjepa.data.splits import Splits, build_splits
 from hjepa.data.statistics import measure_statistics
 from hjepa.data.synthetic import random_dataset
 
@@ -16,10 +17,13 @@ __all__ = [
     "EvalLoader",
     "ImageDataset",
     "IntegrityReport",
+    "Split",
     "SplitReport",
+    "Splits",
     "TrainLoader",
     "build_dataloader",
     "build_dataset",
+    "build_splits",
     "check_dataset",
     "duplicates",
     "eval_batches",

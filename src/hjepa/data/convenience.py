@@ -23,7 +23,7 @@ def build_dataloader(
 
     Args:
         config: a whole configuration.
-        split: ``"train"`` gives a `TrainLoader`, ``"test"`` an `EvalLoader`.
+        split: ``"train"`` gives a `TrainLoader`, ``"validation"`` and ``"test"`` an `EvalLoader`.
         device: where batches go.
 
     Returns:
