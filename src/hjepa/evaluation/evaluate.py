@@ -152,7 +152,8 @@ def _features(
         pin_memory=config.data.pin_memory,
     )
     encoders = _encoders(run, readings)
-    train, read = splits.train, {split: splits.of(split)}
+    train = splits.train
+    read: dict[str, ImageDataset] = {split: splits.of(split)}
     limits = config.evaluation
     train_rows = draw_train(train.labels, len(train), limits.train_images, seed, train.division.withheld)
     check_k(k_values, len(train_rows))  # before the minutes that encoding may take
@@ -180,12 +181,12 @@ def _features(
         if name == "pixels" and "pixels" not in readings.controls:
             continue
         distinct = distinct_levels(model.geometry) if name in ("trained", "untrained") else None
-        found = {key: list(f[name].to(home).chunk(parts, dim=1)) for key, f in features.items()}
+        levels = {key: list(found[name].to(home).chunk(parts, dim=1)) for key, found in features.items()}
         representations.append(
-            Representation(name, list(train_features[name].to(home).chunk(parts, dim=1)), found, distinct)
+            Representation(name, list(train_features[name].to(home).chunk(parts, dim=1)), levels, distinct)
         )
     if "pca" in readings.controls:
-        pixels_of = {key: f["pixels"] for key, f in features.items()}
+        pixels_of = {key: found["pixels"] for key, found in features.items()}
         components, found_components = pixel_components(train_features["pixels"], pixels_of)
         representations.append(
             Representation("pca", [components.to(home)], {key: [c.to(home)] for key, c in found_components.items()})
