@@ -221,9 +221,12 @@ def ablate(
     overrides: Overrides = (),
     device: str | None = None,
     dry_run: bool = False,
+    final: bool = False,
     console: bool = True,
 ) -> StudyOutcome:
-    """Compare configurations with paired seeds at equal budget; see `hjepa.research.run_study`.
+    """Compare configurations with paired seeds at equal budget, on validation images; ``final`` reads test as well, once.
+
+    See `hjepa.research.run_study`.
 
     Example:
         >>> import hjepa
@@ -244,6 +247,7 @@ def ablate(
         overrides=keys,
         device=device,
         dry_run=dry_run,
+        final=final,
         console=console,
     )
 
