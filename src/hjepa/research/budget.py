@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hjepa.config import load_config
-from hjepa.data import build_dataset
+from hjepa.data import ImageDataset, Splits
 from hjepa.errors import UserError
 from hjepa.evaluation.settings import check_depths
 from hjepa.masking import MaskSampler
@@ -87,6 +87,19 @@ def plan_cells(study: Study, name: str, overrides: dict[str, Any]) -> list[Cell]
     return list(cells.values())
 
 
+def _check_validation(train: ImageDataset) -> None:
+    """Refuse a data set that leaves nothing to compare cells on but test.
+
+    Raises:
+        UserError: no validation images.
+    """
+    if train.division.withheld is None and not train.division.own_validation:
+        raise UserError(
+            "data.validation_fraction: no images are left to compare cells on, and test is read once, at the end; set "
+            "data.validation_fraction=auto"
+        )
+
+
 class _Counter:
     """Costs of configurations; reads each training set once, for its size and channels."""
 
@@ -134,6 +147,7 @@ class _Counter:
     def _size(self, config: Config) -> tuple[int, int]:
         key = f"{config.data.model_dump_json(exclude={'batch_size', 'augmentation', 'image_size'})} {config.seed}"
         if key not in self._sizes:
-            dataset = build_dataset(config.data, "train", seed=config.seed)
+            dataset = Splits(config.data, config.seed).train
+            _check_validation(dataset)
             self._sizes[key] = (len(dataset), dataset.channels)
         return self._sizes[key]
