@@ -13,7 +13,8 @@ import torch
 
 from hjepa.data import TrainLoader, build_dataset, measure_statistics, random_dataset
 from hjepa.models import build_model
-from hjepa.models.cost import StepCost, step_cost
+from hjepa.models.cost import StepCost
+from hjepa.training.cost import training_cost
 from hjepa.training.device import configure_backend, resolve_device
 from hjepa.training.distribution import World
 from hjepa.training.loop import Trainer
@@ -32,8 +33,8 @@ class StepBenchmark:
 
     Attributes:
         images_per_second: whole training steps, data included.
-        flop_per_image: counted, see `hjepa.models.cost`.
-        flop_share: FLOP per image of target, context and predictor.
+        flop_per_image: counted, see `StepCost`.
+        flop_share: FLOP per image of target, context, predictor, loss and optimiser.
         tokens: tokens per image that each part works on.
         achieved_flops: FLOP/s of the training step.
         peak_flops: FLOP/s of large matrix products, measured in the same process before and after.
@@ -85,16 +86,7 @@ class TimedStep:
         self.config = config = settle_precision(config, self.device)
         self.trainer, channels, self.data = _trainer(config, self.device, synthetic)
         self.dtype = self.trainer.precision.dtype if config.training.use_amp else torch.float32
-        masks = self.trainer.masks
-        self.cost: StepCost = step_cost(
-            config.model,
-            self.trainer.model.geometry,
-            channels,
-            masks.counts.context,
-            masks.counts.targets,
-            masks.groups,
-            config.masking.sets_per_image,
-        )
+        self.cost: StepCost = training_cost(config, channels, self.trainer.masks)
         self.batches = self.trainer.loader.batches(0, 10**9)
 
     @property
@@ -135,7 +127,7 @@ def benchmark_step(config: Config, *, seconds: float = 20.0, synthetic: bool = F
     return StepBenchmark(
         images_per_second=speed,
         flop_per_image=cost.total,
-        flop_share={"target": cost.target, "context": cost.context, "predictor": cost.predictor},
+        flop_share=cost.parts,
         tokens=cost.tokens,
         achieved_flops=speed * cost.total,
         peak_flops=max(peak),

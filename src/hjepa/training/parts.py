@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # Statistics of a batch with fewer rows say too little about variance and covariance.
 SMALLEST_REGULARISED_BATCH = 16
+_ALONE = "training.accumulation_steps does not help, the terms are computed per micro-batch"
 
 
 def build_sampler(config: Config) -> MaskSampler:
@@ -92,18 +93,28 @@ def check_batch(config: Config, processes: int) -> None:
     Raises:
         UserError: it has too few; the message names the keys.
     """
-    images = config.data.batch_size * processes
-    rows = images * config.masking.sets_per_image
-    there = f"{config.data.batch_size}" + (f" in each of {processes} processes" if processes > 1 else "")
-    alone = "training.accumulation_steps does not help, the terms are computed per micro-batch"
+    rows = config.data.batch_size * processes * config.masking.sets_per_image
     if _is_regularised(config) and rows < SMALLEST_REGULARISED_BATCH:
         raise UserError(
-            f"data.batch_size: {there} gives the variance, covariance and Gaussian terms {rows} images, and they need "
-            f"{SMALLEST_REGULARISED_BATCH}; raise data.batch_size ({alone}) or set their weights to 0"
+            f"data.batch_size: {_there(config, processes)} gives the variance, covariance and Gaussian terms {rows} images, "
+            f"and they need {SMALLEST_REGULARISED_BATCH}; raise data.batch_size ({_ALONE}) or set their weights to 0"
         )
-    wanted = config.loss.candidate_images
+    check_candidates(config, processes)
+
+
+def check_candidates(config: Config, processes: int) -> None:
+    """Check that a micro-batch has the images that `infonce` compares a prediction with.
+
+    Raises:
+        UserError: it has too few; the message names the keys.
+    """
+    images, wanted = config.data.batch_size * processes, config.loss.candidate_images
     if config.loss.type == "infonce" and images < wanted:
         raise UserError(
-            f"data.batch_size: {there} is fewer images than loss.candidate_images={wanted} that infonce compares a "
-            f"prediction with; set loss.candidate_images to at most {images} or raise data.batch_size ({alone})"
+            f"data.batch_size: {_there(config, processes)} is fewer images than loss.candidate_images={wanted} that infonce "
+            f"compares a prediction with; set loss.candidate_images to at most {images} or raise data.batch_size ({_ALONE})"
         )
+
+
+def _there(config: Config, processes: int) -> str:
+    return f"{config.data.batch_size}" + (f" in each of {processes} processes" if processes > 1 else "")
