@@ -187,8 +187,16 @@ class Method(nn.Module, ABC):
         ]
         return [group for group in groups if group.parameters]
 
-    def cost(self) -> StepCost | None:
-        """FLOP per image of one training step, its loss included; none where they are not counted."""
+    @classmethod
+    def cost(cls, config: Config, channels: int, *, processes: int = 1) -> StepCost | None:
+        """FLOP per image of one training step, the loss included and the optimiser not; none where they are not counted.
+
+        Args:
+            config: the configuration; no weights are made.
+            channels: input channels.
+            processes: that share a batch.
+        """
+        del config, channels, processes
         return None
 
     def describe(self) -> list[str]:
