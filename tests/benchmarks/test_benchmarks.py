@@ -76,7 +76,7 @@ def test_watching_a_step_changes_nothing(keys: dict[str, Any]) -> None:
         plain()
         seconds = laps()
         assert set(seconds) == set(STAGES)
-    pairs = zip(plain.trainer.model.parameters(), watched.trainer.model.parameters(), strict=True)
+    pairs = zip(plain.trainer.method.parameters(), watched.trainer.method.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     assert watched.trainer.step == 2
 

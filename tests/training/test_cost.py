@@ -89,7 +89,7 @@ def test_the_formula_knows_every_matrix_that_muon_has() -> None:
     step = TimedStep(tiny_config({**MUON, **SEPARATE}), synthetic=True)
     assert isinstance(step.trainer.optimizer, OptimizerPair)
     # Without gradients nothing is orthogonalised, and with all of them everything is.
-    for parameter in step.trainer.model.parameters():
+    for parameter in step.trainer.method.parameters():
         parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
     with FlopCounterMode(display=False) as counter:
         step.trainer.optimizer.step()
