@@ -9,8 +9,7 @@ from hjepa.config import load_config
 from hjepa.data import ImageDataset, Splits
 from hjepa.errors import UserError
 from hjepa.evaluation.settings import check_depths
-from hjepa.masking import MaskSampler
-from hjepa.models.cost import step_cost
+from hjepa.training.cost import training_cost
 from hjepa.training.optim.schedules import Schedules
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ class Cell:
         changes: dotted keys that it changes.
         config: the configuration, with the study's first seed.
         images: training images seen in a run, repeats counted.
-        flop_per_image: counted, see `hjepa.models.cost`.
+        flop_per_image: counted, loss and optimiser included, see `StepCost`.
         tokens: tokens per image that each part works on.
     """
 
@@ -107,25 +106,13 @@ class _Counter:
         self._sizes: dict[str, tuple[int, int]] = {}
 
     def cell(self, name: str, changes: dict[str, Any], config: Config) -> Cell:
-        geometry = config.geometry()
-        sampler = MaskSampler(
-            config.masking, geometry.grid, [level.stride for level in geometry.levels], seed=config.seed
-        )
         size, channels = self._size(config)
         batch = config.data.batch_size * config.training.accumulation_steps
         if size < batch:
             raise UserError(f"data.batch_size: {batch} images per optimiser step of a training set of {size}")
         schedules = Schedules(config, size // batch, batch)
         steps = min(schedules.total_steps, config.training.max_steps or schedules.total_steps)
-        cost = step_cost(
-            config.model,
-            geometry,
-            channels,
-            sampler.counts.context,
-            sampler.counts.targets,
-            sampler.groups,
-            config.masking.sets_per_image,
-        )
+        cost = training_cost(config, channels)
         return Cell(name, changes, config, steps * batch, cost.total, cost.tokens)
 
     def stretched(self, cell: Cell, reference: Cell) -> Cell:

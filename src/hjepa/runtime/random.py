@@ -34,6 +34,8 @@ class Purpose(IntEnum):
     """Order of files of many images."""
     VALIDATION = 7
     """Training images whose labels are withheld."""
+    COLOURS = 8
+    """Greyscale, blur and solarising."""
     REFERENCES = 0x747261
     """Training images that an evaluation fits on."""
     READ = 0x746573

@@ -41,10 +41,10 @@ class Images:
     def __init__(self, run: TrainedRun, splits: Splits, split: Split = "test") -> None:
         self.dataset: ImageDataset = splits.of(split)
         self.data = splits.data
-        self.size = run.model.geometry.image_size
+        self.size = run.encoder.geometry.height_width
         self.channels = run.channels
         self._mean, self._std = run.mean, run.std
-        self._device = next(run.model.parameters()).device
+        self._device = run.device
         order = torch.from_numpy(stream(Purpose.FIGURES, run.config.seed).permutation(len(self.dataset)))
         if self.labels is not None:
             order = order[torch.argsort((self.labels[order] < 0).to(torch.int8), stable=True)]
