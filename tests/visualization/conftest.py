@@ -51,10 +51,10 @@ def unlabelled_run(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> 
 
 @pytest.fixture(scope="session")
 def pooled_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three levels, two of them pooled, hierarchical masks."""
+    """Three levels, two of them pooled, one of those along rows alone, hierarchical masks."""
     folder = tmp_path_factory.mktemp("pooled") / "run"
     changes = {
-        "model.levels": [{"depth": 1}, {"depth": 2, "stride": 2}, {"depth": 2, "stride": 4}],
+        "model.levels": [{"depth": 1}, {"depth": 2, "stride": [1, 2]}, {"depth": 2, "stride": 4}],
         "masking": {"strategy": "hierarchical", "num_masks": 1, "level_growth": 1.2},
     }
     run_training(load_config(TINY, changes), output_dir=folder, console=False)

@@ -91,7 +91,8 @@ class ModelConfig(Section):
     the last depth, or from both at once. Level 0 is the finest. `pooled` and `both` were worse where they were measured
     (docs/results/recipe.md, C36, C38)."""
     levels: list[LevelConfig] | None = Field(default=None, min_length=1, max_length=8)
-    """The levels themselves, finest first, up to eight; replaces `num_hierarchies` and `hierarchy`."""
+    """The levels themselves, finest first, up to eight; replaces `num_hierarchies` and `hierarchy`. Each is
+    `{depth, stride}`; a stride is one number or `[rows, columns]`, and divides that of the next level."""
     center_targets: bool = False
     """Subtract from every target the batch's mean at its cell, before layer normalisation: what the position alone
     tells is then no part of what has to be predicted. Needs a batch of at least 2, better 32. It pays beside `smoothl1` on
