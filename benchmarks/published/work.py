@@ -1,0 +1,40 @@
+"""Work of a training step, counted from its configuration by the code of today, and the words that follow from it."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from hjepa.config import Config, load_config
+from hjepa.masking import MaskSampler
+from hjepa.models.cost import step_cost
+
+
+def flop_per_image(config: Config, processes: int = 1, channels: int = 3) -> float:
+    """FLOP per training image.
+
+    Args:
+        config: the configuration.
+        processes: that share a batch.
+        channels: of the images.
+    """
+    return _counted(config.model_dump_json(), processes, channels)
+
+
+@cache
+def _counted(config_json: str, processes: int, channels: int) -> float:
+    import json
+
+    config = load_config(json.loads(config_json))
+    geometry = config.geometry()
+    masks = MaskSampler(config.masking, geometry.grid, [level.stride for level in geometry.levels], seed=config.seed)
+    counts, sets = masks.counts, config.masking.sets_per_image
+    cost = step_cost(config.model, geometry, channels, counts.context, counts.targets, masks.groups, sets)
+    return cost.total
+
+
+def compared(work: float, other: float) -> str:
+    """How much more or less the first is than the second, in words: ``4.5 % more work``."""
+    share = 100 * (work / other - 1)
+    if abs(share) < 0.05:
+        return "as much work"
+    return f"{abs(share):.1f} % {'more' if share > 0 else 'less'} work"
