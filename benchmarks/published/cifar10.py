@@ -23,7 +23,11 @@ def levels(published: Published) -> str:
         rows.append([name, *(points(100 * f["trained"]) for f in found)])
         rows[-1] += [points(tree["rank"]["levels"][level]["trained"]), *(points(100 * f["untrained"]) for f in found)]
     rows.append([f"after every block ([figures]({WIDE}/six_blocks.json))"])
-    rows[-1] += [*(points(100 * p["trained_depths"]) for p in more), "", *(points(100 * p["untrained_depths"]) for p in more)]
+    rows[-1] += [
+        *(points(100 * p["trained_depths"]) for p in more),
+        "",
+        *(points(100 * p["untrained_depths"]) for p in more),
+    ]
     for name, key in (("PCA of pixels", "pca"), ("raw pixels", "pixels")):
         rows.append([name, *(points(100 * p[key]) for p in parts), "", "", ""])
     rows.append(["chance", *[points(100 * tree["chance"])] * 2, "", "", ""])
@@ -79,7 +83,9 @@ def _seeds(published: Published, folders: tuple[str, ...]) -> str:
     for folder in folders:
         reading, tree = published.run(folder), published.json(f"{folder}/results.json")
         names = {"figures": "results.json", "course": "metrics.jsonl", "configuration": "config.yaml"}
-        files = ", ".join(f"[{name}]({folder}/{file})" for name, file in {**names, "environment": "environment.json"}.items())
+        files = ", ".join(
+            f"[{name}]({folder}/{file})" for name, file in {**names, "environment": "environment.json"}.items()
+        )
         accuracies = [reading.linear, reading.last, reading.knn, reading.last_knn, reading.rank]
         rows.append([str(tree["seed"]), *map(points, accuracies), minutes(published.seconds(folder)), files])
     return table(header, rows, left=(0, 7))

@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.published.log import Log
 from benchmarks.published.readings import Published, Reading, as_of_today, cell_of
 from benchmarks.published.text import change, points, table
-from benchmarks.published.work import compared, flop_per_image
+from benchmarks.published.work import compared, flop_per_image, work_of
 
 EQUAL_WORK = "hierarchy_equal_work"
 # Studies with paired seeds: name, cell of several levels, cell of one level, what the recipe was.
@@ -85,7 +85,9 @@ def equal_work(published: Published) -> str:
             f"minus {reference}", "seeds", "images", "linear, same depths", "linear, last level",
             "k-NN-20, same depths", "k-NN-20, last level", "whole work",
         )  # fmt: skip
-        lines = [_difference_line(tree, other, reference, f"{other} ([figures]({EQUAL_WORK}/{name}))") for other in others]
+        lines = [
+            _difference_line(tree, other, reference, f"{other} ([figures]({EQUAL_WORK}/{name}))") for other in others
+        ]
         parts.append(f"{tree['question']} Read on {read:,} {split} images.\n\n{table(header, lines, left=(0, 7))}")
     return "\n\n".join(parts)
 
@@ -99,8 +101,7 @@ def pairs(published: Published) -> str:
     )  # fmt: skip
     rows = []
     for several, one, recipe in PAIRS:
-        a, b = log.figures(several).reading, log.figures(one).reading
-        assert a is not None and b is not None
+        a, b = log.reading(several), log.reading(one)
         name = f"[{several}](recipe.md#{several.lower()}) over [{one}](recipe.md#{one.lower()})"
         rows.append(_pair_line(name, recipe, a, b))
     a, b = (published.cell("hierarchy_visible", name) for name in ("four levels", "flat"))
@@ -113,15 +114,13 @@ def work_of_pairs(published: Published) -> str:
     log = Log(published)
     dearer, total = 0, 0
     for several, one, _ in PAIRS:
-        a, b = log.figures(several).reading, log.figures(one).reading
-        assert a is not None and b is not None
-        dearer += _work(a) > 1.0005 * _work(b)
+        a, b = log.reading(several), log.reading(one)
+        dearer += work_of(a) > 1.0005 * work_of(b)
         total += 1
-    a, b = (log.figures(number).reading for number in ("F5", "F6"))
-    assert a is not None and b is not None
+    a, b = log.reading("F5"), log.reading("F6")
     return (
         f"In {dearer} of the {total} pairs from the log several levels are the dearer side. For the preset, F5 has "
-        f"{_work(a) / 1e6:.0f} MFLOP per image and F6 {_work(b) / 1e6:.0f}, {compared(_work(a), _work(b))} for four levels."
+        f"{work_of(a) / 1e6:.0f} MFLOP per image and F6 {work_of(b) / 1e6:.0f}, {compared(work_of(a), work_of(b))} for four levels."
     )
 
 
@@ -132,15 +131,24 @@ def six_blocks(published: Published) -> str:
     rows = []
     for number, folder, name, file in SIX_BLOCKS:
         tree = published.json(f"{folder}/{file}")
-        at = "_depths" if "trained_depths" in tree["linear_probe"] and tuple(tree["depths"]) == (1, 2, 3, 4, 5, 6) else ""
+        at = (
+            "_depths"
+            if "trained_depths" in tree["linear_probe"] and tuple(tree["depths"]) == (1, 2, 3, 4, 5, 6)
+            else ""
+        )
         linear, knn = (100 * tree[part][f"trained{at}"] for part in ("linear_probe", "knn"))
         raw = [tree[part].get(f"untrained{at}") for part in ("linear_probe", "knn")]
         untrained = ", ".join(points(100 * value) for value in raw if value is not None)
         four = log.figures(number)
         gain = f"{change(linear - four.linear)}, {change(knn - four.knn)}"
         rows.append(
-            [f"{name} ([{number}](recipe.md#{number.lower()}), [figures]({folder}/{file}))", points(linear), points(knn)]
-            + [untrained, gain]
+            [
+                f"{name} ([{number}](recipe.md#{number.lower()}), [figures]({folder}/{file}))",
+                points(linear),
+                points(knn),
+                untrained,
+                gain,
+            ]
         )
     return table(header, rows)
 
@@ -185,15 +193,10 @@ def _interval(row: dict[str, Any], key: str) -> str:
 def _pair_line(name: str, recipe: str, a: Reading, b: Reading) -> list[str]:
     parts = ((a.linear, b.linear), (a.last, b.last), (a.knn, b.knn), (a.last_knn, b.last_knn))
     differences = [f"{points(x)} - {points(y)} = {change(x - y)}" for x, y in parts]
-    return [name, recipe, f"{a.images:,}", *differences, compared(_work(a), _work(b))]
+    return [name, recipe, f"{a.images:,}", *differences, compared(work_of(a), work_of(b))]
 
 
 def _cell_work(row: dict[str, Any]) -> float:
     config = as_of_today(row["config"])
     assert config is not None
     return flop_per_image(config)
-
-
-def _work(reading: Reading) -> float:
-    assert reading.today is not None
-    return flop_per_image(reading.today, reading.processes)

@@ -60,6 +60,17 @@ class Log:
             self._found[number] = self._read(self.rows[number])
         return self._found[number]
 
+    def reading(self, number: str) -> Reading:
+        """The model of a row.
+
+        Raises:
+            ValueError: no file has it.
+        """
+        found = self.figures(number).reading
+        if found is None:
+            raise ValueError(f"{number}: no file has its configuration")
+        return found
+
     def difference(self, number: str, other: str, part: str = "linear") -> float:
         """How much better one row is than another, in points of ``linear``, ``last`` or ``knn``."""
         return float(getattr(self.figures(number), part) - getattr(self.figures(other), part))
@@ -81,7 +92,9 @@ class Log:
             linear, knn = found["linear_probe"], found["knn"]
             last = linear["levels"][-1]["trained"]
             link = str(row["results"])
-            return Figures(100 * linear["trained"], 100 * last, 100 * knn["trained"], found["rank"]["trained"], None, link)
+            return Figures(
+                100 * linear["trained"], 100 * last, 100 * knn["trained"], found["rank"]["trained"], None, link
+            )
         if "study" in row:
             reading = self.published.cell(row["study"], row["cell"])
             link = f"recipe/{row['study']}.json"

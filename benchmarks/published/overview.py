@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.published.log import Log
 from benchmarks.published.readings import FOUR_DEPTHS, Published, Reading
 from benchmarks.published.text import joined, minutes, points, spread, table
-from benchmarks.published.work import compared, flop_per_image
+from benchmarks.published.work import compared, work_of
 
 QUICK = tuple(f"quickstart/bf16/seed_{seed}" for seed in range(5))
 QUICK_FLOAT = ("quickstart", "quickstart/seed_1", "quickstart/seed_2", "quickstart/seed_3")
@@ -35,7 +35,7 @@ def readme(published: Published) -> str:
     seeds = [published.run(folder) for folder in CIFAR]
     trees = [published.json(f"{folder}/results.json") for folder in CIFAR]
     flat = published.run(FLAT, FOUR_DEPTHS)
-    work = compared(_work(flat), _work(seeds[0]))
+    work = compared(work_of(flat), work_of(seeds[0]))
     time = minutes(published.seconds(CIFAR[0]))
     first = trees[0]
     rows = [
@@ -88,7 +88,15 @@ def models(published: Published) -> str:
     trained = f"CIFAR-10 (JPEG copy) without labels, {time} on two CPU cores"
     encoder = "ViT 192 x 6, patch 4, 32 px, 2.7 M parameters, four levels"
     card = "[card](../src/hjepa/zoo/models/hjepa-tiny-cifar10/README.md)"
-    line = ["`hjepa-tiny-cifar10`", trained, encoder, "half precision, 5.4 MB", points(first.linear), points(first.knn), card]
+    line = [
+        "`hjepa-tiny-cifar10`",
+        trained,
+        encoder,
+        "half precision, 5.4 MB",
+        points(first.linear),
+        points(first.knn),
+        card,
+    ]
     header = ("model", "trained on", "encoder", "weights", "linear probe", "k-NN-20", "card")
     linear, knn, _ = _blocks(published, CIFAR[0])
     return (
@@ -118,8 +126,14 @@ def _row(
     at = "_depths" if depths and "untrained_depths" in trees[0]["linear_probe"] else ""
     untrained = [[100 * tree[part][f"untrained{at}"] for tree in trees] for part in ("linear_probe", "knn")]
     times = sorted(seconds for folder in folders if (seconds := published.seconds(folder)) is not None)
-    time = " to ".join(dict.fromkeys(minutes(seconds) for seconds in (times[0], times[-1]))) if times else "not recorded"
-    raw = joined([_over(values) for values in untrained]) if len(trees) > 2 else joined(_control(trees[0], f"untrained{at}"))
+    time = (
+        " to ".join(dict.fromkeys(minutes(seconds) for seconds in (times[0], times[-1]))) if times else "not recorded"
+    )
+    raw = (
+        joined([_over(values) for values in untrained])
+        if len(trees) > 2
+        else joined(_control(trees[0], f"untrained{at}"))
+    )
     return [preset, data, *_seeds(readings), raw, str(len(folders)), time]
 
 
@@ -149,8 +163,3 @@ def _over(values: list[float]) -> str:
 
 def _control(tree: dict[str, Any], name: str) -> list[str]:
     return [points(100 * tree[part][name]) for part in ("linear_probe", "knn")]
-
-
-def _work(reading: Reading) -> float:
-    assert reading.today is not None
-    return flop_per_image(reading.today, reading.processes)

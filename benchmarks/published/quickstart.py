@@ -65,7 +65,9 @@ def shapes(published: Published) -> str:
             points(100 * tree["supervised"]),
         ],
     ]
-    about = f"{tree['train_images']:,} training and {tree['test_images']:,} test images, version {tree['shapes_version']}."
+    about = (
+        f"{tree['train_images']:,} training and {tree['test_images']:,} test images, version {tree['shapes_version']}."
+    )
     return f"{table(('classifier', 'test accuracy'), rows)}\n\n{about}"
 
 

@@ -145,9 +145,7 @@ class Published:
         """A cell of a study, averaged over its seeds."""
         row = cell_of(self.study(study), name)
         means = {key: value["mean"] for key, value in row["mean"].items()}
-        pick = {
-            part: 100 * means.get(f"{part}/depths", means[f"{part}/all"]) for part in ("linear_probe", "knn")
-        }
+        pick = {part: 100 * means.get(f"{part}/depths", means[f"{part}/all"]) for part in ("linear_probe", "knn")}
         return Reading(
             linear=pick["linear_probe"],
             knn=pick["knn"],

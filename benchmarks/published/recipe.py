@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.published.log import Log
 from benchmarks.published.readings import Published
 from benchmarks.published.text import change
-from benchmarks.published.work import compared, flop_per_image
+from benchmarks.published.work import compared, work_of
 
 
 def row(number: str, page: str = "") -> str:
@@ -65,9 +65,7 @@ def failed(published: Published) -> str:
         return f"{change(linear)} / {change(last)} ({row(number, page)})"
 
     def dearer(number: str, other: str) -> str:
-        here, there = rows.figures(number).reading, rows.figures(other).reading
-        assert here is not None and there is not None and here.today is not None and there.today is not None
-        return compared(flop_per_image(here.today, here.processes), flop_per_image(there.today, there.processes))
+        return compared(work_of(rows.reading(number)), work_of(rows.reading(other)))
 
     lines = [
         f"**Levels on pooled grids** instead of at depths: {said('C36', 'C35')}, {said('C38', 'C35')}.",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from decimal import ROUND_HALF_EVEN, Decimal
 
 from hjepa.research.statistics import interval
 
@@ -15,14 +14,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[i
 
 
 def points(value: float | None) -> str:
-    """An accuracy in per cent, or nothing."""
-    return "" if value is None else f"{_rounded(value)}"
+    """An accuracy in per cent, rounded as the program prints it; a blank for none."""
+    return "" if value is None else f"{value:.1f}"
 
 
 def change(value: float) -> str:
     """A difference of accuracies; zero has no sign."""
-    rounded = _rounded(value)
-    return f"{rounded:+}" if rounded else "0.0"
+    text = f"{value:+.1f}"
+    return "0.0" if text in ("-0.0", "+0.0") else text
 
 
 def spread(values: Sequence[float], *, sign: bool = False) -> str:
@@ -45,8 +44,3 @@ def minutes(seconds: float | None) -> str:
 def joined(values: Sequence[str]) -> str:
     """Values of several seeds."""
     return ", ".join(values)
-
-
-def _rounded(value: float) -> Decimal:
-    """One digit after the point, as if the accuracy had been counted exactly: halves go to the even digit."""
-    return Decimal(str(round(value, 6))).quantize(Decimal("0.1"), ROUND_HALF_EVEN)

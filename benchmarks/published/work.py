@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 
+from benchmarks.published.readings import Reading
 from hjepa.config import Config, load_config
 from hjepa.masking import MaskSampler
 from hjepa.models.cost import step_cost
@@ -20,16 +22,15 @@ def flop_per_image(config: Config, processes: int = 1, channels: int = 3) -> flo
     return _counted(config.model_dump_json(), processes, channels)
 
 
-@cache
-def _counted(config_json: str, processes: int, channels: int) -> float:
-    import json
+def work_of(reading: Reading) -> float:
+    """FLOP per training image of a model that was read.
 
-    config = load_config(json.loads(config_json))
-    geometry = config.geometry()
-    masks = MaskSampler(config.masking, geometry.grid, [level.stride for level in geometry.levels], seed=config.seed)
-    counts, sets = masks.counts, config.masking.sets_per_image
-    cost = step_cost(config.model, geometry, channels, counts.context, counts.targets, masks.groups, sets)
-    return cost.total
+    Raises:
+        ValueError: its configuration asks for an option that is gone.
+    """
+    if reading.today is None:
+        raise ValueError("the program no longer has an option of this configuration")
+    return flop_per_image(reading.today, reading.processes)
 
 
 def compared(work: float, other: float) -> str:
@@ -38,3 +39,13 @@ def compared(work: float, other: float) -> str:
     if abs(share) < 0.05:
         return "as much work"
     return f"{abs(share):.1f} % {'more' if share > 0 else 'less'} work"
+
+
+@cache
+def _counted(config_json: str, processes: int, channels: int) -> float:
+    config = load_config(json.loads(config_json))
+    geometry = config.geometry()
+    masks = MaskSampler(config.masking, geometry.grid, [level.stride for level in geometry.levels], seed=config.seed)
+    counts, sets = masks.counts, config.masking.sets_per_image
+    cost = step_cost(config.model, geometry, channels, counts.context, counts.targets, masks.groups, sets)
+    return cost.total
