@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,7 +87,7 @@ def describe(name: str, config: Config, channels: int = 3) -> Size:
     taps = len({level.depth for level in geometry.levels})
     levels = len(geometry.levels)
     block = block_parameters(width, hidden)
-    encoder = (channels * geometry.patch_size**2 + 1) * width + geometry.depth * block + 2 * width * taps
+    encoder = (channels * math.prod(geometry.patch) + 1) * width + geometry.depth * block + 2 * width * taps
     predictor = (
         (taps * width + 1) * narrow
         + len({level.stride for level in geometry.levels}) * narrow
@@ -106,7 +107,7 @@ def describe(name: str, config: Config, channels: int = 3) -> Size:
         hidden=hidden,
         heads=geometry.num_heads,
         taps=taps,
-        patch=channels * geometry.patch_size**2,
+        patch=channels * math.prod(geometry.patch),
         predictor=(config.model.predictor.depth, narrow, narrow_hidden, geometry.predictor_heads),
         half=True,
     )

@@ -77,9 +77,9 @@ def equal_work(published: Published) -> str:
     parts = []
     for name, tree in studies:
         reference = tree["reference"]
-        data = tree["data"] or {}
-        split = "validation" if data.get("split") == "validation" or "validation_images" in data else "held-out"
-        read = data.get("validation_images", data.get("test_images"))
+        data = tree["data"]
+        # Studies of before there were validation images say `test_images`.
+        read = f"{data['images']:,} {tree['split']}" if "split" in tree else f"{data['test_images']:,} test"
         others = [row["name"] for row in tree["cells"] if row["name"] != reference]
         header = (
             f"minus {reference}", "seeds", "images", "linear, same depths", "linear, last level",
@@ -88,7 +88,7 @@ def equal_work(published: Published) -> str:
         lines = [
             _difference_line(tree, other, reference, f"{other} ([figures]({EQUAL_WORK}/{name}))") for other in others
         ]
-        parts.append(f"{tree['question']} Read on {read:,} {split} images.\n\n{table(header, lines, left=(0, 7))}")
+        parts.append(f"{tree['question']} Read on {read} images.\n\n{table(header, lines, left=(0, 7))}")
     return "\n\n".join(parts)
 
 

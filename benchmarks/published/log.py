@@ -111,8 +111,8 @@ class Log:
         asked = row["asks"] + (f" ({row['predicted']})" if row.get("predicted") else "")
         linear = f"{points(found.linear)} / {points(found.last)}"
         return [
-            f'<a id="{number.lower()}"></a>{number}',
-            asked,
+            number,
+            f'<a id="{number.lower()}"></a>{asked}',
             f"[{linear}]({found.link})" if found.link else f"{linear}, by hand",
             points(found.knn),
             "" if found.rank is None else f"{found.rank:.0f}",

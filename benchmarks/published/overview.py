@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from benchmarks.published.log import Log
@@ -109,12 +110,12 @@ def models(published: Published) -> str:
 def disclosure(published: Published) -> str:
     """How many comparisons on test chose the recipe."""
     log = Log(published)
-    looked = [number for number, row in log.rows.items() if row.get("against") or "adopted" in row["decision"]]
-    adopted = [number for number in looked if "**adopted" in log.rows[number]["decision"]]
+    experiments = [number for number in log.rows if re.fullmatch(r"[SCLF]\d+", number)]
+    adopted = [number for number in experiments if "**adopted" in log.rows[number]["decision"]]
     links = ", ".join(f"[{number}](recipe.md#{number.lower()})" for number in adopted)
     return (
-        f"The [log](recipe.md) has {len(log.rows)} rows, {len(looked)} of them compared with another by accuracy on "
-        f"test images, and {len(adopted)} were adopted ({links})."
+        f"The [log](recipe.md) has {len(experiments)} numbered experiments, compared by their accuracy on test images; "
+        f"{len(adopted)} were adopted ({links})."
     )
 
 

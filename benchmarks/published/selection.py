@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from benchmarks.published.readings import Published
-from benchmarks.published.text import table
-from benchmarks.report import text
+from benchmarks.published.text import points, table
 
 FILE = "selection_bias.json"
 
 
 def bias(published: Published) -> str:
-    """The estimate: a sentence, a table, or that there is none yet."""
+    """The estimate, or that there is none yet."""
     if not (published.root / FILE).is_file():
         return "By how much that can flatter has not been estimated yet."
     tree = published.json(FILE)
-    parts = []
-    if isinstance(tree.get("said"), str):
-        parts.append(f"{tree['said']} ([figures]({FILE}))")
-    rows = tree.get("rows")
-    if rows:
-        names = list(rows[0])
-        numbers = [any(isinstance(row[name], int | float) for row in rows) for name in names]
-        left = [i for i, number in enumerate(numbers) if not number]
-        parts.append(table(names, [[text(row[name]) for name in names] for row in rows], left))
-    return "\n\n".join(parts)
+    header = ("what may lie too high", "compared", "noise of a seed", "of the test images", "expected", "at most")
+    keys = ("seed_points", "test_images_points", "expected_points", "bound_points")
+    rows = [[name, str(case["compared"]), *(points(case[key]) for key in keys)] for name, case in tree["cases"].items()]
+    about = (
+        f"By how much that can flatter, in points, if noise alone decided ([figures]({FILE}), "
+        "`python -m benchmarks.selection_bias`). Seeds of one recipe differ by "
+        f"{100 * tree['seed_deviation']:.2f} points (standard deviation); the chosen recipe has "
+        f"{points(100 * tree['chosen'])}, trained anew with another seed {points(100 * tree['chosen_other_seed'])}:"
+    )
+    return f"{about}\n\n{table(header, rows)}"

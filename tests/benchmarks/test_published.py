@@ -143,11 +143,15 @@ def test_what_is_not_measured_yet_is_said_so_and_shown_once_it_is(copy: Publishe
     shutil.rmtree(copy.root / hierarchy.EQUAL_WORK, ignore_errors=True)
     assert "not been estimated" in selection.bias(copy)
     assert "Not measured yet" in hierarchy.equal_work(copy)
-    found = {"said": "By half a point.", "rows": [{"what": "maximum of noise", "points": 0.5}]}
+    noise = {"seed_points": 0.5, "test_images_points": 0.7, "expected_points": 1.9, "bound_points": 2.4}
+    found = {
+        "cases": {"a row": {"compared": 60, **noise}},
+        "seed_deviation": 0.005,
+        "chosen": 0.6,
+        "chosen_other_seed": 0.7,
+    }
     (copy.root / selection.FILE).write_text(json.dumps(found), encoding="utf-8")
-    shown = selection.bias(copy)
-    assert "By half a point. ([figures](selection_bias.json))" in shown
-    assert "| maximum of noise | 0.5 |" in shown
+    assert "| a row | 60 | 0.5 | 0.7 | 1.9 | 2.4 |" in selection.bias(copy)
     (copy.root / hierarchy.EQUAL_WORK).mkdir()
     shutil.copy(copy.root / "recipe/hierarchy_fair.json", copy.root / hierarchy.EQUAL_WORK / "results.json")
     shown = hierarchy.equal_work(copy)

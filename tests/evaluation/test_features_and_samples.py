@@ -10,9 +10,9 @@ from hjepa.data import build_dataset, eval_batches
 from hjepa.errors import DataError
 from hjepa.evaluation import View, encode, extract
 from hjepa.evaluation.controls import pixel_components, pixel_size, pixels
-from hjepa.evaluation.features import model_encoder
+from hjepa.evaluation.features import encoder_reader
 from hjepa.evaluation.sample import draw_test, draw_train
-from hjepa.training import load_run, untrained_model
+from hjepa.training import load_run, untrained_encoder
 
 CPU = torch.device("cpu")
 
@@ -37,7 +37,7 @@ def view(run, batch_size=64):
 
 def test_features_are_the_target_encoders_tokens_averaged_per_level(run, dataset):
     rows = torch.tensor([5, 3, 60])
-    levels, found = extract(run.model, dataset, view(run), rows)
+    levels, found = extract(run.encoder, dataset, view(run), rows)
     assert torch.equal(found, rows)
     (batch,) = eval_batches(dataset, rows, (16, 16), mean=run.mean, std=run.std, batch_size=3, device=CPU)
     with torch.no_grad():
@@ -49,8 +49,8 @@ def test_features_are_the_target_encoders_tokens_averaged_per_level(run, dataset
 
 def test_batch_size_and_repetition_change_nothing(run, dataset):
     rows = torch.arange(50)
-    first, _ = extract(run.model, dataset, view(run, 64), rows)
-    second, _ = extract(run.model, dataset, view(run, 7), rows)
+    first, _ = extract(run.encoder, dataset, view(run, 64), rows)
+    second, _ = extract(run.encoder, dataset, view(run, 7), rows)
     for a, b in zip(first, second, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
@@ -66,7 +66,7 @@ def test_one_pass_serves_several_encoders(run, dataset):
 def test_levels_and_depths_of_a_model_are_read_in_one_pass(run, dataset):
     passes = []
     handle = run.model.target_encoder.register_forward_hook(lambda *_: passes.append(1))
-    features, _ = encode(dataset, torch.arange(10), [model_encoder(run.model, "trained", [2, 1])], view(run))
+    features, _ = encode(dataset, torch.arange(10), [encoder_reader(run.encoder, "trained", [2, 1])], view(run))
     handle.remove()
     assert len(passes) == 1
     (batch,) = eval_batches(dataset, torch.arange(10), (16, 16), mean=run.mean, std=run.std, batch_size=10, device=CPU)
@@ -79,11 +79,11 @@ def test_levels_and_depths_of_a_model_are_read_in_one_pass(run, dataset):
 
 
 def test_the_untrained_encoder_is_step_zero_of_the_same_run(run, dataset):
-    untrained = untrained_model(run)
-    again = untrained_model(run)
+    untrained = untrained_encoder(run)
+    again = untrained_encoder(run)
     ours, _ = extract(untrained, dataset, view(run), torch.arange(20))
     same, _ = extract(again, dataset, view(run), torch.arange(20))
-    trained, _ = extract(run.model, dataset, view(run), torch.arange(20))
+    trained, _ = extract(run.encoder, dataset, view(run), torch.arange(20))
     assert all(torch.equal(a, b) for a, b in zip(ours, same, strict=True))
     assert not torch.equal(ours[1], trained[1])
 

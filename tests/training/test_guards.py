@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from hjepa.data import TrainLoader, build_dataset
 from hjepa.errors import DataError, UserError
+from hjepa.methods import HJepa, build_method
 from hjepa.models.encoder import VisionTransformer
 from hjepa.models.hjepa import HJEPA
 from hjepa.models.predictor import Predictor
@@ -32,8 +33,7 @@ from hjepa.runs.checkpoint import read_checkpoint
 from hjepa.runs.lock import FolderLock
 from hjepa.training import run_training
 from hjepa.training.loggers import JsonLines
-from hjepa.training.memory import is_out_of_memory, next_rung
-from hjepa.training.parts import check_batch, fewest_images
+from hjepa.training.out_of_memory import is_out_of_memory, next_rung
 
 # Two updates are made, the third is spoilt.
 BEFORE = 2
@@ -133,7 +133,7 @@ def test_a_run_goes_on_after_a_skipped_update_and_may_stop_instead(run: Run, tmp
 
 
 def test_an_infinite_loss_with_a_finite_gradient_is_noticed() -> None:
-    from hjepa.training.guard import poison
+    from hjepa.training.nonfinite import poison
 
     weight = torch.ones(3, requires_grad=True)
     losses = [weight.sum() + float("inf"), weight.sum()]
@@ -208,11 +208,11 @@ def test_rungs() -> None:
 
 def test_the_ladder_ends_where_infonce_would_lack_images() -> None:
     config = tiny_config({"loss.type": "infonce", "loss.candidate_images": 12})
-    assert [fewest_images(config, processes) for processes in (1, 2, 5)] == [12, 6, 3]
-    assert next_rung(32, 1, fewest_images(config, 1)) == (16, 2)
-    assert next_rung(16, 2, fewest_images(config, 1)) is None
+    assert [build_method(config).fewest_images(processes) for processes in (1, 2, 5)] == [12, 6, 3]
+    assert next_rung(32, 1, build_method(config).fewest_images(1)) == (16, 2)
+    assert next_rung(16, 2, build_method(config).fewest_images(1)) is None
     regularised = tiny_config({"loss.type": "infonce", "loss.candidate_images": 12, "loss.variance_loss_weight": 0.1})
-    assert fewest_images(regularised, 1) == 16
+    assert build_method(regularised).fewest_images(1) == 16
 
 
 def test_too_few_images_for_infonce_is_a_mistake_before_anything_is_written(tmp_path: Path) -> None:
@@ -224,9 +224,9 @@ def test_too_few_images_for_infonce_is_a_mistake_before_anything_is_written(tmp_
     for part in ("data.batch_size: 16", "loss.candidate_images=20", "at most 16"):
         assert part in message
     assert not (tmp_path / "run").exists()
-    check_batch(config, 2)
+    HJepa.check(config, 2)
     with pytest.raises(UserError, match=r"data\.batch_size: 4 in each of 4 processes"):
-        check_batch(tiny_config({"loss.type": "infonce", "data.batch_size": 4}), 4)
+        HJepa.check(tiny_config({"loss.type": "infonce", "data.batch_size": 4}), 4)
 
 
 def test_memory_that_really_runs_out_is_recognised() -> None:

@@ -44,16 +44,16 @@ def show(
 def check(source: Source = None, overrides: Overrides = None) -> None:
     """Check a configuration, masks included, and say what it means in tokens."""
     from hjepa.config import load_config
-    from hjepa.training.parts import build_sampler
+    from hjepa.config.grid import by
+    from hjepa.methods.jepa import build_sampler
 
     source, overrides = _arguments(source, overrides)
     config = load_config(source, overrides)
     geometry, counts = config.geometry(), build_sampler(config).counts
-    typer.echo(f"ok: {geometry.num_tokens} tokens ({geometry.grid[0]}x{geometry.grid[1]}), {counts.context} seen")
+    typer.echo(f"ok: {geometry.num_tokens} tokens ({by(geometry.grid)}), {counts.context} seen")
     for index, level in enumerate(geometry.levels):
-        rows, columns = geometry.level_grid(index)
         typer.echo(
-            f"level {index}: after block {level.depth}, {rows}x{columns} cells, {counts.targets[index]} predicted"
+            f"level {index}: after block {level.depth}, {by(geometry.level_grid(index))} cells, {counts.targets[index]} predicted"
         )
 
 

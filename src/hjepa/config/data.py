@@ -47,6 +47,12 @@ class AugmentationConfig(Section):
     """Mirror half of the images."""
     color_jitter: float = Field(default=0.0, ge=0, lt=1)
     """Strength s of brightness, contrast and saturation: each is multiplied by a factor in [1 - s, 1 + s]."""
+    grayscale: float = Field(default=0.0, ge=0, le=1)
+    """Probability of turning an image of three channels grey."""
+    blur: float = Field(default=0.0, ge=0, le=1)
+    """Probability of Gaussian blur, with a standard deviation uniform in [0.1, 2] pixels of the crop."""
+    solarize: float = Field(default=0.0, ge=0, le=1)
+    """Probability of inverting every value of one half and above."""
 
 
 class DataConfig(Section):

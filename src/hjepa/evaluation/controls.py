@@ -1,6 +1,6 @@
 """What a trained encoder must beat: the pixels themselves, their principal components, and an untrained encoder.
 
-The untrained encoder is `hjepa.training.untrained_model`: the step-0 weights of the same run.
+The untrained encoder is `hjepa.runs.load.untrained_encoder`: the step-0 weights of the same run.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from torch import Tensor
 from hjepa.data import build_dataset
 from hjepa.errors import DivergenceError
 from hjepa.evaluation.controls import pixel_components, pixel_size, pixels
-from hjepa.evaluation.features import Encoder, View, encode, model_encoder
+from hjepa.evaluation.features import Reader, View, encode, encoder_reader
 from hjepa.evaluation.results import origin, results_path, write_results
 from hjepa.evaluation.sample import draw_test, draw_train
 from hjepa.evaluation.scores import Representation, Task, knn_scores, probe_scores, side_by_side
@@ -34,7 +34,7 @@ from hjepa.evaluation.settings import (
 )
 from hjepa.metrics import cka_matrix, rankme
 from hjepa.models import distinct_levels
-from hjepa.training import TrainedRun, untrained_model
+from hjepa.training import TrainedRun, untrained_encoder
 from hjepa.zoo import load_encoder
 
 if TYPE_CHECKING:
@@ -102,8 +102,8 @@ def evaluate(
         batch_size=batch_size,
         overrides=overrides,
     )
-    wanted_levels = check_levels(levels, run.model.num_levels)
-    readings = Readings(check_depths(depths, run.model.geometry.depth), check_controls(controls))
+    wanted_levels = check_levels(levels, run.encoder.num_levels)
+    readings = Readings(check_depths(depths, run.encoder.geometry.depth), check_controls(controls))
     path = results_path(run, config, output, other_data=is_other_data(run.config, config))
     with _exact_products():
         features = _features(run, config, readings, k_values if "knn" in types else None)
@@ -126,7 +126,7 @@ def _features(run: TrainedRun, config: Config, readings: Readings, k_values: Seq
     model, seed = run.model, config.seed
     device = next(model.parameters()).device
     view = View(
-        image_size=model.geometry.image_size,
+        image_size=model.geometry.height_width,
         mean=run.mean,
         std=run.std,
         device=device,
@@ -166,11 +166,11 @@ def _features(run: TrainedRun, config: Config, readings: Readings, k_values: Seq
     return _Features(representations, task, train.description)
 
 
-def _encoders(run: TrainedRun, readings: Readings) -> list[Encoder]:
+def _encoders(run: TrainedRun, readings: Readings) -> list[Reader]:
     """What to encode images with."""
-    encoders: list[Encoder] = [model_encoder(run.model, "trained", readings.depths)]
+    encoders: list[Reader] = [encoder_reader(run.encoder, "trained", readings.depths)]
     if "untrained" in readings.controls:
-        encoders.append(model_encoder(untrained_model(run), "untrained", readings.depths))
+        encoders.append(encoder_reader(untrained_encoder(run), "untrained", readings.depths))
     if {"pixels", "pca"} & set(readings.controls):
         encoders.append(lambda images: {"pixels": pixels(images)})
     return encoders
@@ -263,7 +263,7 @@ def _check_finite(features: Tensor, checkpoint: Path) -> None:
 
 
 def _protocol(run: TrainedRun, train_images: int, test_images: int) -> str:
-    height, width = pixel_size(run.model.geometry.image_size)
+    height, width = pixel_size(run.encoder.geometry.height_width)
     return (
         f"Target encoder, features averaged over cells, {train_images} training images (balanced over classes) and "
         f"{test_images} test images, no augmentation. Linear probe: features standardised with training statistics, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from hjepa.config import Geometry, ModelConfig
@@ -51,10 +52,10 @@ def step_cost(
         groups: levels that share queries.
         sets_per_image: mask sets per image.
     """
-    D, P, width = geometry.embed_dim, geometry.patch_size, geometry.predictor_dim
+    D, width = geometry.embed_dim, geometry.predictor_dim
 
     def encoder(tokens: int) -> float:
-        embed = 2 * tokens * channels * P * P * D
+        embed = 2 * tokens * channels * math.prod(geometry.patch) * D
         return embed + geometry.depth * _block(tokens, D, model.mlp_ratio)
 
     depth, ratio = model.predictor.depth, model.predictor.mlp_ratio

@@ -20,6 +20,7 @@ class Purpose(IntEnum):
     SUBSET = 4
     STATISTICS = 5
     SHARDS = 6
+    COLOURS = 7
 
 
 def stream(purpose: Purpose, seed: int, counter: int = 0) -> np.random.Generator:

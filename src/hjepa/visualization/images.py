@@ -42,10 +42,10 @@ class Images:
         config = data.model_copy(update={"channels": run.channels})
         self.dataset: ImageDataset = build_dataset(config, "test", seed=run.config.seed)
         self.data = data
-        self.size = run.model.geometry.image_size
+        self.size = run.model.geometry.height_width
         self.channels = run.channels
         self._mean, self._std = run.mean, run.std
-        self._device = next(run.model.parameters()).device
+        self._device = run.device
         draw = np.random.Generator(np.random.Philox(key=[run.config.seed, _STREAM]))
         order = torch.from_numpy(draw.permutation(len(self.dataset)))
         if self.labels is not None:

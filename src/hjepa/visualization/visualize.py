@@ -14,8 +14,9 @@ from hjepa.errors import UserError
 from hjepa.health.evidence import Evidence
 from hjepa.health.verdict import judge
 from hjepa.masking import MaskSampler
+from hjepa.models import build_model
 from hjepa.runs.records import read_json, read_records
-from hjepa.training import TrainedRun, load_run, untrained_model
+from hjepa.training import TrainedRun, load_run
 from hjepa.visualization.features import encode_gallery, encode_tokens, position_share
 from hjepa.visualization.figures.curves import curves_exhibit
 from hjepa.visualization.figures.embedding import embedding_exhibit
@@ -136,7 +137,7 @@ def _gather(run: TrainedRun, home: Path, config: Config) -> _Gathered:
         run.config.masking, geometry.grid, [level.stride for level in geometry.levels], seed=run.config.seed
     )
     images = Images(run, config.data)
-    untrained = untrained_model(run)
+    untrained = build_model(run.config, run.channels).to(run.device).eval()
     log.info("figures: encoding held-out images of %s", images.dataset.description)
     tokens = encode_tokens(images, run.model, untrained)
     gallery = encode_gallery(images, run.model, untrained)

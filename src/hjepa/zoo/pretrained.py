@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from hjepa.models import HJEPA
+    from hjepa.models import Encoder
 
 
 class PretrainedEncoder(nn.Module):
-    """The target encoder of a trained model, with its normalisation.
+    """A trained encoder with its normalisation.
 
     Args:
-        model: the model that was trained.
+        encoder: what was trained.
         mean, std: normalisation per channel, for pixel values between 0 and 1.
         card: what is known about it: `name`, `step`, `commit`, `results` and so on.
 
@@ -33,9 +33,9 @@ class PretrainedEncoder(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: HJEPA, mean: Sequence[float], std: Sequence[float], card: dict[str, Any]) -> None:
+    def __init__(self, encoder: Encoder, mean: Sequence[float], std: Sequence[float], card: dict[str, Any]) -> None:
         super().__init__()
-        self.model = model
+        self.encoder = encoder
         self.card = card
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1), persistent=False)
@@ -43,17 +43,17 @@ class PretrainedEncoder(nn.Module):
     @property
     def embed_dim(self) -> int:
         """Width of each level's features."""
-        return self.model.embed_dim
+        return self.encoder.embed_dim
 
     @property
     def num_levels(self) -> int:
         """Number of levels."""
-        return self.model.num_levels
+        return self.encoder.num_levels
 
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width that the encoder works at."""
-        return self.model.geometry.image_size
+        return self.encoder.geometry.height_width
 
     def preprocess(self, images: Tensor) -> Tensor:
         """Bring pictures to the form that the encoder was trained on.
@@ -85,8 +85,7 @@ class PretrainedEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Features of every level of preprocessed images, [B, cells, D] each, finest first. Differentiable."""
-        levels: list[Tensor] = self.model(images)
-        return levels
+        return self.encoder.levels(images)
 
     def extract_features(
         self,
@@ -96,8 +95,8 @@ class PretrainedEncoder(nn.Module):
         depths: Sequence[int] | None = None,
         pool: Literal["mean", "none"] = "mean",
     ) -> Tensor:
-        """Features of preprocessed images; see `hjepa.HJEPA.extract_features`."""
-        return self.model.extract_features(images, level=level, depths=depths, pool=pool)
+        """Features of preprocessed images; see `hjepa.models.Encoder.extract_features`."""
+        return self.encoder.extract_features(images, level=level, depths=depths, pool=pool)
 
     @torch.no_grad()
     def embed(

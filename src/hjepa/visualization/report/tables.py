@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hjepa.health.evidence import Evidence
 from hjepa.visualization.report.markup import escape, tag
+from hjepa.visualization.report.summary import times
 
 if TYPE_CHECKING:
     from hjepa.config import Geometry
@@ -98,10 +99,9 @@ def levels_table(evidence: Evidence, geometry: Geometry, targets: tuple[int, ...
         head.append('<th scope="col" class="num">CKA to next</th>')
     body = []
     for level, plan in enumerate(geometry.levels):
-        rows, across = geometry.level_grid(level)
         cells = [
             f'<th scope="row"><span class="key level{level}"></span>{level}: block {plan.depth}</th>',
-            f"<td>{rows}\N{MULTIPLICATION SIGN}{across}</td>",
+            f"<td>{times(*geometry.level_grid(level))}</td>",
             f'<td class="num">{targets[level]}</td>',
         ]
         for column in columns:
