@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,9 +79,19 @@ def filled(page: str, published: Published) -> str:
 
     def made(found: re.Match[str]) -> str:
         name = found["name"]
-        return f"<!-- table: {name} -->\n{TABLES[name](published)}\n<!-- end of {name} -->"
+        lines = "\n".join(_wrapped(line) for line in TABLES[name](published).splitlines())
+        return f"<!-- table: {name} -->\n{lines}\n<!-- end of {name} -->"
 
     return _MARKED.sub(made, page)
+
+
+def _wrapped(line: str) -> str:
+    """A line of prose or of a list in lines of 120 characters; rows of tables and headings as they are."""
+    if line.startswith(("|", "#")):
+        return line
+    marker = re.match(r"(?:- |\d+\. )?", line)
+    indent = " " * (marker.end() if marker else 0)
+    return textwrap.fill(line, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def unmarked(page: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.published.log import Log
 from benchmarks.published.readings import FOUR_DEPTHS, Published, Reading
+from benchmarks.published.selection import flattered
 from benchmarks.published.text import joined, minutes, points, spread, table
 from benchmarks.published.work import compared, work_of
 
@@ -45,7 +46,7 @@ def readme(published: Published) -> str:
         ["the same encoder untrained", *_control(first, "untrained")],
         ["raw pixels", *_control(first, "pixels")],
     ]
-    return table(("CIFAR-10 (JPEG copy)", "linear probe", "k-NN-20"), rows)
+    return f"{table(('CIFAR-10 (JPEG copy)', 'linear probe', 'k-NN-20'), rows)}\n\n{flattered(published)}"
 
 
 def presets(published: Published) -> str:
