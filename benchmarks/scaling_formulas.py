@@ -8,7 +8,8 @@ from typing import Any
 
 from hjepa.config import Config
 from hjepa.masking import MaskSampler
-from hjepa.models.cost import StepCost, step_cost
+from hjepa.models.cost import StepCost
+from hjepa.training.cost import training_cost
 
 PRESET = "imagenet1k"
 MODELS = {
@@ -96,7 +97,7 @@ def describe(name: str, config: Config, channels: int = 3) -> Size:
         + levels * (narrow + 1) * width
     )
     counts, sets = masks.counts, config.masking.sets_per_image
-    cost = step_cost(config.model, geometry, channels, counts.context, counts.targets, masks.groups, sets)
+    cost = training_cost(config, channels)
     queries = sum(counts.targets[group[0]] for group in masks.groups)
     kept = activation_bytes(
         counts.context,

@@ -11,7 +11,7 @@ from hjepa.errors import DataError
 from hjepa.evaluation import View, encode, extract
 from hjepa.evaluation.controls import pixel_components, pixel_size, pixels
 from hjepa.evaluation.features import encoder_reader
-from hjepa.evaluation.sample import draw_test, draw_train
+from hjepa.evaluation.sample import draw_read, draw_train
 from hjepa.training import load_run, untrained_encoder
 
 CPU = torch.device("cpu")
@@ -137,17 +137,17 @@ def test_training_images_are_balanced_labelled_and_seeded():
 def test_without_labels_any_image_may_be_drawn():
     assert len(draw_train(None, 50, 20, seed=0)) == 20
     assert torch.equal(draw_train(None, 50, None, seed=0), torch.arange(50))
-    assert torch.equal(draw_test(torch.full((50,), -1), 50, None, seed=0), torch.arange(50))
+    assert torch.equal(draw_read(torch.full((50,), -1), 50, None, seed=0), torch.arange(50))
 
 
 def test_test_images_are_a_plain_draw_of_the_labelled_ones():
     labels = torch.tensor([0] * 900 + [1] * 100 + [-1] * 50)
-    rows = draw_test(labels, 1050, 300, seed=0)
+    rows = draw_read(labels, 1050, 300, seed=0)
     assert len(rows) == 300
     assert (labels[rows] >= 0).all()
     # Not balanced: the share of the rare class stays near its share in the split.
     assert 10 < int((labels[rows] == 1).sum()) < 60
-    assert torch.equal(draw_test(labels, 1050, None, seed=0), torch.arange(1000))
+    assert torch.equal(draw_read(labels, 1050, None, seed=0), torch.arange(1000))
 
 
 @pytest.mark.parametrize(
@@ -170,9 +170,10 @@ def test_raw_pixels_are_the_pixels():
 def test_components_are_fitted_on_training_pixels_alone():
     generator = torch.Generator().manual_seed(0)
     train, test = torch.randn(40, 300, generator=generator), torch.randn(10, 300, generator=generator)
-    first, projected = pixel_components(train, test)
+    first, read = pixel_components(train, {"test": test})
+    projected = read["test"]
     assert first.shape == (40, 40)
     assert projected.shape == (10, 40)
-    second, _ = pixel_components(train, test * 100)
+    second, _ = pixel_components(train, {"test": test * 100})
     assert torch.equal(first, second)
-    assert pixel_components(torch.randn(500, 300, generator=generator), test)[0].shape == (500, 128)
+    assert pixel_components(torch.randn(500, 300, generator=generator), {"test": test})[0].shape == (500, 128)

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from hjepa.training.ema import TargetUpdate
 from torch import Tensor
 
 from hjepa import create_hjepa
 from hjepa.config import MaskingConfig, ModelConfig, load_config
 from hjepa.masking import MaskSampler
+from hjepa.methods.moving_average import MovingAverage
 from hjepa.models import HJEPA, JepaOutput
 from hjepa.models.cost import step_cost
 from hjepa.objectives.objective import Objective
@@ -68,7 +68,7 @@ def test_training_lowers_the_loss(data: Callable[[int, int], Tensor], form: dict
     model, sampler = build(form, strategy)
     objective = Objective("smoothl1", [1.0] * model.num_levels)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3)
-    follow = TargetUpdate(model.context_encoder, model.target_encoder)
+    follow = MovingAverage(model.context_encoder, model.target_encoder)
     held_out, masks = data(64, 1), sampler(1000, 64)
 
     def losses(answers: list[Tensor]) -> Tensor:

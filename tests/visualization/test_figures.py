@@ -7,6 +7,7 @@ import pytest
 import torch
 from tests.health.synthetic_records import train_record
 
+from hjepa.data import Splits
 from hjepa.errors import UserError
 from hjepa.masking import MaskSampler
 from hjepa.runs.records import Records, read_json, read_records, series
@@ -149,7 +150,7 @@ def test_three_channels():
 
 def test_images_come_in_an_order_that_the_seed_decides_and_look_as_stored(labelled_run):
     run = load_run(labelled_run, device="cpu")
-    images, again = (Images(run, run.config.data) for _ in range(2))
+    images, again = (Images(run, Splits(run.config.data, run.config.seed)) for _ in range(2))
     assert torch.equal(images.order, again.order)
     assert images.order.sort().values.tolist() == list(range(len(images.dataset)))
     batch, rows = images.normalised(images.order[:3])
@@ -162,7 +163,7 @@ def test_images_come_in_an_order_that_the_seed_decides_and_look_as_stored(labell
 
 def test_dim_images_are_brightened_and_the_caption_says_so(labelled_run):
     run = load_run(labelled_run, device="cpu")
-    images = Images(run, run.config.data)
+    images = Images(run, Splits(run.config.data, run.config.seed))
     dim = (torch.full((1, 1, 4, 4), 0.1) - torch.tensor(run.mean)) / torch.tensor(run.std)
     assert images.pictures(dim)[0].max() == 255
     assert "Brightened 10 times" in images.display_note()
@@ -170,7 +171,7 @@ def test_dim_images_are_brightened_and_the_caption_says_so(labelled_run):
 
 def test_gallery_holds_the_features_of_its_rows(labelled_run):
     run = load_run(labelled_run, device="cpu")
-    images = Images(run, run.config.data)
+    images = Images(run, Splits(run.config.data, run.config.seed))
     gallery = encode_gallery(images, run.model, untrained_model(run))
     assert len(gallery) == len(images.dataset) == gallery_size(run.model, len(images.dataset))
     batch, rows = images.normalised(gallery.rows[:2])

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hjepa.data import build_dataset, random_dataset
-from hjepa.errors import UserError
 from hjepa.runs.folder import RunFolder
 from hjepa.runtime.device import configure_backend, resolve_device
 from hjepa.runtime.distribution import World
 from hjepa.runtime.peak import matmul_peak, synchronise
 from hjepa.training.build import assemble
+from hjepa.training.cost import training_cost
 from hjepa.training.precision import settle_precision
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ class StepBenchmark:
 
     Attributes:
         images_per_second: whole training steps, data included.
-        flop_per_image: counted, see `hjepa.models.cost`.
-        flop_share: FLOP per image of target, context and predictor.
+        flop_per_image: counted, see `StepCost`.
+        flop_share: FLOP per image of target, context, predictor, loss and optimiser.
         tokens: tokens per image that each part works on.
         achieved_flops: FLOP/s of the training step.
         peak_flops: FLOP/s of large matrix products, measured in the same process before and after.
@@ -85,12 +85,7 @@ class TimedStep:
         self.config = config = settle_precision(config, self.device)
         self.trainer, self.data = _trainer(config, self.device, synthetic)
         self.dtype = self.trainer.precision.dtype if config.training.use_amp else torch.float32
-        cost = self.trainer.method.cost()
-        if cost is None:
-            raise UserError(
-                f"method: {config.method} does not count its work, so its pace cannot be compared with the machine's"
-            )
-        self.cost: StepCost = cost
+        self.cost: StepCost = training_cost(config, self.trainer.method.channels)
         self.batches = self.trainer.loader.batches(0, 10**9)
 
     @property
@@ -131,7 +126,7 @@ def benchmark_step(config: Config, *, seconds: float = 20.0, synthetic: bool = F
     return StepBenchmark(
         images_per_second=speed,
         flop_per_image=cost.total,
-        flop_share={"target": cost.target, "context": cost.context, "predictor": cost.predictor},
+        flop_share=cost.parts,
         tokens=cost.tokens,
         achieved_flops=speed * cost.total,
         peak_flops=max(peak),

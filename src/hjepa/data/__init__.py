@@ -2,11 +2,12 @@
 
 from hjepa.data.build import build_dataset
 from hjepa.data.convenience import build_dataloader
-from hjepa.data.dataset import BadFile, ImageDataset
+from hjepa.data.dataset import BadFile, ImageDataset, Split
 from hjepa.data.integrity import Duplicate, IntegrityReport, SplitReport, check_dataset, duplicates
 from hjepa.data.loading.batch import Batch, View
 from hjepa.data.loading.eval_loader import EvalLoader, eval_batches
 from hjepa.data.loading.loader import TrainLoader
+from hjepa.data.splits import Splits, build_splits
 from hjepa.data.statistics import measure_statistics
 from hjepa.data.synthetic import random_dataset
 from hjepa.data.targets import Boxes, ListedTargets, Sample, Target, Targets
@@ -22,7 +23,9 @@ __all__ = [
     "IntegrityReport",
     "ListedTargets",
     "Sample",
+    "Split",
     "SplitReport",
+    "Splits",
     "Target",
     "Targets",
     "TrainLoader",
@@ -30,6 +33,7 @@ __all__ = [
     "ViewSpec",
     "build_dataloader",
     "build_dataset",
+    "build_splits",
     "check_dataset",
     "default_views",
     "duplicates",

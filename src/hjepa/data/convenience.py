@@ -31,7 +31,7 @@ def build_dataloader(
 
     Args:
         config: a whole configuration.
-        split: ``"train"`` gives a `TrainLoader`, ``"test"`` an `EvalLoader`.
+        split: ``"train"`` gives a `TrainLoader`, ``"validation"`` and ``"test"`` an `EvalLoader`.
         device: where batches go.
         views: what is cut from every training image; the one view of ``data.augmentation`` when not given.
         targets: whether batches have the labels, or whatever else is known about the images.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Protocol, cast
 
 import numpy as np
@@ -24,7 +24,24 @@ MAX_LOGGED = 20
 # Fewer files of many images would say little about the whole set.
 _FEW_SHARDS = 8
 
-Split = Literal["train", "test"]
+Split = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class Division:
+    """How the images of a data set came to be divided."""
+
+    drawn: bool = False
+    """Whether train and test were divided by the seed."""
+    own_validation: bool = False
+    """Whether the data set has validation images of its own, beside train and test."""
+    withheld: Tensor | None = None
+    """bool ``[N]``, for the training split: images whose labels are withheld for validation. None where there are
+    none."""
+
+    def select(self, rows: Tensor) -> Division:
+        """The division of some images."""
+        return self if self.withheld is None else replace(self, withheld=self.withheld[rows])
 
 
 class BadFile(NamedTuple):
@@ -213,7 +230,7 @@ class ImageDataset:
     Attributes:
         name: name of the data set, ``data.dataset``.
         description: a few words for tables, for example ``"shapes v1, 32x32"``.
-        split: ``"train"`` or ``"test"``.
+        split: ``"train"``, ``"validation"`` or ``"test"``.
         labels: int64 ``[N]``, -1 where an image has none; None where no image has one.
         class_names: names in the order of labels.
         channels: channels of every image.
@@ -222,6 +239,7 @@ class ImageDataset:
             decode them are added as they are met.
         bad_images: ``"skip"`` or ``"stop"``: what loaders do with such a file.
         shards: where images lie in files of many; they decide the order of training.
+        division: how train, validation and test were divided.
         targets: what loaders hand out when they are asked for targets: what was given, else the labels, else None.
 
     Raises:
@@ -242,6 +260,7 @@ class ImageDataset:
         bad_images: Literal["skip", "stop"] = "skip",
         description: str | None = None,
         shards: Shards | None = None,
+        division: Division | None = None,
         targets: Targets | None = None,
     ) -> None:
         if any(part is not None and len(part) != len(pixels) for part in (identifiers, labels, targets)):
@@ -257,6 +276,7 @@ class ImageDataset:
         self.bad_images = bad_images
         self.description = name if description is None else description
         self.shards = shards
+        self.division = Division() if division is None else division
         self._targets = targets
         self._known_bad = {bad.path for bad in self.bad_files}
 
@@ -337,6 +357,7 @@ class ImageDataset:
             bad_images=self.bad_images,
             description=self.description,
             shards=None if self.shards is None else self.shards.select(rows.numpy()),
+            division=self.division.select(rows),
             targets=None if self._targets is None else self._targets.select(rows),
         )
 

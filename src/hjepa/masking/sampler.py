@@ -40,14 +40,11 @@ from hjepa.masking.draw import (
     randoms_per_block,
 )
 from hjepa.masking.masks import Masks
+from hjepa.runtime.random import Purpose, philox_key
 
 # Images for measuring how many cells the blocks cover, and the share of them that may fall short of the fixed count.
 _CALIBRATION_IMAGES = 2048
 _SHORT = 0.25
-# Namespaces of the random streams, so that calibration never reuses the numbers of a training step.
-_STREAM = 0x6D61736B
-_CALIBRATION_STREAM = 0x63616C69
-
 
 Bits = NDArray[np.uint32]
 # The chosen cells, and all those inside the blocks that they were chosen from, [B, cells] each.
@@ -108,7 +105,7 @@ class MaskSampler:
         """
         positions = range(positions) if isinstance(positions, int) else positions
         sets = self.config.sets_per_image
-        bits = _random_bits(self.seed, _STREAM, step, positions, self._randoms * sets)
+        bits = _random_bits(Purpose.MASKS, self.seed, step, positions, self._randoms * sets)
         # [B, K * R] -> [K * B, R]: set by set
         bits = bits.reshape(len(positions), sets, self._randoms).swapaxes(0, 1).reshape(-1, self._randoms)
         parts = self._split(bits)
@@ -256,7 +253,7 @@ class MaskSampler:
 
     def _calibrate(self) -> TokenCounts:
         self._check_fits()
-        parts = self._split(_random_bits(0, _CALIBRATION_STREAM, 0, range(_CALIBRATION_IMAGES), self._randoms))
+        parts = self._split(_random_bits(Purpose.MASK_COUNTS, 0, 0, range(_CALIBRATION_IMAGES), self._randoms))
         covered, boxes = self._cover_targets(parts)
         coarse_count = max(1, int(np.quantile(covered.sum(axis=1), _SHORT)))
         # `random` gets the counts of multi-block, so that the two are compared at equal work.
@@ -309,12 +306,12 @@ class MaskSampler:
             )
 
 
-def _random_bits(seed: int, stream: int, step: int, positions: range, width: int) -> Bits:
-    """Uniform integers below 2**24, [len(positions), width]; row i depends only on (seed, stream, step, position i,
+def _random_bits(purpose: Purpose, seed: int, step: int, positions: range, width: int) -> Bits:
+    """Uniform integers below 2**24, [len(positions), width]; row i depends only on (purpose, seed, step, position i,
     width)."""
     # A Philox counter step yields four 64-bit words = eight 32-bit ones; rows start at whole counter steps.
     per_row = -(-width // 8)
-    source = np.random.Philox(key=[(seed << 32) | stream, step])
+    source = np.random.Philox(key=philox_key(purpose, seed, step))
     source.advance(positions.start * per_row)
     words = source.random_raw(4 * per_row * len(positions)).astype("<u8", copy=False).view("<u4")
     return words.reshape(len(positions), 8 * per_row)[:, :width] >> np.uint32(32 - RANDOM_BITS)

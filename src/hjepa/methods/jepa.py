@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -14,8 +15,11 @@ from hjepa.masking import Masks, MaskSampler
 from hjepa.methods.method import Method, StepOutput
 from hjepa.methods.moving_average import MovingAverage, ema_momentum
 from hjepa.models import JepaOutput, build_model
-from hjepa.models.cost import StepCost, step_cost
+from hjepa.models.cost import StepCost, answered_cells, step_cost
 from hjepa.objectives import Candidates, Objective, Peers
+from hjepa.objectives.info_nce import flop_of_info_nce
+from hjepa.objectives.sliced_gaussian import flop_of_sliced_gaussian
+from hjepa.objectives.variance_covariance import flop_of_covariance
 from hjepa.runtime import distribution
 
 if TYPE_CHECKING:
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
 
 # Statistics of a batch with fewer rows say too little about variance and covariance.
 SMALLEST_REGULARISED_BATCH = 16
+_ALONE = "training.accumulation_steps does not help, the terms are computed per micro-batch"
 
 
 class HJepa(Method):
@@ -58,20 +63,27 @@ class HJepa(Method):
             UserError: it has too few, or a mask does not fit; the message names the keys.
         """
         build_sampler(config)
-        images = config.data.batch_size * processes
-        rows = images * config.masking.sets_per_image
-        there = f"{config.data.batch_size}" + (f" in each of {processes} processes" if processes > 1 else "")
-        alone = "training.accumulation_steps does not help, the terms are computed per micro-batch"
+        rows = config.data.batch_size * processes * config.masking.sets_per_image
         if _is_regularised(config) and rows < SMALLEST_REGULARISED_BATCH:
             raise UserError(
-                f"data.batch_size: {there} gives the variance, covariance and Gaussian terms {rows} images, and they need "
-                f"{SMALLEST_REGULARISED_BATCH}; raise data.batch_size ({alone}) or set their weights to 0"
+                f"data.batch_size: {_there(config, processes)} gives the variance, covariance and Gaussian terms {rows} images, and they need "
+                f"{SMALLEST_REGULARISED_BATCH}; raise data.batch_size ({_ALONE}) or set their weights to 0"
             )
-        wanted = config.loss.candidate_images
+        cls.check_candidates(config, processes)
+
+    @staticmethod
+    def check_candidates(config: Config, processes: int) -> None:
+        """Check that a micro-batch has the images that `infonce` compares a prediction with.
+
+        Raises:
+            UserError: it has too few; the message names the keys.
+        """
+        images, wanted = config.data.batch_size * processes, config.loss.candidate_images
         if config.loss.type == "infonce" and images < wanted:
             raise UserError(
-                f"data.batch_size: {there} is fewer images than loss.candidate_images={wanted} that infonce compares a "
-                f"prediction with; set loss.candidate_images to at most {images} or raise data.batch_size ({alone})"
+                f"data.batch_size: {_there(config, processes)} is fewer images than loss.candidate_images={wanted} that "
+                f"infonce compares a prediction with; set loss.candidate_images to at most {images} or raise "
+                f"data.batch_size ({_ALONE})"
             )
 
     @property
@@ -132,18 +144,16 @@ class HJepa(Method):
             fewest = max(fewest, -(-config.loss.candidate_images // processes))
         return fewest
 
-    def cost(self) -> StepCost:
+    @classmethod
+    def cost(cls, config: Config, channels: int, *, processes: int = 1) -> StepCost:
         """FLOP per image of encoders, predictor and loss."""
-        config, counts = self.config, self.masks.counts
-        return step_cost(
-            config.model,
-            self.model.geometry,
-            self.channels,
-            counts.context,
-            counts.targets,
-            self.masks.groups,
-            config.masking.sets_per_image,
-        )
+        cls.check_candidates(config, processes)
+        masks = build_sampler(config)
+        geometry, counts, sets = config.geometry(), masks.counts, config.masking.sets_per_image
+        networks = step_cost(config.model, geometry, channels, counts.context, counts.targets, masks.groups, sets)
+        cells = answered_cells(config.model, geometry, counts.context, counts.targets)
+        images = config.data.batch_size * processes
+        return replace(networks, loss=_loss_flop(config, cells, images) / images, hidden=_hidden_matrices(config))
 
     def describe(self) -> list[str]:
         """Sizes, levels, tokens seen and predicted."""
@@ -221,6 +231,39 @@ def build_objective(
 def candidates(config: Config) -> Candidates:
     """With what `infonce` compares a prediction."""
     return Candidates(config.loss.candidate_images, config.loss.candidate_cells, config.masking.sets_per_image)
+
+
+def _there(config: Config, processes: int) -> str:
+    return f"{config.data.batch_size}" + (f" in each of {processes} processes" if processes > 1 else "")
+
+
+def _loss_flop(config: Config, cells: tuple[int, ...], images: int) -> float:
+    """FLOP of the objective on one micro-batch, forward and backward."""
+    loss, width = config.loss, config.geometry().embed_dim
+    flop = 0.0
+    if loss.type == "infonce":
+        flop += sum(flop_of_info_nce(images, n, width, candidates(config)) for n in cells)
+    rows = images * config.masking.sets_per_image
+    levels = len(cells) if loss.regularised_levels == "all" else 1
+    if loss.covariance_loss_weight:
+        flop += levels * flop_of_covariance(rows, width)
+    if loss.sliced_gaussian_weight:
+        flop += levels * flop_of_sliced_gaussian(rows, width)
+    return flop
+
+
+def _hidden_matrices(config: Config) -> tuple[tuple[int, int], ...]:
+    """Rows and columns of the matrices inside the trained transformer blocks."""
+    geometry, predictor = config.geometry(), config.model.predictor
+
+    def block(width: int, mlp_ratio: float) -> list[tuple[int, int]]:
+        # Queries, keys, values and output projection are square; the MLP has a matrix up and one down.
+        hidden = int(width * mlp_ratio)
+        return [(width, width)] * 4 + [(hidden, width), (width, hidden)]
+
+    predictors = 1 if predictor.sharing == "shared" else len(geometry.levels)
+    encoder = block(geometry.embed_dim, config.model.mlp_ratio) * geometry.depth
+    return tuple(encoder + block(geometry.predictor_dim, predictor.mlp_ratio) * predictor.depth * predictors)
 
 
 def _is_regularised(config: Config) -> bool:

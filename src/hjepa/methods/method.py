@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import torch
 from torch import Tensor, nn
 
+from hjepa.data import ViewSpec, default_views
 from hjepa.models import Block, Encoder
 
 if TYPE_CHECKING:
@@ -91,6 +92,9 @@ class Method(nn.Module, ABC):
     def encoder(self) -> Encoder:
         """What is evaluated, packed and exported; for methods with a moving average, the average."""
 
+    with_targets: bool = False
+    """Whether batches carry the data set's targets; a self-supervised method leaves them unread."""
+
     @classmethod
     def check(cls, config: Config, processes: int) -> None:
         """Check a configuration before data are read and weights made.
@@ -106,6 +110,10 @@ class Method(nn.Module, ABC):
     def start(self, horizon: Horizon) -> None:
         """Learn how long the run is. Called once before the first step, and again when a resumed run changes it."""
         self.horizon = horizon
+
+    def views(self) -> tuple[ViewSpec, ...]:
+        """What the loader cuts from every image; the one view of ``data.augmentation`` unless a method wants others."""
+        return default_views(self.config.data, self.encoder.geometry.height_width)
 
     def plan(self, step: int, positions: range) -> Plan | None:
         """Draw on the host what the step needs; a function of seed, step and positions alone.
@@ -179,8 +187,16 @@ class Method(nn.Module, ABC):
         ]
         return [group for group in groups if group.parameters]
 
-    def cost(self) -> StepCost | None:
-        """FLOP per image of one training step, its loss included; none where they are not counted."""
+    @classmethod
+    def cost(cls, config: Config, channels: int, *, processes: int = 1) -> StepCost | None:
+        """FLOP per image of one training step, the loss included and the optimiser not; none where they are not counted.
+
+        Args:
+            config: the configuration; no weights are made.
+            channels: input channels.
+            processes: that share a batch.
+        """
+        del config, channels, processes
         return None
 
     def describe(self) -> list[str]:

@@ -72,6 +72,8 @@ def assemble(
         rank=world.rank,
         world_size=world.size,
         device=device,
+        views=method.views(),
+        with_targets=method.with_targets,
     )
     before, step = 0, 0
     if state is not None:

@@ -55,7 +55,7 @@ def observe(batch: Batch, output: StepOutput) -> MicroBatch:
         indices=batch.indices,
         total=output.total.detach(),
         terms=output.terms,
-        images=torch.isfinite(batch.images).flatten(1).all(dim=1),
+        images=torch.stack([torch.isfinite(view.images).flatten(1).all(dim=1) for view in batch.views]).all(dim=0),
         checks=output.checks,
     )
 

@@ -13,6 +13,7 @@ from hjepa.data import eval_batches
 from hjepa.health.thresholds import HEALTHY_RANK
 from hjepa.metrics import accuracy, feature_std, knn_predict, mean_cosine, rankme
 from hjepa.models import distinct_levels
+from hjepa.runtime.random import Purpose, stream
 
 if TYPE_CHECKING:
     from hjepa.config import Config
@@ -52,7 +53,7 @@ class OnlineEvaluation:
         self.device = device
         affordable = int(_SHARE_OF_IMAGES * len(dataset) * config.evaluation.eval_frequency)
         count = min(config.evaluation.online_images, max(_FEWEST, affordable), len(dataset))
-        order = np.random.Generator(np.random.Philox(key=[config.seed, 0x6F6E6C])).permutation(len(dataset))
+        order = stream(Purpose.ONLINE, config.seed).permutation(len(dataset))
         chosen = dataset.first(order, count)
         labels = dataset.labels
         if labels is not None:

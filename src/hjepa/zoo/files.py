@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from hjepa.config import load_config
+from hjepa.data.images.preprocess import Preprocess
 from hjepa.errors import CheckpointError
 from hjepa.methods import Method, build_method
 from hjepa.runtime.device import resolve_device
@@ -60,6 +61,7 @@ def read_packed(folder: Path, device: str) -> TrainedRun:
     from safetensors.torch import load_file
 
     about = read_about(folder)
+    _check_preprocess(about, folder)
     config = load_config(folder / CONFIG)
     method = build_method(config, about["channels"])
     try:
@@ -80,6 +82,16 @@ def read_packed(folder: Path, device: str) -> TrainedRun:
         run_dir=Path(),
         seconds=about.get("seconds"),
     )
+
+
+def _check_preprocess(about: dict[str, Any], folder: Path) -> None:
+    """Refuse an encoder that is read with another view of images than this version has."""
+    if "preprocess" not in about:  # packed before it was written down
+        return
+    try:
+        Preprocess.from_dict(about["preprocess"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / ABOUT}: {error}; update hjepa, or pack the run again") from None
 
 
 def _put(method: Method, weights: dict[str, torch.Tensor], folder: Path) -> None:

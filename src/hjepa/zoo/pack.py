@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from hjepa.config import dump_config, load_config
+from hjepa.data.images.preprocess import Preprocess
 from hjepa.errors import UserError
 from hjepa.runtime.files import write_atomically
 from hjepa.training import TrainedRun, load_run
@@ -100,6 +101,7 @@ def _about(run: TrainedRun, name: str, command: str | None) -> dict[str, Any]:
         "channels": run.channels,
         "mean": list(run.mean),
         "std": list(run.std),
+        "preprocess": Preprocess(geometry.height_width, tuple(run.mean), tuple(run.std)).as_dict(),
         "step": run.step,
         "epoch": run.epoch,
         "seconds": run.seconds,

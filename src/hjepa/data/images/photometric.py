@@ -121,7 +121,9 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 @lru_cache(maxsize=64)
 def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
     """float32 ``[1, C, 1, 1]``, sent to the device once: a host waits for copies of memory that is not page-locked."""
-    return torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)
+    # Kept for later calls too, which may be differentiated: a tensor made in inference mode could not be.
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)
 
 
 def _grey(images: Tensor) -> Tensor:

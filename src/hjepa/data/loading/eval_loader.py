@@ -1,4 +1,4 @@
-"""Images without augmentation: the largest centred crop of the right shape, resized with antialiasing."""
+"""Images without augmentation, as `hjepa.data.images.preprocess` cuts and normalises them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ import torch
 from torch import Tensor
 
 from hjepa.data.dataset import ImageDataset
-from hjepa.data.images.crops import Crops, centre_boxes
-from hjepa.data.images.decode import unit_scale
-from hjepa.data.images.photometric import normalise
-from hjepa.data.images.resample import crop_batch
-from hjepa.data.images.transfer import send
+from hjepa.data.images.crops import Crops
+from hjepa.data.images.preprocess import Preprocess
 from hjepa.data.loading.assemble import check_statistics, check_targets, make_view, read_targets, unit
 from hjepa.data.loading.batch import Batch
-from hjepa.data.loading.workers import Job, JobSampler, Preparation, job_loader, note_bad, reads_files
+from hjepa.data.loading.worker_loader import WorkerLoader
+from hjepa.data.loading.workers import Job, Preparation, note_bad, reads_files
 from hjepa.data.targets import Target
 from hjepa.data.views import centre_view
 
@@ -28,7 +26,7 @@ class EvalLoader:
     """Evaluation batches, in the order of ``indices``; may be iterated any number of times.
 
     A file that cannot be read is left out of its batch and counted in ``dataset.bad_files`` (or an error, under
-    ``data.bad_images=stop``): go by `Batch.indices`.
+    ``data.bad_images=stop``): go by `Batch.indices`. A worker process that dies or stalls is a `DataError`.
 
     Args:
         dataset: a split.
@@ -68,7 +66,7 @@ class EvalLoader:
         self.view = centre_view(image_size)
         self.batch_size = batch_size
         self.device = device
-        self._mean, self._std = tuple(mean), tuple(std)
+        self.preprocess = Preprocess(image_size, tuple(mean), tuple(std))
         self._num_workers = num_workers
         self._pin_memory = pin_memory and device.type == "cuda"
 
@@ -79,43 +77,36 @@ class EvalLoader:
         images = self.dataset.images
         source = self._from_files() if images is None else self._from_memory(images)
         for pixels, crops, sizes, indices, targets in source:
-            view = make_view(normalise(pixels, self._mean, self._std), crops, sizes, None, self.view)
+            view = make_view(self.preprocess.normalise(pixels), crops, sizes, None, self.view)
             yield Batch((view,), indices, None if targets is None else targets.to(self.device))
 
     def _from_memory(self, images: Tensor) -> Iterator[_Cut]:
         size = np.array([images.shape[2:]])
-        box = centre_boxes(size, self.image_size)
-        whole = tuple(box[0].tolist()) == (0, 0, *self.image_size) and tuple(images.shape[2:]) == self.image_size
+        box = np.array([self.preprocess.box(*images.shape[2:])])
         for indices in torch.split(self.indices, self.batch_size):
-            chosen = images[indices].to(self.device)
             crops = Crops(np.repeat(box, len(indices), axis=0), np.zeros(len(indices), dtype=bool))
             sizes = np.repeat(size, len(indices), axis=0)
-            if whole:
-                cut = chosen.to(torch.float32) * unit_scale(images.dtype)
-            else:
-                boxes, flips = send(crops.boxes, self.device), send(crops.flips, self.device)
-                cut = crop_batch(chosen, boxes, flips, self.image_size)
             targets = None
             if self._targets is not None:
                 targets = read_targets(self.dataset, self._targets, indices, [crops], sizes, [self.view])
-            yield cut, crops, sizes, indices, targets
+            yield self.preprocess.cut(images[indices].to(self.device)), crops, sizes, indices, targets
 
     def _from_files(self) -> Iterator[_Cut]:
-        sampler = JobSampler()
         none = np.empty((1, 0))
-        sampler.batches = lambda: (
-            [Job(index, none) for index in part.tolist()] for part in torch.split(self.indices, self.batch_size)
-        )
-        loader = job_loader(
+        workers = WorkerLoader(
             Preparation(self.dataset.pixels, (self.view,), targets=self._targets, substitute=False),
-            sampler,
             # Processes are worth their start for decoding only.
             num_workers=self._num_workers if reads_files(self.dataset) else 0,
             prefetch_factor=2,
             pin_memory=self._pin_memory,
             persistent=False,
         )
-        for prepared in loader:
+
+        def jobs() -> Iterator[list[Job]]:
+            for part in torch.split(self.indices, self.batch_size):
+                yield [Job(index, none) for index in part.tolist()]
+
+        for prepared in workers.work(jobs):
             note_bad(self.dataset, prepared.bad)
             if not len(prepared.indices):
                 continue

@@ -157,7 +157,10 @@ class Report:
         advice = self.verdict.recommendations
         if advice:
             content = "<ol>" + "".join(f"<li>{prose(text)}</li>" for text in advice) + "</ol>"
-            content += '<p class="aside">Drawn from the numbers above by fixed rules, most pressing first. Change one thing at a time.</p>'
+            content += (
+                '<p class="aside">Drawn by fixed rules from training records and validation images, never from test, most '
+                "pressing first. Change one thing at a time.</p>"
+            )
         else:
             content = "<p>Nothing in the numbers asks for a change. More epochs or a larger encoder are the next things to try.</p>"
         return tag("section", f'<h2 id="next">For the next run</h2>{content}')

@@ -38,7 +38,7 @@ def _columns(results: dict[str, Any]) -> list[_Column]:
 
 
 def controls_table(evidence: Evidence) -> str:
-    """Accuracy on test and effective rank of every representation; empty where nothing was measured."""
+    """Accuracy and effective rank of every representation; empty where nothing was measured."""
     results = evidence.results or {}
     columns = _columns(results)
     rank = results.get("rank", {})
@@ -68,7 +68,9 @@ def controls_table(evidence: Evidence) -> str:
             cells += [_bar(chance), _difference(column.scores.get("trained"), chance)]
         body.append(f"<tr>{''.join(cells)}{_NONE_CELL}</tr>")
     several = len(rank.get("levels") or []) > 1
-    return _table("Against controls, all levels together" if several else "Against controls", head, body)
+    caption = "Against controls, all levels together" if several else "Against controls"
+    read = f" (accuracy on {results.get('split', 'test')} images)" if columns else ""
+    return _table(caption + read, head, body)
 
 
 _NONE_CELL = f'<td class="num">{_NONE}</td>'
@@ -120,7 +122,8 @@ def levels_table(evidence: Evidence, geometry: Geometry, targets: tuple[int, ...
         if several and len(cka) == len(geometry.levels):
             cells.append(_number(cka[level][level + 1] if level + 1 < len(cka) else None, digits=2))
         body.append(f"<tr>{''.join(cells)}</tr>")
-    return _table("Each level alone", head, body)
+    read = f" (accuracy on {results.get('split', 'test')} images)" if columns else ""
+    return _table("Each level alone" + read, head, body)
 
 
 def _table(caption: str, head: list[str], body: list[str]) -> str:
