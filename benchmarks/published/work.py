@@ -7,8 +7,7 @@ from functools import cache
 
 from benchmarks.published.readings import Reading
 from hjepa.config import Config, load_config
-from hjepa.masking import MaskSampler
-from hjepa.models.cost import step_cost
+from hjepa.training.cost import training_cost
 
 
 def flop_per_image(config: Config, processes: int = 1, channels: int = 3) -> float:
@@ -43,9 +42,4 @@ def compared(work: float, other: float) -> str:
 
 @cache
 def _counted(config_json: str, processes: int, channels: int) -> float:
-    config = load_config(json.loads(config_json))
-    geometry = config.geometry()
-    masks = MaskSampler(config.masking, geometry.grid, [level.stride for level in geometry.levels], seed=config.seed)
-    counts, sets = masks.counts, config.masking.sets_per_image
-    cost = step_cost(config.model, geometry, channels, counts.context, counts.targets, masks.groups, sets)
-    return cost.total
+    return training_cost(load_config(json.loads(config_json)), channels, processes=processes).total
