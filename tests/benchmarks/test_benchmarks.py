@@ -260,6 +260,7 @@ def test_all_runs_every_measurement_once(tmp_path: Path, capsys: pytest.CaptureF
             "kill_resume",
             "scaling_checks",
             "scaling_model",
+            "selection_bias",
             "shapes_difficulty",
             "two_nodes",
             "work",
