@@ -13,7 +13,7 @@ from hjepa.errors import DataError, UserError
 
 if TYPE_CHECKING:
     from hjepa.models import HJEPA
-    from hjepa.visualization.images import Images
+    from hjepa.visualization.held_out import HeldOutImages
 
 LARGEST_GALLERY = 1500
 SMALLEST_GALLERY = 200
@@ -77,7 +77,7 @@ def gallery_size(model: HJEPA, available: int) -> int:
 
 
 @torch.inference_mode()
-def encode_gallery(images: Images, trained: HJEPA, untrained: HJEPA) -> Gallery:
+def encode_gallery(images: HeldOutImages, trained: HJEPA, untrained: HJEPA) -> Gallery:
     """Encode the first images of the random order.
 
     Raises:
@@ -107,7 +107,7 @@ def encode_gallery(images: Images, trained: HJEPA, untrained: HJEPA) -> Gallery:
 
 
 @torch.inference_mode()
-def encode_tokens(images: Images, trained: HJEPA, untrained: HJEPA, count: int = TOKEN_IMAGES) -> TokenFeatures:
+def encode_tokens(images: HeldOutImages, trained: HJEPA, untrained: HJEPA, count: int = TOKEN_IMAGES) -> TokenFeatures:
     """Features of the cells of the first `count` images of the random order."""
     kept: list[Tensor] = []
     ours: list[list[Tensor]] = []
@@ -125,30 +125,6 @@ def encode_tokens(images: Images, trained: HJEPA, untrained: HJEPA, count: int =
         [torch.cat(level) for level in zip(*ours, strict=True)],
         [torch.cat(level) for level in zip(*control, strict=True)],
     )
-
-
-def position_share(tokens: Tensor) -> float | None:
-    """How much of the variance of cell features the cell's position alone explains, over images.
-
-    The share of variance between positions in a one-way layout, corrected for the number of images: 1 when a cell's
-    features say only where it is, 0 when they say nothing of it.
-
-    Args:
-        tokens: [B, cells, D].
-
-    Returns:
-        0 to 1; nothing for fewer than two images, and for features that do not vary.
-    """
-    images, cells, _ = tokens.shape
-    if images < 2 or cells < 2:
-        return None
-    values = tokens.double()
-    within = float(values.var(dim=0, unbiased=True).sum(dim=-1).mean())
-    total = float(values.flatten(0, 1).var(dim=0, unbiased=True).sum())
-    scale = float(values.square().sum(dim=-1).mean())
-    if total <= 1e-12 * scale:
-        return None
-    return min(1.0, max(0.0, 1 - within / total))
 
 
 def _pooled(model: HJEPA, images: Tensor) -> Tensor:

@@ -14,19 +14,21 @@ from hjepa.errors import UserError
 from hjepa.health.evidence import Evidence
 from hjepa.health.verdict import judge
 from hjepa.masking import MaskSampler
+from hjepa.metrics import position_share
 from hjepa.runs.records import read_json, read_records
 from hjepa.training import TrainedRun, load_run, untrained_model
-from hjepa.visualization.features import encode_gallery, encode_tokens, position_share
-from hjepa.visualization.figures.curves import curves_exhibit
-from hjepa.visualization.figures.embedding import embedding_exhibit
-from hjepa.visualization.figures.figure import Exhibit, Omitted
-from hjepa.visualization.figures.maps import maps_exhibit
-from hjepa.visualization.figures.masks import masks_exhibit
-from hjepa.visualization.figures.neighbours import neighbours_exhibit
+from hjepa.visualization.features import encode_gallery, encode_tokens
+from hjepa.visualization.figures.curves import curves_figure
+from hjepa.visualization.figures.embedding import embedding_figure
+from hjepa.visualization.figures.figure import Figure, Omitted
+from hjepa.visualization.figures.maps import maps_figure
+from hjepa.visualization.figures.masks import masks_figure
+from hjepa.visualization.figures.neighbours import neighbours_figure
 from hjepa.visualization.figures.style import DARK, LIGHT, to_png
-from hjepa.visualization.images import Images
-from hjepa.visualization.report.build import Drawn, Report
-from hjepa.visualization.report.summary import level_name, run_facts, subtitle
+from hjepa.visualization.held_out import HeldOutImages
+from hjepa.visualization.report.build import Report
+from hjepa.visualization.report.pictures import DrawnFigure
+from hjepa.visualization.report.summary import level_name, run_summary, subtitle
 
 log = logging.getLogger("hjepa")
 
@@ -82,7 +84,7 @@ def visualize(
     config = load_config(run.config.model_dump(mode="json"), pairs) if pairs else run.config
     gathered = _gather(run, home, config)
     written: list[Path] = []
-    drawn: list[Drawn | Omitted] = []
+    drawn: list[DrawnFigure | Omitted] = []
     for section in gathered.sections:
         if isinstance(section, Omitted):
             log.warning("%s left out: %s", section.name, section.reason)
@@ -91,7 +93,7 @@ def visualize(
         light = to_png(section.draw(LIGHT))
         written.append(_write(figures / f"{section.name}.png", light))
         if generate_report:
-            drawn.append(Drawn(section, light, to_png(section.draw(DARK))))
+            drawn.append(DrawnFigure(section, light, to_png(section.draw(DARK))))
     if generate_report:
         written.append(_write(root / "report.html", gathered.report(drawn).html().encode("utf-8")))
     return written
@@ -106,14 +108,14 @@ class _Gathered:
     evidence: Evidence
     environment: dict[str, Any] | None
     description: str
-    sections: list[Exhibit | Omitted]
+    sections: list[Figure | Omitted]
 
-    def report(self, drawn: list[Drawn | Omitted]) -> Report:
+    def report(self, drawn: list[DrawnFigure | Omitted]) -> Report:
         environment = self.environment or {}
         return Report(
             title=self.run.config.logging.experiment_name,
             subtitle=subtitle(self.run, self.description, self.evidence),
-            facts=run_facts(self.run, self.sampler, self.description, self.environment, self.evidence),
+            summary=run_summary(self.run, self.sampler, self.description, self.environment, self.evidence),
             verdict=judge(self.evidence),
             evidence=self.evidence,
             geometry=self.run.model.geometry,
@@ -135,7 +137,7 @@ def _gather(run: TrainedRun, home: Path, config: Config) -> _Gathered:
     sampler = MaskSampler(
         run.config.masking, geometry.grid, [level.stride for level in geometry.levels], seed=run.config.seed
     )
-    images = Images(run, config.data)
+    images = HeldOutImages(run, config.data)
     untrained = untrained_model(run)
     log.info("figures: encoding held-out images of %s", images.dataset.description)
     tokens = encode_tokens(images, run.model, untrained)
@@ -143,11 +145,11 @@ def _gather(run: TrainedRun, home: Path, config: Config) -> _Gathered:
     position = [position_share(level) for level in tokens.trained]
     names = [level_name(geometry, level) for level in range(run.model.num_levels)]
     sections = [
-        curves_exhibit(records, names, run.step, f"`hjepa train --output-dir {home} --resume auto`"),
-        masks_exhibit(images, sampler, geometry),
-        maps_exhibit(images, tokens, geometry, position),
-        neighbours_exhibit(images, gallery),
-        embedding_exhibit(images, gallery, run.config.seed),
+        curves_figure(records, names, run.step, f"`hjepa train --output-dir {home} --resume auto`"),
+        masks_figure(images, sampler, geometry),
+        maps_figure(images, tokens, geometry, position),
+        neighbours_figure(images, gallery),
+        embedding_figure(images, gallery, run.config.seed),
     ]
     evidence = Evidence(
         config=run.config,

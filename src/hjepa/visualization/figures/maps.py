@@ -10,20 +10,20 @@ import torch
 from torch import Tensor
 
 from hjepa.metrics import PCA
-from hjepa.visualization.figures.figure import Exhibit
+from hjepa.visualization.figures.figure import Figure
 from hjepa.visualization.figures.style import Picture, Theme, column_title, picture_grid, show
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as MatplotlibFigure
 
     from hjepa.config import Geometry
     from hjepa.visualization.features import TokenFeatures
-    from hjepa.visualization.images import Images
+    from hjepa.visualization.held_out import HeldOutImages
 
 _SHOWN = 6
 
 
-def maps_exhibit(images: Images, tokens: TokenFeatures, geometry: Geometry, shares: list[float | None]) -> Exhibit:
+def maps_figure(images: HeldOutImages, tokens: TokenFeatures, geometry: Geometry, shares: list[float | None]) -> Figure:
     """Maps of the trained encoder beside those of its untrained copy.
 
     Args:
@@ -43,7 +43,7 @@ def maps_exhibit(images: Images, tokens: TokenFeatures, geometry: Geometry, shar
         else ""
     )
     figure = _MapFigure(pictures, trained, untrained, geometry)
-    return Exhibit(
+    return Figure(
         name="maps",
         title="Feature maps per level",
         caption=(
@@ -98,7 +98,7 @@ class _MapFigure:
     untrained: list[list[Picture]]
     geometry: Geometry
 
-    def draw(self, theme: Theme) -> Figure:
+    def draw(self, theme: Theme) -> MatplotlibFigure:
         levels = len(self.geometry.levels)
         height, width = self.geometry.image_size
         figure, axes = picture_grid(

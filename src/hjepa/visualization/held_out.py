@@ -23,7 +23,7 @@ _STREAM = 0x766973
 _LARGEST_CLASS = 24
 
 
-class Images:
+class HeldOutImages:
     """Images of the test split, in a random order that is a function of the run's seed.
 
     Args:
