@@ -84,6 +84,7 @@ def eval_steps(run: Observed) -> list[int]:
 
 CROP = {"data.augmentation.random_crop": True}
 VARIANCE = {"loss.variance_loss_weight": 0.1}
+INFONCE = {"loss.type": "infonce", "loss.candidate_images": 8, "loss.candidate_cells": 4}
 RATE = record("lr")
 
 CASES: dict[str, Case] = {
@@ -153,7 +154,9 @@ CASES: dict[str, Case] = {
     "loss.hierarchy_weights": Case([1.0, 0.1], record("loss")),
     "loss.hierarchy_weighting": Case("learned", names),
     "loss.normalize_embeddings": Case(True, record("loss")),
-    "loss.temperature": Case(0.5, record("loss"), {"loss.type": "infonce"}),
+    "loss.temperature": Case(0.5, record("loss"), INFONCE),
+    "loss.candidate_images": Case(16, record("chance/level_0"), INFONCE),
+    "loss.candidate_cells": Case(2, record("chance/level_0"), INFONCE),
     "loss.variance_loss_weight": Case(0.2, record("variance")),
     "loss.covariance_loss_weight": Case(0.2, record("covariance")),
     "loss.regularised_levels": Case("all", record("variance"), VARIANCE),

@@ -164,6 +164,29 @@ def test_attention_is_that_of_the_definition_in_value_and_gradient(dtype: torch.
         torch.testing.assert_close(ours.grad.double(), theirs.grad, **close)
 
 
+def test_the_softmax_of_attention_written_out_is_computed_in_float32() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rounded = [torch.randn(4, 2, 64, 32, generator=generator).bfloat16().requires_grad_() for _ in range(3)]
+    exact = [x.detach().double().requires_grad_() for x in rounded]
+    weight = torch.randn(4, 2, 64, 32, generator=generator).bfloat16()
+
+    def in_bf16(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return ((q * q.shape[-1] ** -0.5) @ k.mT).softmax(dim=-1) @ v
+
+    truth = torch.autograd.grad((in_bf16(*exact) * weight.double()).sum(), exact)
+    errors = []
+    for attention in (attend_by_products, in_bf16):
+        with torch.autocast("cpu", torch.bfloat16):
+            out = attention(*rounded)
+        assert out.dtype == torch.bfloat16
+        found = torch.autograd.grad((out * weight).sum(), rounded)
+        errors.append([float((g.double() - t).norm()) for g, t in zip(found, truth, strict=True)])
+    # The gradient of a softmax is made from its output: rounded to bf16, that adds errors to those of the scores.
+    (q, k, _), (rough_q, rough_k, _) = errors
+    assert q < 0.97 * rough_q
+    assert k < 0.97 * rough_k
+
+
 def test_attention_is_written_out_for_short_sequences_in_bf16_alone() -> None:
     generator = torch.Generator().manual_seed(0)
     for dtype in (torch.float32, torch.bfloat16):

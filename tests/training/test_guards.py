@@ -30,8 +30,10 @@ from hjepa.models.hjepa import HJEPA
 from hjepa.models.predictor import Predictor
 from hjepa.runs.checkpoint import read_checkpoint
 from hjepa.runs.lock import FolderLock
+from hjepa.training import run_training
 from hjepa.training.loggers import JsonLines
 from hjepa.training.memory import is_out_of_memory, next_rung
+from hjepa.training.parts import check_batch, fewest_images
 
 # Two updates are made, the third is spoilt.
 BEFORE = 2
@@ -202,6 +204,29 @@ def test_rungs() -> None:
     assert next_rung(1, 32) is None
     assert next_rung(32, 1, fewest=16) == (16, 2)
     assert next_rung(16, 1, fewest=16) is None
+
+
+def test_the_ladder_ends_where_infonce_would_lack_images() -> None:
+    config = tiny_config({"loss.type": "infonce", "loss.candidate_images": 12})
+    assert [fewest_images(config, processes) for processes in (1, 2, 5)] == [12, 6, 3]
+    assert next_rung(32, 1, fewest_images(config, 1)) == (16, 2)
+    assert next_rung(16, 2, fewest_images(config, 1)) is None
+    regularised = tiny_config({"loss.type": "infonce", "loss.candidate_images": 12, "loss.variance_loss_weight": 0.1})
+    assert fewest_images(regularised, 1) == 16
+
+
+def test_too_few_images_for_infonce_is_a_mistake_before_anything_is_written(tmp_path: Path) -> None:
+    config = tiny_config({"loss.type": "infonce", "loss.candidate_images": 20})
+    with pytest.raises(UserError) as error:
+        run_training(config, output_dir=tmp_path / "run", console=False)
+    message = str(error.value)
+    assert "\n" not in message
+    for part in ("data.batch_size: 16", "loss.candidate_images=20", "at most 16"):
+        assert part in message
+    assert not (tmp_path / "run").exists()
+    check_batch(config, 2)
+    with pytest.raises(UserError, match=r"data\.batch_size: 4 in each of 4 processes"):
+        check_batch(tiny_config({"loss.type": "infonce", "data.batch_size": 4}), 4)
 
 
 def test_memory_that_really_runs_out_is_recognised() -> None:

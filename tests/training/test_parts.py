@@ -9,9 +9,11 @@ from torch import nn
 
 from hjepa import create_hjepa
 from hjepa.errors import UserError
+from hjepa.objectives import LossTerms
 from hjepa.runs.checkpoint import read_header
 from hjepa.runtime.device import resolve_device
 from hjepa.training.ema import TargetUpdate
+from hjepa.training.interval import Interval
 from hjepa.training.optim.build import build_optimizer, parameter_groups, set_hyperparameters
 from hjepa.training.optim.schedules import Schedules
 from hjepa.training.progress import duration
@@ -85,6 +87,18 @@ def test_the_moving_average_moves_norms_and_all() -> None:
     assert torch.allclose(target.weight, torch.full((4,), 0.75 * 1 + 0.25 * 3))
     TargetUpdate(context, target)(1.0)
     assert torch.allclose(target.weight, torch.full((4,), 1.5))
+
+
+@pytest.mark.parametrize("made", [None, torch.tensor(True)])
+def test_means_of_a_record_are_summed_in_float32(made: torch.Tensor | None) -> None:
+    interval = Interval()
+    value = torch.tensor(1.0078125).bfloat16()  # 1 and the last bit of bf16
+    for _ in range(50):
+        interval.add(LossTerms(total=value, levels=value.expand(2), regularisers={"covariance": value}), made)
+    means = interval.means(torch.zeros(2))
+    for name in ("loss", "loss/level_0", "loss/level_1", "covariance"):
+        # In bf16 the sum goes in steps of 0.25 by then.
+        assert means[name] == pytest.approx(1.0078125, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "mps", "tpu"])

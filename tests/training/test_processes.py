@@ -61,6 +61,10 @@ def distance(a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
     return float(torch.stack([*weights, *moments]).max())
 
 
+def infonce(images: int) -> dict[str, Any]:
+    return {"loss.type": "infonce", "loss.candidate_images": images, "loss.candidate_cells": 3}
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All runs that the tests below look at, in one folder."""
@@ -90,6 +94,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     alone("one-half", {"training.max_steps": HALF})
     plain = {"loss.variance_loss_weight": 0, "loss.covariance_loss_weight": 0}
     alone("one-plain", plain)
+    # Blocks that reach from one process into the next, and blocks that do not.
+    across, within = ({**plain, **infonce(images)} for images in (24, 16))
+    alone("one-infonce", {**across, "masking.sets_per_image": 2})
+    alone("one-infonce-16", within)
     two = start(
         2,
         [
@@ -99,6 +107,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             run("one-half", 16, FSDP, resume="auto"),
             run("fsdp-infinite", 16, {**FSDP, "training.max_steps": HALF + 1}, infinite=[1, HALF + 1]),
             run("ddp-memory", 16, plain, memory=[1, 4]),
+            run("ddp-infonce", 16, {**across, "masking.sets_per_image": 2}),
+            run("ddp-infonce-memory", 16, within, memory=[1, 8]),
             run("ddp-half-precision", 16, {"training.use_amp": True}),
             run("fsdp-half-precision", 16, {**FSDP, "training.use_amp": True}),
         ],
@@ -128,6 +138,16 @@ def test_any_number_of_processes_ends_where_one_does(runs: Path, name: str) -> N
         for n in ("one", name)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("alone", "together"), [("one-infonce", "ddp-infonce"), ("one-infonce-16", "ddp-infonce-memory")]
+)
+def test_infonce_has_the_same_candidates_in_any_number_of_processes(runs: Path, alone: str, together: str) -> None:
+    # A process has fewer images than a prediction is compared with, in the second pair after memory ran out.
+    assert distance(state_of(runs / alone), state_of(runs / together)) < CLOSE
+    assert distance(state_of(runs / "one-infonce"), state_of(runs / "one-infonce-16")) > 10 * CLOSE
+    assert "images of a micro-batch now see" not in (runs / together / "training.log").read_text()
 
 
 def test_half_precision_is_the_same_spread_or_whole(runs: Path) -> None:

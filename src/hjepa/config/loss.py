@@ -27,6 +27,13 @@ class LossConfig(Section):
     `mse` it is twice `cosine`."""
     temperature: float = Field(default=0.1, gt=0)
     """For `infonce`: temperature of the softmax."""
+    candidate_images: int = Field(default=64, ge=2)
+    """For `infonce`: images whose targets a prediction is compared with, its own among them. They are neighbours in the
+    micro-batch of all processes, which must have as many; a larger batch or more processes change nothing."""
+    candidate_cells: int = Field(default=14, ge=1)
+    """For `infonce`: cells of each of those images that a prediction is compared with, its own among them; all where a
+    level has fewer. The default, with that of `candidate_images`, is what the presets were measured with (two processes
+    of 64 images, 27 cells a level); other numbers are unmeasured."""
     variance_loss_weight: float = Field(default=0.0, ge=0)
     """Weight of VICReg's variance term (arXiv:2105.04906) on mean-pooled context features of the coarsest level.
     Added once to the sum of the levels' losses, so the same weight counts for more beside fewer levels."""

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from hjepa.models.positions import rotate
 
 NORM_EPS = 1e-6
-# Keys up to which attention may be written out: what it keeps grows with their square, 2 * heads * keys ** 2 bytes per
-# image and block, and what it gains shrinks.
+# Keys up to which attention may be written out: what it keeps grows with their square, 6 * heads * keys ** 2 bytes per
+# image and block (weights in float32 and in bf16), and what it gains shrinks.
 MOST_KEYS = 576
 
 
@@ -35,8 +35,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def attend_by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The same as two products and a softmax. Keeps [B, heads, M, N] for the backward pass, and in bf16 rounds scores
-    before the softmax, which the fused kernel does not: errors are two to four times as large."""
-    weights = torch.softmax((q * q.shape[-1] ** -0.5) @ k.mT, dim=-1)
+    before the softmax, which the fused kernel does not: errors are two to four times as large. The softmax itself is
+    computed in float32: its gradient is made from its output, which bf16 would have rounded."""
+    weights = torch.softmax((q * q.shape[-1] ** -0.5) @ k.mT, dim=-1, dtype=torch.float32)
     return weights.to(v.dtype) @ v
 
 

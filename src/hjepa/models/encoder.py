@@ -124,16 +124,16 @@ class VisionTransformer(nn.Module):
             else:
                 x = block(x, angles)
             if depth in wanted:
-                taps[depth] = self.level_norm(depth)(x)
+                taps[depth] = self.level_norm(x, depth)
         return taps
 
-    def level_norm(self, depth: int) -> nn.Module:
-        """The norm of the tap after ``depth`` blocks; without learned parameters where no level is."""
+    def level_norm(self, x: Tensor, depth: int) -> Tensor:
+        """Normalise the tap after ``depth`` blocks [B, N, D]; without learned parameters where no level is."""
         if depth == len(self.blocks):
-            return self.norm
+            return cast(Tensor, self.norm(x))
         if str(depth) in self.level_norms:
-            return self.level_norms[str(depth)]
-        return nn.LayerNorm(self.embed_dim, eps=NORM_EPS, elementwise_affine=False)
+            return cast(Tensor, self.level_norms[str(depth)](x))
+        return nn.functional.layer_norm(x, (self.embed_dim,), eps=NORM_EPS)
 
 
 def gather_tokens(x: Tensor, index: Tensor) -> Tensor:

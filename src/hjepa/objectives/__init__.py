@@ -1,14 +1,16 @@
 """Distances, regularisers and their weighted sum. Tensors in, scalars out."""
 
 from hjepa.objectives.distances import cosine_loss, l1, mse, smooth_l1
-from hjepa.objectives.info_nce import info_nce
+from hjepa.objectives.info_nce import Candidates, Peers, info_nce
 from hjepa.objectives.objective import LossTerms, Objective, level_loss
 from hjepa.objectives.sliced_gaussian import sliced_gaussian_loss
 from hjepa.objectives.variance_covariance import covariance_loss, variance_loss
 
 __all__ = [
+    "Candidates",
     "LossTerms",
     "Objective",
+    "Peers",
     "cosine_loss",
     "covariance_loss",
     "info_nce",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hjepa.objectives.distances import ELEMENTWISE, cosine_loss, elementwise_loss
-from hjepa.objectives.info_nce import chance_of_info_nce, info_nce
+from hjepa.objectives.info_nce import Candidates, Peers, chance_of_info_nce, info_nce
 from hjepa.objectives.sliced_gaussian import sliced_gaussian_loss
 from hjepa.objectives.variance_covariance import covariance_loss, variance_loss
 
@@ -33,13 +33,15 @@ class Objective:
     """Weighted sum of the levels' losses and of the regularisers.
 
     Regularisers work on the context encoder's features of the coarsest level (or of every level, averaged), pooled over
-    visible tokens, and on one micro-batch, gathered over processes.
+    visible tokens, and on one micro-batch, gathered over processes. Everything is computed in float32: autocast, which
+    would turn the products of InfoNCE and of the regularisers into bf16 ones, is switched off inside.
 
     Args:
         loss: `smoothl1`, `mse`, `l1`, `cosine` or `infonce`.
         level_weights: one per level, finest first.
         normalize: compare unit vectors.
-        temperature: for `infonce`.
+        temperature, candidates: for `infonce`; see `info_nce`.
+        peers: for `infonce`, the processes that share a batch.
         variance, covariance, sliced_gaussian: weights of the regularisers.
         regularise_all: regularise every level instead of the coarsest.
         gather: collects [B, D] features from all processes, with gradient for the local part.
@@ -53,6 +55,8 @@ class Objective:
         *,
         normalize: bool = False,
         temperature: float = 0.1,
+        candidates: Candidates | None = None,
+        peers: Peers | None = None,
         variance: float = 0.0,
         covariance: float = 0.0,
         sliced_gaussian: float = 0.0,
@@ -65,6 +69,8 @@ class Objective:
         self._sent: Tensor | None = None
         self.normalize = normalize
         self.temperature = temperature
+        self.candidates = candidates
+        self.peers = peers
         self.weights = {"variance": variance, "covariance": covariance, "sliced_gaussian": sliced_gaussian}
         self.regularise_all = regularise_all
         self.gather = gather
@@ -82,18 +88,31 @@ class Objective:
         """Evaluate.
 
         Args:
-            predictions, targets: per level [B, Nt, D].
+            predictions, targets: per level [B, Nt, D]; of several mask sets, set by set.
             pooled: per level [B, D].
             log_scales: logarithms of the scales by which the levels' losses are divided [L]. Their own sum is added, as
                 otherwise ever larger scales would win; at the optimum each is the logarithm of its loss (uncertainty
                 weighting, Kendall et al., arXiv:1705.07115, eq. 10 up to a factor).
             step: optimiser step, for random directions.
         """
-        losses = [
-            level_loss(p.float(), t.float(), self.loss, normalize=self.normalize, temperature=self.temperature)
-            for p, t in zip(predictions, targets, strict=True)
-        ]
-        per_level = torch.stack(losses)
+        with _exact(predictions[0].device):
+            return self._evaluate(
+                [p.float() for p in predictions],
+                [t.float() for t in targets],
+                [p.float() for p in pooled],
+                None if log_scales is None else log_scales.float(),
+                step,
+            )
+
+    def _evaluate(
+        self,
+        predictions: Sequence[Tensor],
+        targets: Sequence[Tensor],
+        pooled: Sequence[Tensor],
+        log_scales: Tensor | None,
+        step: int,
+    ) -> LossTerms:
+        per_level = torch.stack([self._level(p, t) for p, t in zip(predictions, targets, strict=True)])
         scaled = per_level if log_scales is None else per_level * (-log_scales).exp() + log_scales
         total = (scaled * self._weights_on(scaled.device)).sum()
         terms = self._regularisers(pooled if self.regularise_all else pooled[-1:], step)
@@ -103,6 +122,17 @@ class Objective:
             total=total,
             levels=per_level.detach(),
             regularisers={name: term.detach() for name, term in terms.items()},
+        )
+
+    def _level(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return level_loss(
+            prediction,
+            target,
+            self.loss,
+            normalize=self.normalize,
+            temperature=self.temperature,
+            candidates=self.candidates,
+            peers=self.peers,
         )
 
     def _weights_on(self, device: torch.device) -> Tensor:
@@ -134,19 +164,34 @@ class Objective:
         falls to zero along with the loss, which the loss alone would show as success. For `infonce` it is the
         logarithm of the number of candidates.
         """
-        return torch.stack([self._chance(t.float()) for t in targets])
+        with _exact(targets[0].device):
+            return torch.stack([self._chance(t.float()) for t in targets])
 
     def _chance(self, target: Tensor) -> Tensor:
         if self.loss == "infonce":
-            return torch.tensor(chance_of_info_nce(target.shape[0] * target.shape[1]), device=target.device)
+            return torch.tensor(chance_of_info_nce(target.shape[1], self.candidates), device=target.device)
         # For losses on unit vectors the best constant is the mean direction.
         on_sphere = self.normalize or self.loss == "cosine"
         constant = (torch.nn.functional.normalize(target, dim=-1) if on_sphere else target).mean(dim=(0, 1))
         guess = constant.expand_as(target)
-        return level_loss(guess, target, self.loss, normalize=self.normalize, temperature=self.temperature)
+        return self._level(guess, target)
 
 
-def level_loss(prediction: Tensor, target: Tensor, loss: str, *, normalize: bool, temperature: float) -> Tensor:
+def _exact(device: torch.device) -> torch.autocast:
+    """Context in which products of float32 tensors stay in float32, whatever autocast says outside."""
+    return torch.autocast(device.type, enabled=False)
+
+
+def level_loss(
+    prediction: Tensor,
+    target: Tensor,
+    loss: str,
+    *,
+    normalize: bool,
+    temperature: float,
+    candidates: Candidates | None = None,
+    peers: Peers | None = None,
+) -> Tensor:
     """The loss of one level as a scalar; see `Objective` for the arguments.
 
     Raises:
@@ -157,5 +202,5 @@ def level_loss(prediction: Tensor, target: Tensor, loss: str, *, normalize: bool
     if loss == "cosine":
         return cosine_loss(prediction, target)
     if loss == "infonce":
-        return info_nce(prediction, target, temperature)
+        return info_nce(prediction, target, temperature, candidates=candidates, peers=peers)
     raise ValueError(f"loss {loss!r} is not known; use {', '.join([*ELEMENTWISE, 'cosine', 'infonce'])}")

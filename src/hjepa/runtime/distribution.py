@@ -297,6 +297,15 @@ class _Gather(torch.autograd.Function):
         return grad.chunk(size)[rank] * size
 
 
+def gather_constant(x: Tensor) -> Tensor:
+    """Rows [B, ...] of all processes, in order, [world * B, ...], without gradient. All processes must call it alike."""
+    if not dist.is_initialized():
+        return x
+    parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, x.detach().contiguous())
+    return torch.cat(parts)
+
+
 def gather_rows(x: Tensor) -> Tensor:
     """Rows [B, D] of all processes, [world * B, D], with gradient."""
     if not dist.is_initialized():

@@ -15,7 +15,7 @@ from hjepa.runtime import distribution
 
 @dataclass
 class Interval:
-    """Sums since the last logged record; tensors stay on the device until it is written."""
+    """Sums since the last logged record, in float32; tensors stay on the device until it is written."""
 
     loss: Tensor | None = None
     levels: Tensor | None = None
@@ -34,6 +34,8 @@ class Interval:
         """
 
         def added(before: Tensor | None, value: Tensor) -> Tensor:
+            # A sum of bf16 numbers in bf16 stops growing once a term is below its last bit.
+            value = value.float()
             value = value if made is None else torch.where(made, value, torch.zeros_like(value))
             return value if before is None else before + value
 

@@ -27,7 +27,7 @@ from hjepa.training.distributed.strategy import check_strategy, choose_strategy
 from hjepa.training.interrupt import StopRequest
 from hjepa.training.loggers import LogFile, open_sinks
 from hjepa.training.online import OnlineEvaluation
-from hjepa.training.parts import SMALLEST_REGULARISED_BATCH, build_sampler
+from hjepa.training.parts import build_sampler, check_batch
 from hjepa.training.precision import settle_precision
 from hjepa.training.progress import Progress, duration
 from hjepa.training.saving import Retention, ShardedFolders, WholeFiles
@@ -83,8 +83,8 @@ def run_training(
     world = distribution.read_world(config.distributed)
     device = resolve_device(config.device, world.local_rank)
     configure_backend(config.training, device, processes=world.local_size)
-    sampler = build_sampler(config)
-    _check_regularisers(config, world.size, sampler.config.sets_per_image)
+    build_sampler(config)
+    check_batch(config, world.size)
     check_strategy(config, world.size)
     folder = locate(config, output_dir)
     if world.restarts and resume is None:
@@ -297,19 +297,6 @@ def _check_space(folder: RunFolder, model: HJEPA, keep: int) -> None:
             folder.checkpoints,
             needed / 1e6,
             free / 1e6,
-        )
-
-
-def _check_regularisers(config: Config, processes: int, sets: int) -> None:
-    loss = config.loss
-    rows = config.data.batch_size * processes * sets
-    if (
-        loss.variance_loss_weight or loss.covariance_loss_weight or loss.sliced_gaussian_weight
-    ) and rows < SMALLEST_REGULARISED_BATCH:
-        raise UserError(
-            f"data.batch_size: {config.data.batch_size} gives the variance, covariance and Gaussian terms {rows} images, "
-            f"and they need {SMALLEST_REGULARISED_BATCH}; raise data.batch_size (training.accumulation_steps does not help, "
-            "the terms are computed per micro-batch) or set their weights to 0"
         )
 
 
