@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.report import Rows, configuration, parser, show, write
+from hjepa.methods.jepa import build_sampler
 from hjepa.models.blocks import attend_by_products
 from hjepa.models.cost import step_cost
-from hjepa.training.parts import build_sampler
 
 WAYS: dict[str, tuple[torch.dtype, Callable[[Tensor, Tensor, Tensor], Tensor]]] = {
     "fused, float32": (torch.float32, F.scaled_dot_product_attention),

@@ -60,7 +60,7 @@ def decoding(config: Config, batches: int) -> float:
     loader = TrainLoader(
         dataset,
         data,
-        config.geometry().image_size,
+        config.geometry().height_width,
         mean=(0.5,) * 3,
         std=(0.25,) * 3,
         seed=config.seed,

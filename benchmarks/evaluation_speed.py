@@ -19,12 +19,12 @@ from torch import Tensor
 from benchmarks.report import Rows, configuration, parser, show, write
 from hjepa.config import Config
 from hjepa.data import random_dataset
-from hjepa.evaluation.features import View, encode, model_encoder
+from hjepa.evaluation.features import View, encode, encoder_reader
+from hjepa.methods.jepa import build_sampler
 from hjepa.metrics import accuracy, knn_predict, linear_probe
 from hjepa.models import build_model
 from hjepa.models.cost import step_cost
 from hjepa.runtime.peak import matmul_peak
-from hjepa.training.parts import build_sampler
 
 L2_VALUES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 K = 20
@@ -72,13 +72,13 @@ def reading(config: Config, count: int, side: int | None) -> dict[str, Any]:
     """Images per second of feature extraction, and its share of the matrix-product peak in the same run."""
     device = torch.device("cpu")
     geometry = config.geometry()
-    images = random_dataset(count, 3, geometry.image_size)
-    view = View(geometry.image_size, (0.5,) * 3, (0.25,) * 3, device)
-    model = build_model(config).eval()
+    images = random_dataset(count, 3, geometry.height_width)
+    view = View(geometry.height_width, (0.5,) * 3, (0.25,) * 3, device)
+    encoder = build_model(config).eval().target_encoder
     peak = [matmul_peak(device, torch.float32, side=side)]
-    encode(images, torch.arange(min(count, 64)), [model_encoder(model, "model")], view)
+    encode(images, torch.arange(min(count, 64)), [encoder_reader(encoder, "model")], view)
     started = time.perf_counter()
-    encode(images, None, [model_encoder(model, "model")], view)
+    encode(images, None, [encoder_reader(encoder, "model")], view)
     seconds = time.perf_counter() - started
     peak.append(matmul_peak(device, torch.float32, side=side))
     masks = build_sampler(config)

@@ -20,7 +20,7 @@ from torch import Tensor, distributed
 from torch.multiprocessing.spawn import spawn
 
 from benchmarks.report import Rows, configuration, parser, show, write
-from hjepa.models import build_model
+from hjepa.methods import build_method
 from hjepa.runtime.distribution import divide_work
 from hjepa.training.optim.build import OptimizerPair, build_optimizer
 from hjepa.training.optim.muon import Muon, orthogonalise
@@ -34,7 +34,7 @@ WAYS: dict[str, Callable[[Tensor], Tensor]] = {
 def stacks(preset: str) -> list[Tensor]:
     """Random matrices of the shapes that an update of the preset orthogonalises, [count, rows, columns] each."""
     config = configuration(preset, training__optimizer="muon")
-    optimiser = build_optimizer(build_model(config), config.training)
+    optimiser = build_optimizer(build_method(config), config.training)
     assert isinstance(optimiser, OptimizerPair)
     (muon,) = (member for member in optimiser.members if isinstance(member, Muon))
     counts: dict[tuple[int, int], int] = {}

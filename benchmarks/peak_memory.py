@@ -36,7 +36,7 @@ def measure(name: str, overrides: list[str], steps: int) -> dict[str, Any]:
     cuda = step.device.type == "cuda"
     for _ in range(steps):
         step()
-    model = step.trainer.model
+    model = step.trainer.method
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     kept = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
     return {

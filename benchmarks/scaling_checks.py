@@ -8,6 +8,7 @@ memory of a step against the peak of a process; bytes of the gradient exchange a
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import tempfile
 from collections.abc import Iterator
@@ -129,7 +130,7 @@ def formula_bytes(config: Config, *, half: bool) -> float:
         hidden=int(geometry.embed_dim * model.mlp_ratio),
         heads=geometry.num_heads,
         taps=len({level.depth for level in geometry.levels}),
-        patch=3 * geometry.patch_size**2,
+        patch=3 * math.prod(geometry.patch),
         predictor=(
             model.predictor.depth,
             geometry.predictor_dim,

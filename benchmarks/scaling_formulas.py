@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from hjepa.config import Config
 from hjepa.masking import MaskSampler
-from hjepa.models.cost import StepCost, step_cost
+from hjepa.models.cost import StepCost
+from hjepa.training.cost import training_cost
 
 PRESET = "imagenet1k"
 MODELS = {
@@ -86,7 +88,7 @@ def describe(name: str, config: Config, channels: int = 3) -> Size:
     taps = len({level.depth for level in geometry.levels})
     levels = len(geometry.levels)
     block = block_parameters(width, hidden)
-    encoder = (channels * geometry.patch_size**2 + 1) * width + geometry.depth * block + 2 * width * taps
+    encoder = (channels * math.prod(geometry.patch) + 1) * width + geometry.depth * block + 2 * width * taps
     predictor = (
         (taps * width + 1) * narrow
         + len({level.stride for level in geometry.levels}) * narrow
@@ -95,7 +97,7 @@ def describe(name: str, config: Config, channels: int = 3) -> Size:
         + levels * (narrow + 1) * width
     )
     counts, sets = masks.counts, config.masking.sets_per_image
-    cost = step_cost(config.model, geometry, channels, counts.context, counts.targets, masks.groups, sets)
+    cost = training_cost(config, channels)
     queries = sum(counts.targets[group[0]] for group in masks.groups)
     kept = activation_bytes(
         counts.context,
@@ -106,7 +108,7 @@ def describe(name: str, config: Config, channels: int = 3) -> Size:
         hidden=hidden,
         heads=geometry.num_heads,
         taps=taps,
-        patch=channels * geometry.patch_size**2,
+        patch=channels * math.prod(geometry.patch),
         predictor=(config.model.predictor.depth, narrow, narrow_hidden, geometry.predictor_heads),
         half=True,
     )

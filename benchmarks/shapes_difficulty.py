@@ -56,7 +56,7 @@ def supervised(config: Config, train: ImageDataset, test: ImageDataset) -> tuple
     loader = TrainLoader(
         train,
         config.data,
-        model.geometry.image_size,
+        model.geometry.height_width,
         mean=statistics[0],
         std=statistics[1],
         seed=config.seed,

@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.traffic import Traffic
 from hjepa.benchmark.step import TimedStep
+from hjepa.methods import HJepa
 from hjepa.runtime.peak import synchronise
 
 STAGES = ("data", "masks", "target", "context", "predictor", "loss", "backward", "optimiser", "moving average", "rest")
@@ -17,9 +18,9 @@ STAGES = ("data", "masks", "target", "context", "predictor", "loss", "backward",
 # Attributes of the trainer that are called once per step or micro-batch: the stage that begins with the call, and the
 # one that begins when it returns.
 _CALLS = (
-    ("masks", "masks", "target"),
-    ("objective", "loss", "backward"),
-    ("update.target", "moving average", "rest"),
+    ("method.masks", "masks", "target"),
+    ("method.objective", "loss", "backward"),
+    ("method.after_update", "moving average", "rest"),
     ("update", "optimiser", "rest"),
 )
 
@@ -62,14 +63,16 @@ class Laps:
 
     def _watch(self) -> None:
         trainer = self.step.trainer
+        method = trainer.method
+        assert isinstance(method, HJepa)
         for path, stage, after in _CALLS:
             *owners, name = path.split(".")
             owner = functools.reduce(getattr, owners, trainer)
             setattr(owner, name, _Around(getattr(owner, name), self._enter, stage, after))
         self.step.batches = self._watched(self.step.batches)
-        trainer.model.context_encoder.register_forward_pre_hook(lambda *_: self._enter("context"))
+        method.model.context_encoder.register_forward_pre_hook(lambda *_: self._enter("context"))
         # Separate predictors run coarsest first.
-        trainer.model.predictors[-1].register_forward_pre_hook(lambda *_: self._enter("predictor"))
+        method.model.predictors[-1].register_forward_pre_hook(lambda *_: self._enter("predictor"))
 
     def _watched(self, batches: Iterator[Any]) -> Iterator[Any]:
         while True:

@@ -61,7 +61,7 @@ def seen(number: int, first: int, last: int) -> Iterator[tuple[torch.Tensor, tor
         TrainLoader(
             dataset,
             config.data,
-            config.geometry().image_size,
+            config.geometry().height_width,
             mean=(0.5,) * dataset.channels,
             std=(0.25,) * dataset.channels,
             seed=config.seed,

@@ -30,6 +30,8 @@ _HOMES = {
     "MaskSampler": "hjepa.masking",
     "Masks": "hjepa.masking",
     "build_dataset": "hjepa.data",
+    "build_splits": "hjepa.data",
+    "Splits": "hjepa.data",
     "build_dataloader": "hjepa.data",
     "load_pretrained": "hjepa.api",
     "load_run": "hjepa.training",
@@ -48,6 +50,7 @@ __all__ = [
     "ModelConfig",
     "PretrainedEncoder",
     "RunResult",
+    "Splits",
     "TrainingConfig",
     "UserError",
     "__version__",
@@ -55,6 +58,7 @@ __all__ = [
     "build_dataloader",
     "build_dataset",
     "build_model",
+    "build_splits",
     "create_hjepa",
     "evaluate",
     "load_config",
@@ -67,7 +71,7 @@ __all__ = [
 if TYPE_CHECKING:
     from hjepa.api import RunResult, ablate, evaluate, load_pretrained, train, visualize
     from hjepa.config import Config, DataConfig, LossConfig, MaskingConfig, ModelConfig, TrainingConfig, load_config
-    from hjepa.data import build_dataloader, build_dataset
+    from hjepa.data import Splits, build_dataloader, build_dataset, build_splits
     from hjepa.errors import UserError
     from hjepa.masking import Masks, MaskSampler
     from hjepa.models import HJEPA, build_model, create_hjepa

@@ -164,6 +164,7 @@ def _finish(run_dir: Path, checkpoint: Path, config: Config, console: bool, *, a
 def evaluate(
     checkpoint: str | Path,
     *,
+    split: Literal["validation", "test"] = "test",
     dataset: str | None = None,
     data_path: str | Path | None = None,
     eval_type: Literal["all", "linear_probe", "knn"] = "all",
@@ -177,12 +178,13 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate a checkpoint or a run against raw pixels, PCA and its own untrained encoder.
 
-    See `hjepa.evaluation.evaluate`.
+    Compare runs and choose between them by ``split="validation"``; read ``"test"`` once that is done. See `hjepa.evaluation.evaluate`.
     """
     from hjepa.evaluation import evaluate as run_evaluation
 
     return run_evaluation(
         checkpoint,
+        split=split,
         dataset=dataset,
         data_path=data_path,
         eval_type=eval_type,
@@ -219,9 +221,12 @@ def ablate(
     overrides: Overrides = (),
     device: str | None = None,
     dry_run: bool = False,
+    final: bool = False,
     console: bool = True,
 ) -> StudyOutcome:
-    """Compare configurations with paired seeds at equal budget; see `hjepa.research.run_study`.
+    """Compare configurations with paired seeds at equal budget, on validation images; ``final`` reads test as well, once.
+
+    See `hjepa.research.run_study`.
 
     Example:
         >>> import hjepa
@@ -242,6 +247,7 @@ def ablate(
         overrides=keys,
         device=device,
         dry_run=dry_run,
+        final=final,
         console=console,
     )
 

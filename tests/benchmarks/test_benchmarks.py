@@ -31,6 +31,7 @@ from benchmarks import (
     step_stages,
     tables,
     variants,
+    work,
 )
 from hjepa.benchmark.step import TimedStep
 from hjepa.models.cost import step_cost
@@ -57,7 +58,7 @@ def test_stages_add_up_to_the_step_and_are_counted(tmp_path: Path, capsys: pytes
     assert sum(row["share of step"] for row in rows.values()) == pytest.approx(1)
     assert all(rows[stage]["ms"] > 0 for stage in STAGES)
     # Two independent counts: PyTorch's dispatcher, which also sees crops, and the formula in `hjepa.models.cost`.
-    counted = sum(rows[stage]["GFLOP"] for stage in ("target", "context", "predictor", "backward")) * 1e9
+    counted = sum(rows[stage]["GFLOP"] for stage in ("target", "context", "predictor", "loss", "backward")) * 1e9
     assert counted == pytest.approx(written["flop_per_step_by_formula"], rel=0.02)
     # The gradient with respect to images is not needed, everything else costs twice its forward pass.
     forward = rows["context"]["GFLOP"] + rows["predictor"]["GFLOP"]
@@ -75,7 +76,7 @@ def test_watching_a_step_changes_nothing(keys: dict[str, Any]) -> None:
         plain()
         seconds = laps()
         assert set(seconds) == set(STAGES)
-    pairs = zip(plain.trainer.model.parameters(), watched.trainer.model.parameters(), strict=True)
+    pairs = zip(plain.trainer.method.parameters(), watched.trainer.method.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     assert watched.trainer.step == 2
 
@@ -202,6 +203,18 @@ def test_every_point_of_every_axis_is_a_configuration() -> None:
         assert len(set(work)) == len(work) or points is scaling.AXES["batch"]
 
 
+def test_flat_copies_have_as_much_work_and_hardly_more() -> None:
+    levels, flat = work.measure(["cifar10_cpu"], flat=True)
+    assert levels["levels"] == "1/2/4/6"
+    assert flat["levels"] == "6"
+    assert levels["loss"] == pytest.approx(4 * flat["loss"], rel=0.05)  # the covariance term is the last level's alone
+    assert 0 <= flat["over first, %"] < 3
+    cells = work.measure(["forms"])
+    assert [row["configuration"] for row in cells][:2] == ["flat", "flat, larger predictor"]
+    assert cells[0]["over first, %"] is None
+    assert cells[1]["over first, %"] > 10
+
+
 def test_further_levels_are_compared_with_a_flat_model(tmp_path: Path) -> None:
     rows = figures(level_cost.main, tmp_path / "levels.json")["level_cost"]
     assert [row["levels"] for row in rows] == [2, 3]
@@ -248,6 +261,7 @@ def test_all_runs_every_measurement_once(tmp_path: Path, capsys: pytest.CaptureF
             "scaling_model",
             "shapes_difficulty",
             "two_nodes",
+            "work",
             "world_size",
         )
     }

@@ -17,6 +17,7 @@ def test_a_preset_trains(name: str) -> None:
     small = {"data.batch_size": 2, "device": "cpu", "training.compile": False, "training.num_threads": 1}
     # A processor without bf16 emulates it hundreds of times slower; mixed precision has tests of its own.
     small["training.use_amp"] = False
+    small["loss.candidate_images"] = 2  # a batch of two has no more
     result = benchmark_step(load_config(name, small), seconds=0.1, synthetic=True)
     assert result.steps >= 3
     assert result.flop_per_image > 0

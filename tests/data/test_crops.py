@@ -7,7 +7,8 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as tv
 
-from hjepa.config import AugmentationConfig
+from hjepa.config import DataConfig
+from hjepa.data import ViewSpec, default_views
 from hjepa.data.images.crops import augmentation_draws, centre_boxes, jitter_factors, random_crops
 from hjepa.data.images.photometric import color_jitter, normalise
 from hjepa.data.images.resample import crop_batch, crop_one, crop_one_8_bit, crop_reduced, largest_reduction
@@ -15,9 +16,14 @@ from hjepa.data.images.resample import crop_batch, crop_one, crop_one_8_bit, cro
 SIZES = np.array([[32, 32], [20, 50], [47, 31], [200, 300]])
 
 
+def view(size: tuple[int, int], **keys: object) -> ViewSpec:
+    (spec,) = default_views(DataConfig(augmentation=keys), size)
+    return spec
+
+
 def boxes_for(size: tuple[int, int], count: int = 4000, **keys: object) -> np.ndarray:
     draws = augmentation_draws(0, 0, count)
-    return random_crops(draws, np.tile([size], (count, 1)), (32, 32), AugmentationConfig(**keys)).boxes
+    return random_crops(draws, np.tile([size], (count, 1)), view((32, 32), **keys)).boxes
 
 
 @pytest.mark.parametrize("out_size", [(24, 24), (224, 224), (7, 7), (30, 11)])
@@ -130,14 +136,14 @@ def test_a_ratio_that_never_fits_falls_back_to_the_centre() -> None:
 def test_half_of_the_images_are_mirrored_only_when_asked() -> None:
     draws = augmentation_draws(0, 0, 2000)
     sizes = np.tile([[32, 32]], (2000, 1))
-    flips = random_crops(draws, sizes, (32, 32), AugmentationConfig()).flips
+    flips = random_crops(draws, sizes, view((32, 32))).flips
     assert abs(flips.mean() - 0.5) < 0.05
-    assert not random_crops(draws, sizes, (32, 32), AugmentationConfig(horizontal_flip=False)).flips.any()
+    assert not random_crops(draws, sizes, view((32, 32), horizontal_flip=False)).flips.any()
 
 
 def test_without_random_crop_the_box_is_centred_and_of_the_output_shape() -> None:
     draws = augmentation_draws(0, 0, len(SIZES))
-    crops = random_crops(draws, SIZES, (16, 32), AugmentationConfig(random_crop=False))
+    crops = random_crops(draws, SIZES, view((16, 32), random_crop=False))
     assert np.array_equal(crops.boxes, centre_boxes(SIZES, (16, 32)))
     assert crops.boxes.tolist() == [[8, 0, 16, 32], [0, 5, 20, 40], [15, 0, 16, 31], [25, 0, 150, 300]]
 
@@ -145,7 +151,11 @@ def test_without_random_crop_the_box_is_centred_and_of_the_output_shape() -> Non
 def test_draws_belong_to_seed_step_and_position() -> None:
     draws = augmentation_draws(3, 5, 64)
     assert np.array_equal(augmentation_draws(3, 5, 16), draws[:16])
-    for other in (augmentation_draws(3, 6, 64), augmentation_draws(4, 5, 64)):
+    for other in (
+        augmentation_draws(3, 6, 64),
+        augmentation_draws(4, 5, 64),
+        augmentation_draws(3, 5, 64, view=1),
+    ):
         assert not np.isclose(other, draws).any()
 
 

@@ -10,9 +10,9 @@ from hjepa.data import build_dataset, eval_batches
 from hjepa.errors import DataError
 from hjepa.evaluation import View, encode, extract
 from hjepa.evaluation.controls import pixel_components, pixel_size, pixels
-from hjepa.evaluation.features import model_encoder
-from hjepa.evaluation.sample import draw_test, draw_train
-from hjepa.training import load_run, untrained_model
+from hjepa.evaluation.features import encoder_reader
+from hjepa.evaluation.sample import draw_read, draw_train
+from hjepa.training import load_run, untrained_encoder
 
 CPU = torch.device("cpu")
 
@@ -37,7 +37,7 @@ def view(run, batch_size=64):
 
 def test_features_are_the_target_encoders_tokens_averaged_per_level(run, dataset):
     rows = torch.tensor([5, 3, 60])
-    levels, found = extract(run.model, dataset, view(run), rows)
+    levels, found = extract(run.encoder, dataset, view(run), rows)
     assert torch.equal(found, rows)
     (batch,) = eval_batches(dataset, rows, (16, 16), mean=run.mean, std=run.std, batch_size=3, device=CPU)
     with torch.no_grad():
@@ -49,8 +49,8 @@ def test_features_are_the_target_encoders_tokens_averaged_per_level(run, dataset
 
 def test_batch_size_and_repetition_change_nothing(run, dataset):
     rows = torch.arange(50)
-    first, _ = extract(run.model, dataset, view(run, 64), rows)
-    second, _ = extract(run.model, dataset, view(run, 7), rows)
+    first, _ = extract(run.encoder, dataset, view(run, 64), rows)
+    second, _ = extract(run.encoder, dataset, view(run, 7), rows)
     for a, b in zip(first, second, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
@@ -66,7 +66,7 @@ def test_one_pass_serves_several_encoders(run, dataset):
 def test_levels_and_depths_of_a_model_are_read_in_one_pass(run, dataset):
     passes = []
     handle = run.model.target_encoder.register_forward_hook(lambda *_: passes.append(1))
-    features, _ = encode(dataset, torch.arange(10), [model_encoder(run.model, "trained", [2, 1])], view(run))
+    features, _ = encode(dataset, torch.arange(10), [encoder_reader(run.encoder, "trained", [2, 1])], view(run))
     handle.remove()
     assert len(passes) == 1
     (batch,) = eval_batches(dataset, torch.arange(10), (16, 16), mean=run.mean, std=run.std, batch_size=10, device=CPU)
@@ -79,11 +79,11 @@ def test_levels_and_depths_of_a_model_are_read_in_one_pass(run, dataset):
 
 
 def test_the_untrained_encoder_is_step_zero_of_the_same_run(run, dataset):
-    untrained = untrained_model(run)
-    again = untrained_model(run)
+    untrained = untrained_encoder(run)
+    again = untrained_encoder(run)
     ours, _ = extract(untrained, dataset, view(run), torch.arange(20))
     same, _ = extract(again, dataset, view(run), torch.arange(20))
-    trained, _ = extract(run.model, dataset, view(run), torch.arange(20))
+    trained, _ = extract(run.encoder, dataset, view(run), torch.arange(20))
     assert all(torch.equal(a, b) for a, b in zip(ours, same, strict=True))
     assert not torch.equal(ours[1], trained[1])
 
@@ -137,17 +137,17 @@ def test_training_images_are_balanced_labelled_and_seeded():
 def test_without_labels_any_image_may_be_drawn():
     assert len(draw_train(None, 50, 20, seed=0)) == 20
     assert torch.equal(draw_train(None, 50, None, seed=0), torch.arange(50))
-    assert torch.equal(draw_test(torch.full((50,), -1), 50, None, seed=0), torch.arange(50))
+    assert torch.equal(draw_read(torch.full((50,), -1), 50, None, seed=0), torch.arange(50))
 
 
 def test_test_images_are_a_plain_draw_of_the_labelled_ones():
     labels = torch.tensor([0] * 900 + [1] * 100 + [-1] * 50)
-    rows = draw_test(labels, 1050, 300, seed=0)
+    rows = draw_read(labels, 1050, 300, seed=0)
     assert len(rows) == 300
     assert (labels[rows] >= 0).all()
     # Not balanced: the share of the rare class stays near its share in the split.
     assert 10 < int((labels[rows] == 1).sum()) < 60
-    assert torch.equal(draw_test(labels, 1050, None, seed=0), torch.arange(1000))
+    assert torch.equal(draw_read(labels, 1050, None, seed=0), torch.arange(1000))
 
 
 @pytest.mark.parametrize(
@@ -170,9 +170,10 @@ def test_raw_pixels_are_the_pixels():
 def test_components_are_fitted_on_training_pixels_alone():
     generator = torch.Generator().manual_seed(0)
     train, test = torch.randn(40, 300, generator=generator), torch.randn(10, 300, generator=generator)
-    first, projected = pixel_components(train, test)
+    first, read = pixel_components(train, {"test": test})
+    projected = read["test"]
     assert first.shape == (40, 40)
     assert projected.shape == (10, 40)
-    second, _ = pixel_components(train, test * 100)
+    second, _ = pixel_components(train, {"test": test * 100})
     assert torch.equal(first, second)
-    assert pixel_components(torch.randn(500, 300, generator=generator), test)[0].shape == (500, 128)
+    assert pixel_components(torch.randn(500, 300, generator=generator), {"test": test})[0].shape == (500, 128)

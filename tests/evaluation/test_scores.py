@@ -20,7 +20,7 @@ def signal(count: int, seed: int, strength: float) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def task() -> Task:
-    return Task(labels(TRAIN), labels(TEST), CLASSES, seed=0)
+    return Task(labels(TRAIN), {"test": labels(TEST)}, CLASSES, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +30,14 @@ def representations() -> list[Representation]:
         Representation(
             "trained",
             [1000 * signal(TRAIN, 0, 0), signal(TRAIN, 1, 3)],
-            [1000 * signal(TEST, 2, 0), signal(TEST, 3, 3)],
+            {"test": [1000 * signal(TEST, 2, 0), signal(TEST, 3, 3)]},
         ),
         Representation(
             "untrained",
             [signal(TRAIN, 4, 0), signal(TRAIN, 5, 0)],
-            [signal(TEST, 6, 0), signal(TEST, 7, 0)],
+            {"test": [signal(TEST, 6, 0), signal(TEST, 7, 0)]},
         ),
-        Representation("pixels", [signal(TRAIN, 8, 0.7)], [signal(TEST, 9, 0.7)]),
+        Representation("pixels", [signal(TRAIN, 8, 0.7)], {"test": [signal(TEST, 9, 0.7)]}),
     ]
 
 
@@ -52,7 +52,7 @@ def check(scores: dict) -> None:
 
 
 def test_linear_probe_tells_levels_apart_and_none_drowns_the_others(representations, task):
-    scores = probe_scores(representations, task, [0, 1])
+    scores = probe_scores(representations, task, [0, 1])["test"]
     check(scores)
     assert set(scores["l2"]) == {
         "trained",
@@ -66,7 +66,7 @@ def test_linear_probe_tells_levels_apart_and_none_drowns_the_others(representati
 
 
 def test_knn_tells_levels_apart_and_none_drowns_the_others(representations, task):
-    scores = knn_scores(representations, task, [0, 1], [1, 5, 20], 20)
+    scores = knn_scores(representations, task, [0, 1], [1, 5, 20], 20)["test"]
     check(scores)
     assert scores["k"] == 20
     assert list(scores["by_k"]) == ["1", "5", "20"]
@@ -75,16 +75,33 @@ def test_knn_tells_levels_apart_and_none_drowns_the_others(representations, task
 
 
 def test_only_wanted_levels_are_reported(representations, task):
-    scores = knn_scores(representations, task, [1], [5], 5)
+    scores = knn_scores(representations, task, [1], [5], 5)["test"]
     assert [entry["level"] for entry in scores["levels"]] == [1]
     # `trained` is all levels together all the same.
-    everything = knn_scores(representations, task, [0, 1], [5], 5)
+    everything = knn_scores(representations, task, [0, 1], [5], 5)["test"]
     assert scores["trained"] == everything["trained"]
 
 
+def test_splits_are_read_by_the_same_probe_as_alone(representations, task):
+    """Reading a second split changes nothing for the first, and gives what reading it alone gives."""
+    more = signal(60, 20, 3), labels(60)
+    both = [
+        Representation(r.name, r.train, {**r.read, "validation": [more[0]] * len(r.train)}) for r in representations
+    ]
+    alone = [Representation(r.name, r.train, {"validation": r.read["validation"]}) for r in both]
+    read = {**task.read_labels, "validation": more[1]}
+    together = Task(task.train_labels, read, CLASSES, seed=0)
+    single = Task(task.train_labels, {"validation": more[1]}, CLASSES, seed=0)
+    for score in (probe_scores, lambda r, t, levels: knn_scores(r, t, levels, [1, 5], 5)):
+        found = score(both, together, [0, 1])
+        assert found["test"] == score(representations, task, [0, 1])["test"]
+        assert found["validation"] == score(alone, single, [0, 1])["validation"]
+
+
 def test_one_level_is_all_levels(task):
-    single = Representation("trained", [signal(TRAIN, 1, 2)], [signal(TEST, 3, 2)])
-    for scores in (probe_scores([single], task, [0]), knn_scores([single], task, [0], [5], 5)):
+    single = Representation("trained", [signal(TRAIN, 1, 2)], {"test": [signal(TEST, 3, 2)]})
+    for found in (probe_scores([single], task, [0]), knn_scores([single], task, [0], [5], 5)):
+        scores = found["test"]
         assert scores["levels"] == [{"level": 0, "trained": scores["trained"]}]
 
 
@@ -94,6 +111,6 @@ def test_levels_side_by_side_have_equal_length():
 
 
 def test_chance_and_majority():
-    task = Task(torch.tensor([0, 1, 1, 1, 2]), torch.tensor([1, 1, 0, 2]), 4, seed=0)
+    task = Task(torch.tensor([0, 1, 1, 1, 2]), {"test": torch.tensor([1, 1, 0, 2])}, 4, seed=0)
     assert task.chance == 0.25
-    assert task.majority == 0.5
+    assert task.majority("test") == 0.5

@@ -1,7 +1,7 @@
 """The verdict and every rule behind it, each in both directions."""
 
 import pytest
-from tests.health.synthetic_records import make_results, train_record
+from tests.health.synthetic_records import make_results, make_scores, train_record
 
 from hjepa.health import feature_rules as rules
 from hjepa.health import training_rules as run_rules
@@ -59,8 +59,27 @@ def test_the_same_difference_is_noise_on_few_images_and_a_gain_on_many(evidence)
     few = judge(evidence(results=make_results(0.45, 0.40, 0.30, step=20_000, images=100)))
     many = judge(evidence(results=make_results(0.45, 0.40, 0.30, step=20_000, images=10_000)))
     assert few.headline == "No clear gain over the untrained encoder"
-    assert "within the noise of 100 test images" in few.sentence
+    assert "of 100 validation images" in few.sentence
+    assert "within the noise of so many images" in few.sentence
     assert many.kind == "good"
+
+
+@pytest.mark.parametrize("scores", [(0.9, 0.1, 0.1), (0.1, 0.9, 0.9), (0.40, 0.401, 0.42)])
+def test_nothing_that_is_said_or_advised_depends_on_test(evidence, scores):
+    usual = make_results(0.42, 0.40, 0.43, step=20_000, images=1000)
+    other = usual | make_scores(*scores)
+    assert judge(evidence(results=other)) == judge(evidence(results=usual))
+    assert judge(evidence(results=usual)).recommendations
+
+
+def test_test_alone_compares_nothing_and_validation_alone_will_do(evidence):
+    both = make_results(0.60, 0.40, 0.38, step=20_000)
+    alone = {key: value for key, value in both.items() if key != "validation"}
+    verdict = judge(evidence(results=alone))
+    assert verdict.headline == "Not read on validation images"
+    assert any("--split validation" in text for text in verdict.recommendations)
+    validation = alone | both["validation"] | {"split": "validation"}
+    assert judge(evidence(results=validation)) == judge(evidence(results=both))
 
 
 def test_without_results_the_verdict_says_so_and_how_to_get_them(evidence):
@@ -77,6 +96,7 @@ def test_without_labels_loss_and_rank_are_what_is_left(evidence):
         "linear_probe": {"skipped": "no labels"},
         "knn": {"skipped": "no labels"},
     }
+    del results["validation"]  # without labels there is nothing to read
     verdict = judge(evidence(results=results))
     assert verdict.headline == "No labels to judge by"
     assert "of its chance level" in verdict.sentence
@@ -163,7 +183,7 @@ def test_levels(evidence):
 
 def test_knn_that_disagrees_with_the_probe(evidence):
     results = make_results(0.6, 0.4, 0.4, step=20_000)
-    results["knn"] |= {"trained": 0.30, "untrained": 0.20, "pixels": 0.35}
+    results["validation"]["knn"] |= {"trained": 0.30, "untrained": 0.20, "pixels": 0.35}
     found = rules.second_reading(evidence(results=results))
     assert found.kind == "warn"
     assert "5.0 points below raw pixels" in found.text

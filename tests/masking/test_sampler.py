@@ -21,23 +21,39 @@ CASES = [
     (MaskingConfig(strategy="hierarchical", mask_scale=(0.08, 0.12)), (8, 8), (1, 1)),
     (MaskingConfig(strategy="hierarchical", mask_scale=(0.08, 0.12)), (16, 16), (1, 2, 4)),
     (MaskingConfig(num_context_masks=2, context_scale=(0.3, 0.4)), (14, 14), (1,)),
+    (MaskingConfig(), (8, 12), (1, (2, 1), (4, 3))),
+    (MaskingConfig(), (32,), (1,)),
+    (MaskingConfig(num_masks=2), (32,), (1, 2, 4)),
+    (MaskingConfig(strategy="random"), (32,), (1, 2)),
+    (MaskingConfig(strategy="hierarchical", mask_scale=(0.08, 0.12)), (64,), (1, 2, 4)),
+    (MaskingConfig(), (4, 8, 8), (1,)),
+    (MaskingConfig(num_masks=2), (4, 8, 8), (1, (2, 1, 1), (4, 1, 1))),
+    (MaskingConfig(num_masks=2), (4, 8, 8), (1, (1, 2, 2), 2)),
+    (MaskingConfig(num_masks=2), (16, 2, 4), (1, (1, 2, 4), (2, 2, 4))),
+    (MaskingConfig(strategy="random"), (4, 6, 6), (1, (2, 1, 1))),
+    (MaskingConfig(strategy="hierarchical", num_masks=2, mask_scale=(0.1, 0.12)), (4, 8, 8), (1, (2, 1, 1), (4, 2, 2))),
 ]
+Strides = tuple[int | tuple[int, ...], ...]
 
 
-def children(cells: torch.Tensor, grid: tuple[int, int], stride: int) -> set[int]:
+def sides(stride: int | tuple[int, ...], grid: tuple[int, ...]) -> tuple[int, ...]:
+    return (stride,) * len(grid) if isinstance(stride, int) else stride
+
+
+def children(cells: torch.Tensor, grid: tuple[int, ...], stride: int | tuple[int, ...]) -> set[int]:
     """Token indices under cells of a level."""
-    columns = grid[1] // stride
+    side = sides(stride, grid)
+    coarse = [g // s for g, s in zip(grid, side, strict=True)]
     found = set()
-    for cell in cells.tolist():
-        row, column = divmod(cell, columns)
-        for dy, dx in product(range(stride), range(stride)):
-            found.add((row * stride + dy) * grid[1] + column * stride + dx)
+    for place in zip(*np.unravel_index(cells.numpy(), coarse), strict=True):
+        for token in product(*(range(p * s, p * s + s) for p, s in zip(place, side, strict=True))):
+            found.add(int(np.ravel_multi_index(token, grid)))
     return found
 
 
 @pytest.mark.parametrize(("config", "grid", "strides"), CASES)
 def test_counts_are_constant_and_context_never_meets_targets(
-    config: MaskingConfig, grid: tuple[int, int], strides: tuple[int, ...]
+    config: MaskingConfig, grid: tuple[int, ...], strides: Strides
 ) -> None:
     sampler = MaskSampler(config, grid, strides, seed=1)
     for step in range(3):
@@ -51,20 +67,18 @@ def test_counts_are_constant_and_context_never_meets_targets(
                 row = target[image]
                 assert len(set(row.tolist())) == len(row)
                 assert row.min() >= 0
-                assert row.max() < grid[0] * grid[1] // stride**2
+                assert row.max() < np.prod(grid) // np.prod(sides(stride, grid))
                 context = set(masks.context[image].tolist())
                 assert len(context) == sampler.counts.context
                 assert not context & children(row, grid, stride), "a predicted cell must be hidden whole"
 
 
 @pytest.mark.parametrize(("config", "grid", "strides"), CASES)
-def test_every_patch_can_be_context_and_target(
-    config: MaskingConfig, grid: tuple[int, int], strides: tuple[int, ...]
-) -> None:
+def test_every_patch_can_be_context_and_target(config: MaskingConfig, grid: tuple[int, ...], strides: Strides) -> None:
     sampler = MaskSampler(config, grid, strides, seed=2)
-    tokens = grid[0] * grid[1]
+    tokens = int(np.prod(grid))
     seen = torch.zeros(tokens)
-    predicted = [torch.zeros(tokens // s**2) for s in strides]
+    predicted = [torch.zeros(tokens // int(np.prod(sides(stride, grid)))) for stride in strides]
     for step in range(8):
         masks = sampler(step, 512)
         seen += torch.bincount(masks.context.flatten(), minlength=tokens)
@@ -72,6 +86,61 @@ def test_every_patch_can_be_context_and_target(
             predicted[level] += torch.bincount(target.flatten(), minlength=len(predicted[level]))
     assert (seen > 0).all()
     assert all((p > 0).all() for p in predicted)
+
+
+@pytest.mark.parametrize("grid", [(24,), (3, 8, 8)])
+def test_both_ends_of_an_axis_are_as_likely(grid: tuple[int, ...]) -> None:
+    sampler = MaskSampler(MaskingConfig(), grid, seed=3)
+    frequency = torch.zeros(int(np.prod(grid)))
+    for step in range(10):
+        frequency += torch.bincount(sampler(step, 1000).targets[0].flatten(), minlength=len(frequency))
+    block = frequency.view(grid)
+    for axis in range(len(grid)):
+        assert torch.allclose(block, block.flip(axis), rtol=0.1)
+
+
+def hidden_cells(sampler: MaskSampler, count: int) -> np.ndarray:
+    """Target cells of the first level as booleans, on the token grid."""
+    target = sampler(0, count).targets[0].numpy()
+    hidden = np.zeros((count, int(np.prod(sampler.grid))), dtype=bool)
+    np.put_along_axis(hidden, target, True, axis=1)
+    return hidden.reshape(count, *sampler.grid)
+
+
+def test_blocks_of_a_signal_are_stretches_of_the_length_asked_for() -> None:
+    sampler = MaskSampler(MaskingConfig(num_masks=1, mask_scale=(0.25, 0.25)), (32,), seed=1)
+    assert sampler.counts.targets == (8,)
+    hidden = hidden_cells(sampler, 100)
+    assert ((hidden[:, 1:] != hidden[:, :-1]).sum(axis=1) <= 2).all()
+
+
+def test_blocks_of_a_clip_hide_the_same_place_at_all_times() -> None:
+    sampler = MaskSampler(MaskingConfig(num_masks=1, mask_scale=(0.25, 0.25), aspect_ratio=(1, 1)), (5, 8, 8), seed=1)
+    assert sampler.counts.targets == (80,)
+    hidden = hidden_cells(sampler, 100)
+    assert (hidden == hidden[:, :1]).all()
+    rows, columns = hidden[:, 0].any(axis=2).sum(axis=1), hidden[:, 0].any(axis=1).sum(axis=1)
+    assert (rows == 4).all()
+    assert (columns == 4).all()
+
+
+def test_frames_are_hidden_whole_where_a_cell_is_a_frame() -> None:
+    config = MaskingConfig(num_masks=1, mask_scale=(0.25, 0.25))
+    hidden = hidden_cells(MaskSampler(config, (16, 2, 3), (1, (1, 2, 3)), seed=1), 100)
+    frames = hidden.any(axis=(2, 3))
+    assert (frames == hidden.all(axis=(2, 3))).all()
+    assert (frames.sum(axis=1) == 4).all()
+    assert ((frames[:, 1:] != frames[:, :-1]).sum(axis=1) <= 2).all()
+
+
+@pytest.mark.parametrize("grid", [(32,), (4, 6, 6)])
+def test_masks_of_signals_and_clips_do_not_depend_on_the_batch(grid: tuple[int, ...]) -> None:
+    for strategy in ("multiblock", "hierarchical"):
+        config = MaskingConfig(strategy=strategy, mask_scale=(0.1, 0.12))  # type: ignore[arg-type]
+        sampler = MaskSampler(config, grid, (1, 1), seed=7)
+        whole, part = sampler(5, range(32)), sampler(5, range(20, 28))
+        assert torch.equal(whole.context[20:28], part.context)
+        assert all(torch.equal(w[20:28], p) for w, p in zip(whole.targets, part.targets, strict=True))
 
 
 def test_last_rows_and_columns_are_as_likely_as_the_first() -> None:
@@ -149,7 +218,7 @@ def test_random_masks_have_the_token_counts_of_multiblock() -> None:
 
 
 def test_area_and_aspect_are_drawn_independently() -> None:
-    from hjepa.masking.blocks import block_sizes
+    from hjepa.masking.draw import block_sizes
 
     u = np.random.default_rng(0).random((2, 20000), dtype=np.float32)
     h, w = block_sizes(u[0], u[1], (100, 100), (0.1, 0.3), (0.5, 2.0))
@@ -178,10 +247,13 @@ def test_more_and_larger_blocks_hide_more() -> None:
         (MaskingConfig(mask_scale=(0.9, 1.0)), (8, 8), (1,), "masking.mask_scale"),
         (MaskingConfig(strategy="hierarchical", level_growth=6), (8, 8), (1, 1), "masking.mask_scale"),
         (MaskingConfig(mask_scale=(0.001, 0.002)), (8, 8), (1,), "masking.mask_scale"),
+        (MaskingConfig(), (3,), (1,), "masking.context_scale"),
+        (MaskingConfig(), (8,), (1, 8), "masking"),
+        (MaskingConfig(mask_scale=(0.01, 0.02)), (16, 4, 4), (1,), "masking.mask_scale"),
     ],
 )
 def test_a_grid_too_small_is_an_error_that_says_what_fits(
-    config: MaskingConfig, grid: tuple[int, int], strides: tuple[int, ...], key: str
+    config: MaskingConfig, grid: tuple[int, ...], strides: Strides, key: str
 ) -> None:
     with pytest.raises(UserError, match=key) as error:
         MaskSampler(config, grid, strides)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import pytest
 import torch
 
 from hjepa.config import ModelConfig, resolve
+from hjepa.config.grid import cells
 from hjepa.models import VisionTransformer
 from hjepa.models.blocks import MOST_KEYS, Block, attend, attend_by_products
-from hjepa.models.levels import pool_cells
-from hjepa.models.positions import rope_angles, rotate, sincos_2d
+from hjepa.models.encoder import PatchEmbed
+from hjepa.models.levels import parent_cells, pool_cells
+from hjepa.models.positions import rope_angles, rotate, sincos
 
 
 def encoder(size: int | tuple[int, int] = 32, channels: int = 3, **keys: object) -> VisionTransformer:
@@ -54,11 +59,25 @@ def test_any_size_and_number_of_channels(size: int | tuple[int, int], channels: 
         model(torch.randn(2, channels, height + 8, width))
 
 
-def test_the_patch_projection_is_the_convolution() -> None:
-    model = encoder()
-    images = torch.randn(2, 3, 32, 32)
-    expected = model.patch_embed.proj(images).flatten(2).transpose(1, 2)
-    assert torch.allclose(model.patch_embed(images), expected, atol=1e-5)
+@pytest.mark.parametrize(
+    ("patch", "size"), [((8, 8), (32, 32)), ((4, 8), (12, 16)), ((4,), (24,)), ((2, 4, 8), (6, 8, 16))]
+)
+def test_the_patch_projection_is_the_convolution(patch: tuple[int, ...], size: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    embed = PatchEmbed(patch, 3, 32)
+    images = torch.randn(2, 3, *size)
+    expected = embed.proj(images).flatten(2).transpose(1, 2)
+    assert torch.allclose(embed(images), expected, atol=1e-5)
+    keep = torch.tensor([[2, 0], [1, 3]])
+    assert torch.allclose(embed(images, keep), expected[torch.arange(2)[:, None], keep], atol=1e-5)
+
+
+def test_wrong_images_are_refused_with_the_shape_that_would_do() -> None:
+    config = ModelConfig.model_validate({"embed_dim": 32, "depth": 1, "num_heads": 2, "num_hierarchies": 1})
+    model = VisionTransformer(config, resolve(config, (4, 16, 16), (2, 8, 8)), 3)
+    assert model(torch.randn(2, 3, 4, 16, 16))[1].shape == (2, 8, 32)
+    with pytest.raises(ValueError, match="4x16x16"):
+        model(torch.randn(2, 3, 16, 16))
 
 
 def test_only_the_blocks_that_a_tap_needs_exist() -> None:
@@ -100,13 +119,60 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
 
 
 def test_positions_are_distinct_and_cells_sit_at_their_centre() -> None:
-    table = sincos_2d(32, (6, 8))
+    table = sincos(32, (6, 8))
     assert torch.pdist(table).min() > 0.1
-    coarse = sincos_2d(32, (6, 8), stride=2)
+    coarse = sincos(32, (6, 8), stride=2)
     assert coarse.shape == (12, 32)
     # The centre of the first 2x2 cell is nearest to its four tokens.
     nearest = (table - coarse[0]).norm(dim=1).topk(4, largest=False).indices
     assert set(nearest.tolist()) == {0, 1, 8, 9}
+
+
+AXES = [(24,), (5, 6), (3, 4, 5)]
+
+
+@pytest.mark.parametrize("grid", AXES)
+def test_distances_between_positions_depend_on_each_axis_alone(grid: tuple[int, ...]) -> None:
+    """The squared distance of two positions is a sum over axes, of a function of the steps between them."""
+    table = sincos(32, grid).view(*grid, 32).double()
+    origin = table[(0,) * len(grid)]
+    for axis, count in enumerate(grid):
+        along = table[tuple(slice(None) if a == axis else 0 for a in range(len(grid)))]
+        steps = (along[1:] - along[:-1]).square().sum(-1)
+        assert torch.allclose(steps, steps[:1].expand(count - 1), atol=1e-5), "equal steps are equally far"
+        moved = [(along[k] - along[0]) != 0 for k in range(1, count)]
+        features = sum(m.int() for m in moved) > 0  # type: ignore[attr-defined]
+        others = [a for a in range(len(grid)) if a != axis]
+        for other in others:
+            step = table[tuple(1 if a == other else 0 for a in range(len(grid)))] - origin
+            assert not (step[features] != 0).any(), "no feature tells of two axes"
+        assert features.any()
+
+
+@pytest.mark.parametrize("grid", AXES)
+def test_rotary_scores_depend_on_the_steps_along_every_axis(grid: tuple[int, ...]) -> None:
+    angles = rope_angles(12, grid)
+    q, k = torch.randn(1, 1, 1, 12), torch.randn(1, 1, 1, 12)
+    n = len(angles)
+    scores = (rotate(q.expand(1, 1, n, 12), angles) @ rotate(k.expand(1, 1, n, 12), angles).transpose(-1, -2))[0, 0]
+    places = torch.cartesian_prod(*(torch.arange(side) for side in grid)).view(n, len(grid))
+    offset = places[None] - places[:, None]
+    found: dict[tuple[int, ...], float] = {}
+    for i in range(n):
+        for j in range(n):
+            step = tuple(offset[i, j].tolist())
+            assert float(scores[i, j]) == pytest.approx(found.setdefault(step, float(scores[i, j])), abs=1e-4)
+    assert len({round(score, 4) for score in found.values()}) > 0.9 * len(found)
+
+
+@pytest.mark.parametrize(
+    ("grid", "stride"), [((12,), 3), ((4, 6), (2, 3)), ((4, 4, 6), (2, 1, 1)), ((4, 4, 6), (4, 2, 3))]
+)
+def test_a_cell_sits_at_the_mean_of_its_tokens(grid: tuple[int, ...], stride: int | tuple[int, ...]) -> None:
+    """The nearest cell of a token is the one that the token belongs to."""
+    tokens, coarse = sincos(32, grid), sincos(32, grid, stride)
+    own = parent_cells(torch.arange(len(tokens)), grid, cells(grid, stride))
+    assert torch.equal(torch.cdist(tokens, coarse).argmin(dim=1), own)
 
 
 def test_rotary_scores_depend_on_relative_position_only() -> None:
@@ -124,6 +190,37 @@ def test_pooling_is_two_dimensional() -> None:
     pooled = pool_cells(tokens, (4, 6), 2)
     assert pooled.shape == (1, 6, 1)
     assert pooled[0, 0, 0] == (0 + 1 + 6 + 7) / 4
+
+
+@pytest.mark.parametrize(
+    ("grid", "stride"),
+    [
+        ((12,), 1),
+        ((12,), 4),
+        ((4, 6), (1, 3)),
+        ((4, 6), (4, 2)),
+        ((4, 2, 6), (2, 1, 1)),
+        ((4, 2, 6), (4, 2, 3)),
+        ((4, 2, 6), 2),
+    ],
+)
+def test_pooling_and_parents_are_those_of_a_loop_over_cells(
+    grid: tuple[int, ...], stride: int | tuple[int, ...]
+) -> None:
+    side = (stride,) * len(grid) if isinstance(stride, int) else stride
+    n = math.prod(grid)
+    tokens = torch.randn(2, n, 3)
+    coarse = tuple(g // s for g, s in zip(grid, side, strict=True))
+    members: list[list[int]] = [[] for _ in range(math.prod(coarse))]
+    for token, place in enumerate(itertools.product(*(range(g) for g in grid))):
+        cell = 0
+        for p, s, c in zip(place, side, coarse, strict=True):
+            cell = cell * c + p // s
+        members[cell].append(token)
+    expected = torch.stack([tokens[:, inside].mean(dim=1) for inside in members], dim=1)
+    assert torch.allclose(pool_cells(tokens, grid, stride), expected, atol=1e-6)
+    parents = parent_cells(torch.arange(n), grid, coarse).tolist()
+    assert parents == [next(i for i, inside in enumerate(members) if token in inside) for token in range(n)]
 
 
 @pytest.mark.parametrize("rope", [False, True])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from hjepa.objectives import Candidates, Objective
 
-REGULARISERS = {"variance": 0.6, "covariance": 0.6, "sliced_gaussian": 0.1}
+REGULARISERS: dict[str, Any] = {"variance": 0.6, "covariance": 0.6, "sliced_gaussian": 0.1}
 
 
 def step(loss: str, *, autocast: bool, dtype: torch.dtype = torch.float32) -> tuple[dict[str, Tensor], list[Tensor]]:

@@ -47,7 +47,7 @@ def test_means_and_differences_are_those_of_the_runs(done: StudyOutcome) -> None
     values: dict[str, list[float]] = {"one": [], "two": []}
     for name, found in values.items():
         for seed in (0, 1):
-            scores = json.loads((done.folder / "cells" / name / f"seed_{seed}" / "results.json").read_text())
+            scores = json.loads((done.folder / "cells" / name / f"seed_{seed}" / "results_validation.json").read_text())
             found.append(scores["linear_probe"]["trained_depths"])
     for name, found in values.items():
         assert cell(done, name)["mean"]["linear_probe/depths"]["mean"] == pytest.approx(sum(found) / 2)
@@ -63,7 +63,7 @@ def test_a_model_with_levels_at_the_depths_reads_the_same_either_way(done: Study
         assert run["linear_probe/depths"] == run["linear_probe/all"]
         assert run["knn/depths"] == run["knn/all"]
     # One level read at two depths is more than one level.
-    scores = json.loads((done.folder / "cells" / "one" / "seed_0" / "results.json").read_text())
+    scores = json.loads((done.folder / "cells" / "one" / "seed_0" / "results_validation.json").read_text())
     assert scores["depths"] == [1, 2]
     assert "trained_depths" in scores["knn"]
 
@@ -72,7 +72,7 @@ def test_runs_are_found_from_the_study_s_folder(done: StudyOutcome) -> None:
     places = [Path(run["folder"]) for name in ("one", "two") for run in cell(done, name)["runs"]]
     assert places
     assert not any(place.is_absolute() for place in places)
-    assert all((done.folder / place / "results.json").is_file() for place in places)
+    assert all((done.folder / place / "results_validation.json").is_file() for place in places)
 
 
 def test_the_budget_and_every_configuration_are_stated(done: StudyOutcome) -> None:
@@ -124,7 +124,7 @@ def test_calls_side_by_side_make_one_table(done: StudyOutcome, tmp_path: Path, m
 
 
 def test_a_damaged_result_is_evaluated_again(done: StudyOutcome) -> None:
-    file = done.folder / "cells" / "two" / "seed_1" / "results.json"
+    file = done.folder / "cells" / "two" / "seed_1" / "results_validation.json"
     whole = json.loads(file.read_text())
     weights = file.with_name("checkpoints") / "last.pth"
     before = weights.stat().st_mtime_ns
@@ -149,7 +149,7 @@ def test_images_from_elsewhere_are_another_study(tmp_path: Path) -> None:
     first = {"output_dir": tmp_path / "s", "console": False}
     found = run_study(plain, **first, overrides={"data.data_path": str(tmp_path / "a")})
     # Without labels there is no probe; that is no reason to evaluate again.
-    results = tmp_path / "s" / "cells" / "one" / "seed_0" / "results.json"
+    results = tmp_path / "s" / "cells" / "one" / "seed_0" / "results_validation.json"
     before = results.stat().st_mtime_ns
     run_study(plain, **first, overrides={"data.data_path": str(tmp_path / "a")})
     assert results.stat().st_mtime_ns == before
@@ -251,3 +251,81 @@ def test_cells_alone_without_the_reference_have_a_table_and_a_plot(done: StudyOu
     alone = run_study(STUDY, output_dir=tmp_path / "s", cells=["two"], console=False)
     assert alone.results["controls"] is None
     assert (tmp_path / "s" / "results.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture(scope="module")
+def chosen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of one seed that has been read on validation images."""
+    folder = tmp_path_factory.mktemp("chosen") / "s"
+    run_study({**STUDY, "seeds": [0]}, output_dir=folder, console=False)
+    return folder
+
+
+def test_cells_are_compared_on_validation_images_and_everything_says_so(chosen: Path) -> None:
+    results = json.loads((chosen / "results.json").read_text())
+    assert results["split"] == "validation"
+    assert results["data"]["images"] == 9  # a tenth of the training images
+    assert {run["split"] for row in results["cells"] for run in row["runs"]} == {"validation"}
+    table = (chosen / "results.md").read_text()
+    assert "9 validation images" in table
+    assert "Accuracies on validation in per cent" in table
+    assert "validation images" in (chosen / "study.yaml").read_text().splitlines()[0]
+    assert not list(chosen.rglob("final.*"))
+    assert not list(chosen.rglob("seed_0/results.json"))
+
+
+def test_test_is_read_once_and_written_apart(chosen: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = (chosen / "results.json").read_text()
+    one = run_study({**STUDY, "seeds": [0]}, output_dir=chosen, cells=["one"], final=True, console=False)
+    assert one.results["split"] == "test"
+    assert one.results["data"]["images"] == 60
+    assert "read before" not in caplog.text
+    assert json.loads((chosen / "results.json").read_text())["cells"] == json.loads(before)["cells"]
+    files = {file: file.stat().st_mtime_ns for file in chosen.rglob("seed_0/results.json")}
+    assert len(files) == 1
+    both = run_study({**STUDY, "seeds": [0]}, output_dir=chosen, final=True, console=False)
+    assert "test has been read before for 1 of 2 runs; their figures are kept and not read again" in caplog.text
+    assert all(file.stat().st_mtime_ns == written for file, written in files.items())
+    assert cell(both, "one") == cell(one, "one")
+    assert cell(both, "two")["difference"]
+    assert json.loads((chosen / "final.json").read_text()) == both.results
+    deeper = run_study(
+        {**STUDY, "seeds": [0], "depths": [2]}, output_dir=chosen, cells=["one"], final=True, console=False
+    )
+    assert deeper.results["depths"] == [2]
+    assert "test is read again: it was read at other depths" in caplog.text
+    table = (chosen / "final.md").read_text()
+    assert "60 test images" in table
+    assert "Accuracies on test in per cent" in table
+    assert (chosen / "final.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_study_without_validation_images_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.validation_fraction: no images are left to compare cells on") as error:
+        run_study(STUDY, output_dir=tmp_path / "s", overrides={"data.validation_fraction": 0}, console=False)
+    # One line per cell at most, and nothing on the disk.
+    assert all("data.validation_fraction" in line for line in str(error.value).splitlines())
+    assert not (tmp_path / "s").exists()
+
+
+def test_figures_from_before_there_was_a_choice_are_named_test() -> None:
+    from hjepa.research.summary import headline, markdown
+
+    kept = json.loads((Path(__file__).parents[2] / "docs/results/recipe/screen_12.json").read_text())
+    assert "test images" in headline(kept)
+    assert "Accuracies on test in per cent" in markdown(kept)
+
+
+def test_a_run_has_a_score_to_choose_by(chosen: Path, tmp_path: Path) -> None:
+    from hjepa.research import validation_score
+
+    folder = tmp_path / "run"
+    shutil.copytree(chosen / "cells" / "two" / "seed_0", folder)
+    for file in folder.glob("results*.json"):
+        file.unlink()
+    score = validation_score(folder, device="cpu")
+    written = json.loads((folder / "results_validation.json").read_text())
+    assert score == written["linear_probe"]["trained"]
+    assert not (folder / "results.json").exists()
+    level = validation_score(folder, reading="knn", level=1, device="cpu")
+    assert level == json.loads((folder / "results_validation.json").read_text())["knn"]["levels"][0]["trained"]

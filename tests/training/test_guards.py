@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import os
 import resource
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +22,8 @@ from tests.conftest import Run, run_tiny, tiny_config
 from torch import Tensor, nn
 
 from hjepa.data import TrainLoader, build_dataset
-from hjepa.errors import DataError, UserError
+from hjepa.errors import UserError
+from hjepa.methods import HJepa, build_method
 from hjepa.models.encoder import VisionTransformer
 from hjepa.models.hjepa import HJEPA
 from hjepa.models.predictor import Predictor
@@ -32,8 +31,7 @@ from hjepa.runs.checkpoint import read_checkpoint
 from hjepa.runs.lock import FolderLock
 from hjepa.training import run_training
 from hjepa.training.loggers import JsonLines
-from hjepa.training.memory import is_out_of_memory, next_rung
-from hjepa.training.parts import check_batch, fewest_images
+from hjepa.training.out_of_memory import is_out_of_memory, next_rung
 
 # Two updates are made, the third is spoilt.
 BEFORE = 2
@@ -133,7 +131,7 @@ def test_a_run_goes_on_after_a_skipped_update_and_may_stop_instead(run: Run, tmp
 
 
 def test_an_infinite_loss_with_a_finite_gradient_is_noticed() -> None:
-    from hjepa.training.guard import poison
+    from hjepa.training.nonfinite import poison
 
     weight = torch.ones(3, requires_grad=True)
     losses = [weight.sum() + float("inf"), weight.sum()]
@@ -208,11 +206,11 @@ def test_rungs() -> None:
 
 def test_the_ladder_ends_where_infonce_would_lack_images() -> None:
     config = tiny_config({"loss.type": "infonce", "loss.candidate_images": 12})
-    assert [fewest_images(config, processes) for processes in (1, 2, 5)] == [12, 6, 3]
-    assert next_rung(32, 1, fewest_images(config, 1)) == (16, 2)
-    assert next_rung(16, 2, fewest_images(config, 1)) is None
+    assert [build_method(config).fewest_images(processes) for processes in (1, 2, 5)] == [12, 6, 3]
+    assert next_rung(32, 1, build_method(config).fewest_images(1)) == (16, 2)
+    assert next_rung(16, 2, build_method(config).fewest_images(1)) is None
     regularised = tiny_config({"loss.type": "infonce", "loss.candidate_images": 12, "loss.variance_loss_weight": 0.1})
-    assert fewest_images(regularised, 1) == 16
+    assert build_method(regularised).fewest_images(1) == 16
 
 
 def test_too_few_images_for_infonce_is_a_mistake_before_anything_is_written(tmp_path: Path) -> None:
@@ -224,9 +222,9 @@ def test_too_few_images_for_infonce_is_a_mistake_before_anything_is_written(tmp_
     for part in ("data.batch_size: 16", "loss.candidate_images=20", "at most 16"):
         assert part in message
     assert not (tmp_path / "run").exists()
-    check_batch(config, 2)
+    HJepa.check(config, 2)
     with pytest.raises(UserError, match=r"data\.batch_size: 4 in each of 4 processes"):
-        check_batch(tiny_config({"loss.type": "infonce", "data.batch_size": 4}), 4)
+        HJepa.check(tiny_config({"loss.type": "infonce", "data.batch_size": 4}), 4)
 
 
 def test_memory_that_really_runs_out_is_recognised() -> None:
@@ -283,36 +281,6 @@ def loader(folder: Path, **keys: Any) -> TrainLoader:
 
 def collect(batches: Iterator[Any]) -> list[Tensor]:
     return [batch.images for batch in batches]
-
-
-def test_a_worker_that_dies_is_replaced_and_no_batch_is_lost(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    folder = images(tmp_path / "images")
-    want = collect(loader(folder).batches(0, 8))
-    before = set(multiprocessing.active_children())
-    hurt = loader(folder, worker_timeout=60.0, prefetch_factor=1)
-    batches = hurt.batches(0, 8)
-    got = [next(batches).images, next(batches).images]
-    for child in set(multiprocessing.active_children()) - before:
-        child.kill()
-    with caplog.at_level(logging.WARNING, "hjepa"):
-        got += collect(batches)
-    assert "Replacing the workers, time 1 of 3" in caplog.text
-    assert all(torch.equal(a, b) for a, b in zip(want, got, strict=True))
-    assert len(got) == 8
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a pipe stands for a disk that does not answer")
-def test_a_stalled_disk_is_waited_for_then_named(tmp_path: Path) -> None:
-    folder = images(tmp_path / "images")
-    stalled = loader(folder, worker_timeout=0.5, worker_restarts=0)
-    for file in folder.glob("*.png"):
-        file.unlink()
-        os.mkfifo(file)
-    started = time.monotonic()
-    with pytest.raises(DataError, match=r"data\.worker_timeout") as error:
-        collect(stalled.batches(0, 2))
-    assert time.monotonic() - started >= 0.5
-    assert "\n" not in str(error.value)
 
 
 def test_files_that_vanish_or_break_while_training_are_counted(run: Run, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 from tests.conftest import tiny_config
 from torch import nn
 
-from hjepa.models import build_model
+from hjepa.methods import build_method
 from hjepa.training.optim.build import OptimizerPair, build_optimizer
 from hjepa.training.optim.muon import Muon, orthogonalise
 
@@ -81,7 +81,7 @@ def test_bf16_turns_the_same_way(shape: tuple[int, int]) -> None:
 def test_a_run_in_bf16_orthogonalises_in_bf16(use_amp: bool, amp_dtype: str, expected: bool) -> None:
     keys = {"training.optimizer": "muon", "training.use_amp": use_amp, "training.amp_dtype": amp_dtype}
     config = tiny_config(keys)
-    pair = build_optimizer(build_model(config), config.training)
+    pair = build_optimizer(build_method(config), config.training)
     assert isinstance(pair, OptimizerPair)
     (muon,) = (member for member in pair.members if isinstance(member, Muon))
     assert muon.bf16 is expected

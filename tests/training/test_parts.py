@@ -7,17 +7,17 @@ import torch
 from tests.conftest import tiny_config
 from torch import nn
 
-from hjepa import create_hjepa
 from hjepa.errors import UserError
-from hjepa.objectives import LossTerms
+from hjepa.methods import Horizon, build_method
+from hjepa.methods.moving_average import MovingAverage, ema_momentum
 from hjepa.runs.checkpoint import read_header
 from hjepa.runtime.device import resolve_device
-from hjepa.training.ema import TargetUpdate
-from hjepa.training.interval import Interval
-from hjepa.training.optim.build import build_optimizer, parameter_groups, set_hyperparameters
+from hjepa.training.nonfinite import MicroBatch
+from hjepa.training.optim.build import build_optimizer, set_hyperparameters
 from hjepa.training.optim.schedules import Schedules
 from hjepa.training.progress import duration
 from hjepa.training.saving import Retention
+from hjepa.training.step import Interval
 
 
 def schedules(steps_per_epoch: int = 10, batch: int = 256, **keys: object) -> Schedules:
@@ -48,14 +48,14 @@ def test_learning_rate_scales_with_the_global_batch(rule: str, factor: float) ->
 
 def test_momentum_rises_from_zero_then_to_its_end() -> None:
     keys = {"model.ema.momentum": 0.9, "model.ema.momentum_end": 1.0, "model.ema.momentum_warmup_epochs": 1}
-    s = Schedules(tiny_config({**keys, "training.epochs": 5}), 10, 16)
-    values = [s.momentum(step) for step in range(51)]
+    horizon = Horizon(steps_per_epoch=10, total_steps=50)
+    values = [ema_momentum(tiny_config(keys).model.ema, horizon, step) for step in range(51)]
     assert values[0] == 0
     assert values == sorted(values)
     assert values[10] == pytest.approx(0.9)
     assert values[50] == pytest.approx(1.0)
-    constant = Schedules(tiny_config({"model.ema.momentum": 0.99, "model.ema.momentum_end": 0.99}), 10, 16)
-    assert {round(constant.momentum(step), 9) for step in range(20)} == {0.99}
+    constant = tiny_config({"model.ema.momentum": 0.99, "model.ema.momentum_end": 0.99}).model.ema
+    assert {round(ema_momentum(constant, horizon, step), 9) for step in range(20)} == {0.99}
 
 
 def test_weight_decay_moves_to_its_end() -> None:
@@ -66,15 +66,17 @@ def test_weight_decay_moves_to_its_end() -> None:
 
 
 def test_only_matrices_decay() -> None:
-    model = create_hjepa("vit_tiny_patch4_16", embed_dim=32, depth=2, num_heads=2)
-    decayed, spared = parameter_groups([p for p in model.parameters() if p.requires_grad], 0.1)
-    names = {id(p): n for n, p in model.named_parameters()}
-    spared_names = {names[id(p)] for p in spared["params"]}  # type: ignore[attr-defined]
+    method = build_method(tiny_config())
+    names = {id(p): n for n, p in method.weights.named_parameters()}
+    groups = method.param_groups()
+    spared_names = {names[id(p)] for group in groups if not group.decays for p in group.parameters}
     assert all(n.endswith("bias") or "norm" in n or "mask_token" in n for n in spared_names)
-    assert all(names[id(p)].endswith("weight") for p in decayed["params"])  # type: ignore[attr-defined]
-    trainable = sum(p.requires_grad for p in model.parameters())
-    assert len(decayed["params"]) + len(spared["params"]) == trainable  # type: ignore[arg-type]
-    optimizer = build_optimizer(model, tiny_config().training)
+    assert all(names[id(p)].endswith("weight") for group in groups if group.decays for p in group.parameters)
+    assert {names[id(p)].rpartition("blocks.")[1] for g in groups if g.hidden for p in g.parameters} == {"blocks."}
+    assert all(".qkv." in names[id(p)] for group in groups if group.pieces == 3 for p in group.parameters)
+    found = [id(p) for group in groups for p in group.parameters]
+    assert sorted(found) == sorted(id(p) for p in method.parameters() if p.requires_grad)
+    optimizer = build_optimizer(method, tiny_config().training)
     set_hyperparameters(optimizer, 0.5, 0.25)
     assert [g["weight_decay"] for g in optimizer.param_groups] == [0.25, 0.0]
     assert {g["lr"] for g in optimizer.param_groups} == {0.5}
@@ -83,9 +85,9 @@ def test_only_matrices_decay() -> None:
 def test_the_moving_average_moves_norms_and_all() -> None:
     context, target = nn.LayerNorm(4), nn.LayerNorm(4)
     nn.init.constant_(context.weight, 3.0)
-    TargetUpdate(context, target)(0.75)
+    MovingAverage(context, target)(0.75)
     assert torch.allclose(target.weight, torch.full((4,), 0.75 * 1 + 0.25 * 3))
-    TargetUpdate(context, target)(1.0)
+    MovingAverage(context, target)(1.0)
     assert torch.allclose(target.weight, torch.full((4,), 1.5))
 
 
@@ -94,8 +96,9 @@ def test_means_of_a_record_are_summed_in_float32(made: torch.Tensor | None) -> N
     interval = Interval()
     value = torch.tensor(1.0078125).bfloat16()  # 1 and the last bit of bf16
     for _ in range(50):
-        interval.add(LossTerms(total=value, levels=value.expand(2), regularisers={"covariance": value}), made)
-    means = interval.means(torch.zeros(2))
+        terms = {"loss/level_0": value, "loss/level_1": value, "covariance": value}
+        interval.add(MicroBatch(torch.zeros(1), value, terms, torch.ones(1), {}), made)
+    means = interval.means({"chance/level_0": torch.zeros(())})
     for name in ("loss", "loss/level_0", "loss/level_1", "covariance"):
         # In bf16 the sum goes in steps of 0.25 by then.
         assert means[name] == pytest.approx(1.0078125, rel=1e-6)

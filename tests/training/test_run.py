@@ -20,7 +20,7 @@ from hjepa import load_config
 from hjepa.errors import CheckpointError, UserError
 from hjepa.runs.checkpoint import read_checkpoint
 from hjepa.runs.folder import environment as run_environment
-from hjepa.training import load_run, untrained_model
+from hjepa.training import load_run, untrained_encoder
 
 
 def equal_states(a: dict[str, Any], b: dict[str, Any]) -> None:
@@ -75,7 +75,7 @@ def test_the_loss_falls_below_chance_and_the_target_moves(run: Run) -> None:
     assert last["loss"] < first["loss"]
     assert last["loss/level_1"] < 0.95 * last["chance/level_1"]
     trained = load_run(seen.folder, device="cpu")
-    fresh = untrained_model(trained)
+    fresh = untrained_encoder(trained)
     key = "target_encoder.blocks.0.mlp.fc1.weight"
     assert not torch.equal(trained.model.state_dict()[key], fresh.state_dict()[key])
     assert trained.step == 12 * 20

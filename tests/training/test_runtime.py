@@ -14,8 +14,8 @@ from tests.conftest import Run, tiny_config
 from hjepa.runs.locate import Start
 from hjepa.runtime.threads import choose_threads, cpu_quota, physical_cores, usable_cores
 from hjepa.training import precision
+from hjepa.training.build import compiles
 from hjepa.training.precision import Precision, mixed_precision_pays, settle_precision
-from hjepa.training.run import _compiled
 
 
 def machine(root: Path, siblings: dict[int, str], groups: str = "", files: dict[str, str] | None = None) -> Path:
@@ -100,21 +100,21 @@ def test_a_resumed_run_keeps_its_threads(run: Run, tmp_path: Path) -> None:
 
 def test_compile_auto_follows_the_kind_of_device() -> None:
     config = tiny_config({"training.compile": "auto"})
-    assert _compiled(config, torch.device("cuda"), None)
-    assert not _compiled(config, torch.device("cpu"), None)
-    assert not _compiled(config, torch.device("mps"), None)
+    assert compiles(config, torch.device("cuda"), None)
+    assert not compiles(config, torch.device("cpu"), None)
+    assert not compiles(config, torch.device("mps"), None)
     for choice in (True, False):
-        assert _compiled(tiny_config({"training.compile": choice}), torch.device("cpu"), None) is choice
+        assert compiles(tiny_config({"training.compile": choice}), torch.device("cpu"), None) is choice
 
 
 @pytest.mark.parametrize("choice", [True, False])
 def test_a_resumed_run_keeps_the_choice_to_compile(choice: bool) -> None:
     cpu, start = torch.device("cpu"), Start(Path("last.pth"), {"step": 5, "compiled": choice})
-    assert _compiled(tiny_config({"training.compile": "auto"}), cpu, start) is choice
+    assert compiles(tiny_config({"training.compile": "auto"}), cpu, start) is choice
     # What the configuration says plainly goes before what was chosen.
-    assert _compiled(tiny_config({"training.compile": not choice}), cpu, start) is not choice
+    assert compiles(tiny_config({"training.compile": not choice}), cpu, start) is not choice
     # A checkpoint from before the choice was stored: chosen anew by the device.
-    assert not _compiled(tiny_config({"training.compile": "auto"}), cpu, Start(Path("last.pth"), {"step": 5}))
+    assert not compiles(tiny_config({"training.compile": "auto"}), cpu, Start(Path("last.pth"), {"step": 5}))
 
 
 @pytest.mark.parametrize(("short", "expected"), [(1.0, False), (1.4, False), (1.6, True), (2.4, True)])

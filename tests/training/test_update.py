@@ -16,13 +16,13 @@ from torch import nn
 
 from hjepa.config import Config
 from hjepa.errors import UserError
+from hjepa.methods.moving_average import MovingAverage
 from hjepa.models.hjepa import HJEPA
 from hjepa.runs.checkpoint import read_checkpoint
-from hjepa.training.ema import TargetUpdate
+from hjepa.training.nonfinite import SkippedUpdates
 from hjepa.training.optim.build import build_optimizer
 from hjepa.training.precision import Precision
-from hjepa.training.skipping import SkippedUpdates
-from hjepa.training.update import Update
+from hjepa.training.step import Update
 
 
 @contextmanager
@@ -101,7 +101,7 @@ def test_a_run_without_a_finite_step_stops_at_its_next_record_or_checkpoint(run:
 def test_little_is_kept_of_updates_that_nobody_asks_about(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hjepa.training.update._MOST_OPEN", 2)
+    monkeypatch.setattr("hjepa.training.step._MOST_OPEN", 2)
     with spoilt("gradient", every=True), pytest.raises(UserError, match="not finite 10 times in a row"):
         run({"training.max_steps": 30, "logging.log_frequency": 30, "data.subset": 1000}, folder=tmp_path / "lost")
     assert read_checkpoint(tmp_path / "lost" / "checkpoints" / "last.pth")["step"] == BEFORE + 10
@@ -119,12 +119,12 @@ def test_who_decides(tmp_path: Path) -> None:
 
 
 def _update(config: Config, folder: Path, device: str) -> Update:
-    from hjepa.models import build_model
+    from hjepa.methods import build_method
 
-    model = build_model(config, 3)
+    method = build_method(config, 3)
     skips = SkippedUpdates(config.training.non_finite, folder, [], 0)
     precision = Precision(config.training, torch.device(device))
-    return Update(model, build_optimizer(model, config.training), precision, config.training, "ddp", skips)
+    return Update(method, build_optimizer(method, config.training), precision, config.training, "ddp", skips)
 
 
 @pytest.mark.parametrize("made", [True, False])
@@ -134,7 +134,7 @@ def test_the_average_moves_where_the_context_did(made: bool) -> None:
         t.lerp(c, 0.25 if made else 0.0).detach()
         for c, t in zip(context.parameters(), target.parameters(), strict=True)
     ]
-    TargetUpdate(context, target)(0.75, torch.tensor(made))
+    MovingAverage(context, target)(0.75, torch.tensor(made))
     for one, other in zip(target.parameters(), expected, strict=True):
         assert torch.allclose(one, other, atol=1e-7)
         assert made or torch.equal(one, other)

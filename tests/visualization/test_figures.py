@@ -7,10 +7,12 @@ import pytest
 import torch
 from tests.health.synthetic_records import train_record
 
+from hjepa.data import Splits
 from hjepa.errors import UserError
 from hjepa.masking import MaskSampler
+from hjepa.models import build_model
 from hjepa.runs.records import Records, read_json, read_records, series
-from hjepa.training import load_run, untrained_model
+from hjepa.training import load_run
 from hjepa.visualization.features import encode_gallery, gallery_size
 from hjepa.visualization.figures.curves import curves_figure
 from hjepa.visualization.figures.embedding import principal_plane, tsne
@@ -19,7 +21,7 @@ from hjepa.visualization.figures.maps import pca_rgb
 from hjepa.visualization.figures.masks import outline, seams
 from hjepa.visualization.figures.neighbours import choose_queries, others, same_class
 from hjepa.visualization.figures.style import DARK, LIGHT, new_figure, picture_grid, to_png
-from hjepa.visualization.held_out import HeldOutImages, three_channels
+from hjepa.visualization.split_images import SplitImages, three_channels
 
 
 def noise(*shape, seed=0):
@@ -139,7 +141,7 @@ def test_three_channels():
 
 def test_images_come_in_an_order_that_the_seed_decides_and_look_as_stored(labelled_run):
     run = load_run(labelled_run, device="cpu")
-    images, again = (HeldOutImages(run, run.config.data) for _ in range(2))
+    images, again = (SplitImages(run, Splits(run.config.data, run.config.seed)) for _ in range(2))
     assert torch.equal(images.order, again.order)
     assert images.order.sort().values.tolist() == list(range(len(images.dataset)))
     batch, rows = images.normalised(images.order[:3])
@@ -152,7 +154,7 @@ def test_images_come_in_an_order_that_the_seed_decides_and_look_as_stored(labell
 
 def test_dim_images_are_brightened_and_the_caption_says_so(labelled_run):
     run = load_run(labelled_run, device="cpu")
-    images = HeldOutImages(run, run.config.data)
+    images = SplitImages(run, Splits(run.config.data, run.config.seed))
     dim = (torch.full((1, 1, 4, 4), 0.1) - torch.tensor(run.mean)) / torch.tensor(run.std)
     assert images.pictures(dim)[0].max() == 255
     assert "Brightened 10 times" in images.display_note()
@@ -160,8 +162,8 @@ def test_dim_images_are_brightened_and_the_caption_says_so(labelled_run):
 
 def test_gallery_holds_the_features_of_its_rows(labelled_run):
     run = load_run(labelled_run, device="cpu")
-    images = HeldOutImages(run, run.config.data)
-    gallery = encode_gallery(images, run.model, untrained_model(run))
+    images = SplitImages(run, Splits(run.config.data, run.config.seed))
+    gallery = encode_gallery(images, run.model, build_model(run.config, run.channels).eval())
     assert len(gallery) == len(images.dataset) == gallery_size(run.model, len(images.dataset))
     batch, rows = images.normalised(gallery.rows[:2])
     with torch.no_grad():

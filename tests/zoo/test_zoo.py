@@ -52,7 +52,7 @@ def test_a_packed_encoder_gives_the_features_of_the_run(run_dir: Path, packed: P
 
 def test_pictures_are_embedded_after_any_blocks(run_dir: Path, pictures: torch.Tensor) -> None:
     encoder = load_pretrained(run_dir)
-    count = encoder.model.geometry.depth
+    count = encoder.encoder.geometry.depth
     everywhere = encoder.embed(pictures, depths=range(1, count + 1), batch_size=2)
     assert everywhere.shape == (5, count * encoder.embed_dim)
     assert torch.equal(everywhere[:, -encoder.embed_dim :], encoder.embed(pictures, level=-1))
@@ -168,7 +168,7 @@ def test_shipped_models_load_and_keep_their_promises(name: str, pictures: torch.
     from hjepa.zoo.files import shipped_folder
 
     encoder = hjepa.load_pretrained(name)
-    assert sum(p.numel() for p in encoder.model.target_encoder.parameters()) <= 6_000_000
+    assert sum(p.numel() for p in encoder.encoder.parameters()) <= 6_000_000
     assert (shipped_folder() / name / "model.safetensors").stat().st_size <= 12_000_000
     features = encoder.embed(pictures)
     assert features.shape == (5, encoder.num_levels * encoder.embed_dim)

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hjepa.data import TrainLoader, build_dataset, measure_statistics, random_dataset
-from hjepa.models import build_model
-from hjepa.models.cost import StepCost, step_cost
+from hjepa.data import build_dataset, random_dataset
+from hjepa.runs.folder import RunFolder
 from hjepa.runtime.device import configure_backend, resolve_device
 from hjepa.runtime.distribution import World
 from hjepa.runtime.peak import matmul_peak, synchronise
-from hjepa.training.online import OnlineEvaluation
+from hjepa.training.build import assemble
+from hjepa.training.cost import training_cost
 from hjepa.training.precision import settle_precision
-from hjepa.training.saving import Retention
-from hjepa.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from hjepa.config import Config
+    from hjepa.models.cost import StepCost
+    from hjepa.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class StepBenchmark:
 
     Attributes:
         images_per_second: whole training steps, data included.
-        flop_per_image: counted, see `hjepa.models.cost`.
-        flop_share: FLOP per image of target, context and predictor.
+        flop_per_image: counted, see `StepCost`.
+        flop_share: FLOP per image of target, context, predictor, loss and optimiser.
         tokens: tokens per image that each part works on.
         achieved_flops: FLOP/s of the training step.
         peak_flops: FLOP/s of large matrix products, measured in the same process before and after.
@@ -83,18 +83,9 @@ class TimedStep:
         self.device = resolve_device(config.device)
         configure_backend(config.training, self.device)
         self.config = config = settle_precision(config, self.device)
-        self.trainer, channels, self.data = _trainer(config, self.device, synthetic)
+        self.trainer, self.data = _trainer(config, self.device, synthetic)
         self.dtype = self.trainer.precision.dtype if config.training.use_amp else torch.float32
-        masks = self.trainer.masks
-        self.cost: StepCost = step_cost(
-            config.model,
-            self.trainer.model.geometry,
-            channels,
-            masks.counts.context,
-            masks.counts.targets,
-            masks.groups,
-            config.masking.sets_per_image,
-        )
+        self.cost: StepCost = training_cost(config, self.trainer.method.channels)
         self.batches = self.trainer.loader.batches(0, 10**9)
 
     @property
@@ -135,7 +126,7 @@ def benchmark_step(config: Config, *, seconds: float = 20.0, synthetic: bool = F
     return StepBenchmark(
         images_per_second=speed,
         flop_per_image=cost.total,
-        flop_share={"target": cost.target, "context": cost.context, "predictor": cost.predictor},
+        flop_share=cost.parts,
         tokens=cost.tokens,
         achieved_flops=speed * cost.total,
         peak_flops=max(peak),
@@ -147,42 +138,20 @@ def benchmark_step(config: Config, *, seconds: float = 20.0, synthetic: bool = F
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         threads=torch.get_num_threads(),
         precision=str(step.dtype).removeprefix("torch."),
-        compiled=trainer.compiled,
+        compiled=trainer.parts.compiled,
         data=step.data,
     )
 
 
-def _trainer(config: Config, device: torch.device, synthetic: bool) -> tuple[Trainer, int, str]:
-    size = config.geometry().image_size
+def _trainer(config: Config, device: torch.device, synthetic: bool) -> tuple[Trainer, str]:
     if synthetic:
+        size = config.geometry().height_width
         count = max(512, 2 * config.data.batch_size)
         dataset = random_dataset(count, config.data.channels or 3, size, seed=config.seed)
     else:
         dataset = build_dataset(config.data, "train", seed=config.seed)
-    mean, std = measure_statistics(dataset, config.seed)
-    model = build_model(config, dataset.channels).to(device)
-    loader = TrainLoader(
-        dataset,
-        config.data,
-        size,
-        mean=mean,
-        std=std,
-        seed=config.seed,
-        accumulation_steps=config.training.accumulation_steps,
-        device=device,
-    )
     # Nothing is written: checkpoints and evaluations are never due within single steps.
-    folder = Path(tempfile.gettempdir())
-    trainer = Trainer(
-        config,
-        model,
-        loader,
-        OnlineEvaluation(config, dataset, mean, std, device),
-        Retention(folder, 1),
-        [],
-        world=World(),
-        data_state={},
-        run_dir=folder,
-    )
-    model.train()
-    return trainer, dataset.channels, "random pictures" if synthetic else dataset.name
+    nowhere = Path(tempfile.gettempdir())
+    trainer = assemble(config, dataset, device=device, world=World(), folder=RunFolder(nowhere, nowhere), writes=False)
+    trainer.method.train()
+    return trainer, "random pictures" if synthetic else dataset.name

@@ -32,9 +32,15 @@ def ablate(
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:<n> or mps.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only plan: check cells, count images and FLOP.")] = False,
+    final: Annotated[
+        bool,
+        typer.Option("--final", help="Read test as well, once, after everything is chosen; written apart, as final.*."),
+    ] = False,
     list_studies: Annotated[bool, typer.Option("--list", help="List the studies that ship with hjepa.")] = False,
 ) -> None:
     """Compare configurations: a grid of cells with paired seeds at equal budget; a table, a plot, every configuration.
+
+    Runs are read on validation images; --final reads test.
 
     The same command goes on with a study that was stopped.
     """
@@ -58,6 +64,7 @@ def ablate(
         overrides=dict(parse_override(text) for text in overrides or ()),
         device=device,
         dry_run=dry_run,
+        final=final,
     )
     if dry_run:
         typer.echo(format_study(outcome.results))
@@ -69,7 +76,9 @@ def ablate(
         for run in row["runs"]:
             if "failed" in run:
                 typer.echo(f"{row['name']}, seed {run['seed']}: {run['failed']}")
-    names = [name for name in ("results.md", "results.json", "results.png") if (outcome.folder / name).is_file()]
+    stems = ("results", "final") if final else ("results",)
+    names = [f"{stem}{end}" for stem in stems for end in (".md", ".json", ".png")]
+    names = [name for name in names if (outcome.folder / name).is_file()]
     typer.echo(f"wrote {', '.join(names)} in {outcome.folder}")
 
 

@@ -42,18 +42,31 @@ def show(
 
 @app.command()
 def check(source: Source = None, overrides: Overrides = None) -> None:
-    """Check a configuration, masks included, and say what it means in tokens."""
+    """Check a configuration, masks included, and say what it means in tokens and FLOP."""
     from hjepa.config import load_config
-    from hjepa.training.parts import build_sampler
+    from hjepa.config.grid import by
+    from hjepa.methods.jepa import build_sampler
+    from hjepa.training.cost import training_cost
 
     source, overrides = _arguments(source, overrides)
     config = load_config(source, overrides)
-    geometry, counts = config.geometry(), build_sampler(config).counts
-    typer.echo(f"ok: {geometry.num_tokens} tokens ({geometry.grid[0]}x{geometry.grid[1]}), {counts.context} seen")
+    masks = build_sampler(config)
+    geometry, counts = config.geometry(), masks.counts
+    processes = 1
+    if config.loss.type == "infonce":
+        processes = -(-config.loss.candidate_images // config.data.batch_size)
+    cost = training_cost(config, config.data.channels or 3, processes=processes)
+    typer.echo(f"ok: {geometry.num_tokens} tokens ({by(geometry.grid)}), {counts.context} seen")
     for index, level in enumerate(geometry.levels):
-        rows, columns = geometry.level_grid(index)
         typer.echo(
-            f"level {index}: after block {level.depth}, {rows}x{columns} cells, {counts.targets[index]} predicted"
+            f"level {index}: after block {level.depth}, {by(geometry.level_grid(index))} cells, {counts.targets[index]} predicted"
+        )
+    parts = ", ".join(f"{name} {flop / 1e9:.3f}" for name, flop in cost.parts.items())
+    typer.echo(f"{cost.total / 1e9:.3f} GFLOP per image and step: {parts}")
+    if processes > 1:
+        typer.echo(
+            f"needs at least {processes} processes: infonce compares a prediction with {config.loss.candidate_images} images, "
+            f"and each has {config.data.batch_size}"
         )
 
 

@@ -71,7 +71,7 @@ def preview(
     except OSError as error:
         raise UserError(f"--output: {output.parent} cannot be made ({error.strerror}); choose another folder") from None
     train = build_dataset(chosen.data, "train", seed=chosen.seed)
-    sheet = contact_sheet(train, chosen.data, chosen.geometry().image_size, seed=chosen.seed, rows=rows, crops=crops)
+    sheet = contact_sheet(train, chosen.data, chosen.geometry().height_width, seed=chosen.seed, rows=rows, crops=crops)
     try:
         save_png(sheet, output)
     except OSError as error:

@@ -22,6 +22,14 @@ def evaluate(
         Path | None,
         typer.Option(help="Checkpoint (.pth), run folder for its last one, packed folder, or shipped model. Required."),
     ] = None,
+    read_split: Annotated[
+        str,
+        typer.Option(
+            "--split",
+            metavar="[validation|test]",
+            help="Images that are read: validation to choose between runs, test to report what was chosen.",
+        ),
+    ] = "test",
     dataset: Annotated[str | None, typer.Option(help="Another data set than the run's.")] = None,
     data_path: Annotated[Path | None, typer.Option(help="Where the data set lies.")] = None,
     eval_type: Annotated[
@@ -40,7 +48,8 @@ def evaluate(
     batch_size: Annotated[int | None, typer.Option(help="Images per forward pass.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:<n> or mps.")] = "auto",
     output: Annotated[
-        Path | None, typer.Option(help="Results file; results.json in the run folder when not given.")
+        Path | None,
+        typer.Option(help="Results file; results.json (results_validation.json) in the run folder when not given."),
     ] = None,
 ) -> None:
     """Linear probe and k-NN of a trained model, beside raw pixels, PCA and the untrained model."""
@@ -55,6 +64,7 @@ def evaluate(
 
     results = run(
         checkpoint,
+        split=read_split,  # type: ignore[arg-type]  # checked there
         dataset=dataset,
         data_path=data_path,
         eval_type=split(eval_type) or "all",

@@ -2,6 +2,7 @@
 
 from hjepa.config.data import DATASETS, AugmentationConfig, DataConfig
 from hjepa.config.geometry import Geometry, Level, resolve
+from hjepa.config.grid import Grid, PerAxis
 from hjepa.config.load import all_keys, dump_config, flat_values, load_config, parse_override, preset_text, presets
 from hjepa.config.loss import LossConfig
 from hjepa.config.masking import MaskingConfig
@@ -21,12 +22,14 @@ __all__ = [
     "EmaConfig",
     "EvaluationConfig",
     "Geometry",
+    "Grid",
     "Level",
     "LevelConfig",
     "LoggingConfig",
     "LossConfig",
     "MaskingConfig",
     "ModelConfig",
+    "PerAxis",
     "PredictorConfig",
     "TrainingConfig",
     "all_keys",

@@ -47,6 +47,12 @@ class AugmentationConfig(Section):
     """Mirror half of the images."""
     color_jitter: float = Field(default=0.0, ge=0, lt=1)
     """Strength s of brightness, contrast and saturation: each is multiplied by a factor in [1 - s, 1 + s]."""
+    grayscale: float = Field(default=0.0, ge=0, le=1)
+    """Probability of turning an image of three channels grey."""
+    blur: float = Field(default=0.0, ge=0, le=1)
+    """Probability of Gaussian blur, with a standard deviation uniform in [0.1, 2] pixels of the crop."""
+    solarize: float = Field(default=0.0, ge=0, le=1)
+    """Probability of inverting every value of one half and above."""
 
 
 class DataConfig(Section):
@@ -71,11 +77,6 @@ class DataConfig(Section):
     """Processes that decode images, where they do not lie in memory."""
     prefetch_factor: int = Field(default=4, ge=1)
     """Batches that each worker keeps ready."""
-    worker_timeout: float = Field(default=300.0, ge=0)
-    """Seconds to wait for a batch from a worker before it counts as stalled, for example on a disk that does not answer;
-    0: for ever."""
-    worker_restarts: int = Field(default=3, ge=0)
-    """How many times in a run workers that crashed or stalled are replaced, with a warning, before the run stops."""
     pin_memory: bool = False
     """Page-locked memory for faster copies to a GPU; without effect on a CPU."""
     storage: Literal["auto", "device", "workers"] = "auto"
@@ -106,6 +107,11 @@ class DataConfig(Section):
     fetched."""
     test_fraction: float = Field(default=0.2, gt=0, lt=1)
     """Share that is held out for testing, drawn from the seed, where a data set has no test split of its own."""
+    validation_fraction: Literal["auto"] | Annotated[float, Field(ge=0, le=0.5)] = "auto"
+    """Share of the training images whose labels are withheld from probes and k-NN, so that runs can be compared without
+    reading test; drawn from the seed, from every class alike. They are pretrained on as the others are, without labels.
+    `auto`: 5,000 images or a tenth, whichever is less. 0: none, every training label serves the probe. Without effect
+    where a data set has validation images of its own beside test images."""
     mean: list[float] | None = None
     """Mean per channel in [0, 1] for normalisation; measured on the training images when not given."""
     std: list[float] | None = None

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hjepa.config.grid import MOST_AXES, Grid, PerAxis, axis_widths, by, canonical, cells, per_axis, plane, shown
 from hjepa.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,47 +26,77 @@ _NAME = re.compile(r"vit_(tiny|small|base|large|huge)_patch(\d+)_(\d+)")
 
 @dataclass(frozen=True)
 class Level:
-    """One level: tapped after ``depth`` blocks, averaged over ``stride`` x ``stride`` tokens (0: over all)."""
+    """One level: tapped after ``depth`` blocks, averaged over cells of ``stride`` tokens.
+
+    A stride is one number where it is the same along every axis (1: no pooling; 0: the whole input), else a tuple with
+    one per axis.
+    """
 
     depth: int
-    stride: int
+    stride: PerAxis
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stride", canonical(self.stride))
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """The resolved sizes of a model."""
+    """The resolved sizes of a model.
+
+    The input has one axis (a signal [B, C, T]), two (an image [B, C, H, W]) or three (a clip [B, C, T, H, W]), as many
+    as ``image_size`` has numbers. ``patch_size`` is one number where it is the same along every axis.
+    """
 
     embed_dim: int
     depth: int
     num_heads: int
-    patch_size: int
-    image_size: tuple[int, int]
+    patch_size: PerAxis
+    image_size: Grid
     levels: tuple[Level, ...]
     predictor_dim: int
     predictor_heads: int
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "patch_size", canonical(self.patch_size))
+
     @property
-    def grid(self) -> tuple[int, int]:
-        """Tokens as (rows, columns)."""
-        return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+    def axes(self) -> int:
+        """Axes of the input."""
+        return len(self.image_size)
+
+    @property
+    def patch(self) -> tuple[int, ...]:
+        """Size of a patch along each axis."""
+        return per_axis(self.patch_size, self.axes)
+
+    @property
+    def height_width(self) -> tuple[int, int]:
+        """Size of the images, for what works on images alone. Raises `UserError` for signals and clips."""
+        return plane(self.image_size)
+
+    @property
+    def grid(self) -> Grid:
+        """Tokens along each axis: (rows, columns) for images."""
+        return cells(self.image_size, self.patch)
 
     @property
     def num_tokens(self) -> int:
-        """Number of tokens of an image."""
-        return self.grid[0] * self.grid[1]
+        """Number of tokens of an input."""
+        return math.prod(self.grid)
 
-    def level_grid(self, level: int) -> tuple[int, int]:
-        """Cells of a level as (rows, columns)."""
-        stride = self.levels[level].stride
-        return (self.grid[0] // stride, self.grid[1] // stride) if stride else (1, 1)
+    def level_grid(self, level: int) -> Grid:
+        """Cells of a level along each axis."""
+        return cells(self.grid, self.levels[level].stride)
 
 
-def resolve(model: ModelConfig, image_size: int | tuple[int, int] | None = None) -> Geometry:
+def resolve(model: ModelConfig, image_size: int | Grid | None = None, patch_size: PerAxis | None = None) -> Geometry:
     """Turn names and optional keys into numbers.
 
     Args:
         model: the ``model`` section.
-        image_size: ``data.image_size``; wins over the size in the encoder's name.
+        image_size: ``data.image_size``; wins over the size in the encoder's name. One number is the side of a square
+            image; (T,) is a signal, (H, W) an image, (T, H, W) a clip.
+        patch_size: in place of the one in the encoder's name; one number for every axis, or one each.
 
     Raises:
         UserError: a name that is not known, or sizes that do not fit together; the message names the key.
@@ -77,52 +108,59 @@ def resolve(model: ModelConfig, image_size: int | tuple[int, int] | None = None)
             "_patch{P}_{S}, for example vit_tiny_patch16_224"
         )
     named_dim, named_depth, named_heads = ENCODERS[match[1]]
-    patch = int(match[2])
-    if patch < 1:
-        raise UserError(f"model.encoder_type: patch size {patch} in {model.encoder_type!r} must be at least 1")
+    if int(match[2]) < 1:
+        raise UserError(f"model.encoder_type: patch size {match[2]} in {model.encoder_type!r} must be at least 1")
+    size, patch = _sizes(int(match[3]) if image_size is None else image_size, patch_size or int(match[2]))
     dim = model.embed_dim or named_dim
     if model.num_heads is not None:
         heads = model.num_heads
     else:
         heads = named_heads if dim == named_dim else max(1, dim // 64)
     _check_heads("model", dim, heads)
-    if model.position == "rope" and (dim // heads) % 4:
-        raise UserError(
-            f"model.position: rope needs a head width that 4 divides, and {dim}/{heads} = {dim // heads} is not; "
-            f"change model.num_heads or use sincos"
-        )
-    if model.position == "sincos" and dim % 4:
-        raise UserError(f"model.embed_dim: {dim} must be a multiple of 4 for sine-cosine positions")
-    size = image_size if image_size is not None else int(match[3])
-    height, width = (size, size) if isinstance(size, int) else size
-    if height < patch or width < patch or height % patch or width % patch:
-        fits = [max(patch, round(side / patch) * patch) for side in (height, width)]
-        would_do = str(fits[0]) if height == width else f"[{fits[0]}, {fits[1]}]"
-        raise UserError(
-            f"data.image_size: {height}x{width} is not a multiple of the patch size {patch}; {would_do} would do"
-        )
-    grid = (height // patch, width // patch)
-    levels = _levels(model, model.depth or named_depth, grid)
     predictor_dim = model.predictor.embed_dim or dim
     predictor_heads = model.predictor.num_heads or max(1, predictor_dim // 64)
     _check_heads("model.predictor", predictor_dim, predictor_heads)
+    _check_positions(model, dim, heads, predictor_dim, len(size))
+    levels = _levels(model, model.depth or named_depth, cells(size, patch))
     if model.predictor.coarse_to_fine and model.predictor.sharing == "shared":
         raise UserError(
             "model.predictor.coarse_to_fine: a shared predictor answers for all levels at once; set "
             "model.predictor.sharing=separate"
         )
-    if predictor_dim % 4:
-        raise UserError(f"model.predictor.embed_dim: {predictor_dim} must be a multiple of 4 for its positions")
     return Geometry(
         embed_dim=dim,
         depth=max(level.depth for level in levels),
         num_heads=heads,
         patch_size=patch,
-        image_size=(height, width),
+        image_size=size,
         levels=levels,
         predictor_dim=predictor_dim,
         predictor_heads=predictor_heads,
     )
+
+
+def _sizes(image_size: int | Grid, patch_size: PerAxis) -> tuple[Grid, Grid]:
+    """Input and patch along each axis."""
+    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if not 1 <= len(size) <= MOST_AXES:
+        raise UserError(
+            f"data.image_size: {len(size)} numbers; give one for a signal (T,), two for an image (H, W), three for a clip "
+            "(T, H, W)"
+        )
+    try:
+        patch = per_axis(patch_size, len(size))
+    except ValueError as error:
+        raise UserError(f"patch_size: {error}") from None
+    if min(patch) < 1:
+        raise UserError(f"patch_size: {by(patch)} must be at least 1 along every axis")
+    if any(side < step or side % step for side, step in zip(size, patch, strict=True)):
+        fits = [max(step, round(side / step) * step) for side, step in zip(size, patch, strict=True)]
+        square = len(size) == 2 and len({*size}) == len({*patch}) == 1
+        raise UserError(
+            f"data.image_size: {by(size)} is not a multiple of the patch size {shown(canonical(patch))}; "
+            f"{fits[0] if square else fits} would do"
+        )
+    return size, patch
 
 
 def _check_heads(path: str, dim: int, heads: int) -> None:
@@ -132,44 +170,37 @@ def _check_heads(path: str, dim: int, heads: int) -> None:
         raise UserError(f"{path}.num_heads: {heads} does not divide the width {dim}; {nearest} would")
 
 
-def _levels(model: ModelConfig, depth: int, grid: tuple[int, int]) -> tuple[Level, ...]:
+def _check_positions(model: ModelConfig, dim: int, heads: int, predictor_dim: int, axes: int) -> None:
+    """Widths must hold pairs of features for every axis."""
+    if model.position == "rope":
+        try:
+            axis_widths(dim // heads, axes)
+        except ValueError as error:
+            raise UserError(
+                f"model.position: with rope the width of a head, {dim}/{heads} = {error}; change model.num_heads or use sincos"
+            ) from None
+    widths = {"model.predictor.embed_dim": predictor_dim}
+    if model.position == "sincos":
+        widths = {"model.embed_dim": dim, **widths}
+    for key, width in widths.items():
+        try:
+            axis_widths(width, axes)
+        except ValueError as error:
+            raise UserError(f"{key}: {error} for sine-cosine positions") from None
+
+
+def _levels(model: ModelConfig, depth: int, grid: Grid) -> tuple[Level, ...]:
     if model.levels is not None:
+        for i, listed in enumerate(model.levels):
+            try:
+                per_axis(listed.stride, len(grid))
+            except ValueError as error:
+                raise UserError(f"model.levels.{i}.stride: {error}") from None
         levels = tuple(Level(level.depth, level.stride) for level in model.levels)
         for i, level in enumerate(levels):
-            if level.depth > depth:
-                raise UserError(
-                    f"model.levels.{i}.depth: {level.depth} is more than the encoder's {depth} blocks; use 1 to {depth}"
-                )
-            if level.stride == 0:
-                if i + 1 < len(levels) or i == 0:
-                    raise UserError(
-                        f"model.levels.{i}.stride: 0 averages the whole image, which can only be the last of several levels"
-                    )
-                continue
-            if grid[0] % level.stride or grid[1] % level.stride:
-                raise UserError(
-                    f"model.levels.{i}.stride: {level.stride} does not divide the token grid {grid[0]}x{grid[1]}; "
-                    f"{', '.join(map(str, _strides(grid)))} would"
-                )
-        coarsest = max(level.stride for level in levels)
-        for i, level in enumerate(levels):
-            if i and level.depth < levels[i - 1].depth:
-                raise UserError(
-                    f"model.levels.{i}: finer than level {i - 1}; list levels from finest (shallow, small stride) to coarsest"
-                )
-            if level.stride == 0:
-                continue
-            if coarsest % level.stride:
-                raise UserError(
-                    f"model.levels.{i}.stride: {level.stride} does not divide the coarsest stride {coarsest}, so cells "
-                    "would not nest; use strides that divide one another"
-                )
-            if i and (level.depth, level.stride) == (levels[i - 1].depth, levels[i - 1].stride):
-                raise UserError(f"model.levels.{i}: the same depth and stride as level {i - 1}; change one of them")
-            if i and level.stride < levels[i - 1].stride:
-                raise UserError(
-                    f"model.levels.{i}: finer than level {i - 1}; list levels from finest (shallow, small stride) to coarsest"
-                )
+            _check_level(f"model.levels.{i}", level, depth, grid, may_be_whole=0 < i == len(levels) - 1)
+        for i in range(1, len(levels)):
+            _check_order(i, levels[i - 1], levels[i], len(grid))
         return levels
     count = model.num_hierarchies
     depths = [depth] * count
@@ -185,20 +216,52 @@ def _levels(model: ModelConfig, depth: int, grid: tuple[int, int]) -> tuple[Leve
     return tuple(Level(d, s) for d, s in zip(depths, strides, strict=True))
 
 
-def _strides(grid: tuple[int, int]) -> list[int]:
-    common = math.gcd(*grid)
-    return [s for s in range(1, common + 1) if common % s == 0]
+def _check_level(path: str, level: Level, depth: int, grid: Grid, *, may_be_whole: bool) -> None:
+    if level.depth > depth:
+        raise UserError(f"{path}.depth: {level.depth} is more than the encoder's {depth} blocks; use 1 to {depth}")
+    if level.stride == 0:
+        if not may_be_whole:
+            raise UserError(f"{path}.stride: 0 averages the whole image, which can only be the last of several levels")
+        return
+    if all(size % stride == 0 for size, stride in zip(grid, per_axis(level.stride, len(grid)), strict=True)):
+        return
+    if isinstance(level.stride, int):
+        fits = ", ".join(map(str, _divisors(math.gcd(*grid))))
+    else:
+        fits = " by ".join("/".join(map(str, _divisors(size))) for size in grid)
+    raise UserError(f"{path}.stride: {shown(level.stride)} does not divide the token grid {by(grid)}; {fits} would")
 
 
-def _nested_strides(grid: tuple[int, int], count: int) -> list[int]:
+def _check_order(number: int, finer: Level, level: Level, axes: int) -> None:
+    """Levels come from finest to coarsest, and cells of one hold whole cells of the one before."""
+    path = f"model.levels.{number}"
+    strides = list(zip(per_axis(finer.stride, axes), per_axis(level.stride, axes), strict=True))
+    if level.depth < finer.depth or (level.stride and any(coarse < fine for fine, coarse in strides)):
+        raise UserError(
+            f"{path}: finer than level {number - 1}; list levels from finest (shallow, small stride) to coarsest"
+        )
+    if level == finer:
+        raise UserError(f"{path}: the same depth and stride as level {number - 1}; change one of them")
+    if any(coarse % fine for fine, coarse in strides):
+        raise UserError(
+            f"{path}.stride: {shown(level.stride)} is no multiple of {shown(finer.stride)} of level {number - 1}, so cells "
+            "would not nest; use strides that divide one another"
+        )
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def _nested_strides(grid: Grid, count: int) -> list[int]:
     """The smallest chain 1 < s1 < s2 ... of strides that divide one another and the grid."""
     chain = [1]
-    for stride in _strides(grid)[1:]:
+    for stride in _divisors(math.gcd(*grid))[1:]:
         if stride % chain[-1] == 0 and len(chain) < count:
             chain.append(stride)
     if len(chain) < count:
         raise UserError(
-            f"model.num_hierarchies: {count} pooled levels do not fit the token grid {grid[0]}x{grid[1]}, whose strides "
+            f"model.num_hierarchies: {count} pooled levels do not fit the token grid {by(grid)}, whose strides "
             f"nest to {len(chain)} levels; use at most {len(chain)}, model.hierarchy=depths, or another image size"
         )
     return chain

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from hjepa.config.base import Section
+
+
+def _above_zero(stride: int | tuple[int, ...]) -> int | tuple[int, ...]:
+    if isinstance(stride, tuple) and min(stride, default=0) < 1:
+        raise ValueError("a list has a number of at least 1 per axis; write 0 without a list for the whole image")
+    return stride
 
 
 class LevelConfig(Section):
@@ -14,10 +20,10 @@ class LevelConfig(Section):
 
     depth: int = Field(ge=1)
     """Number of encoder blocks after which the level is tapped."""
-    stride: int = Field(default=1, ge=0)
-    """Side of the square of tokens that is averaged into one cell of this level (1 = no pooling). 0 averages the whole
-    image into a single cell, which is always predicted, from whatever part the context shows; for the last level. 0 did not
-    pay where it was measured (docs/results/recipe.md, S4, C16)."""
+    stride: Annotated[Annotated[int, Field(ge=0)] | tuple[int, ...], AfterValidator(_above_zero)] = 1
+    """Side of the square of tokens that is averaged into one cell of this level (1 = no pooling), or a list with one
+    number per axis: [rows, columns]. 0 averages the whole image into a single cell, which is always predicted, from whatever
+    part the context shows; for the last level. 0 did not pay where it was measured (docs/results/recipe.md, S4, C16)."""
 
 
 class PredictorConfig(Section):

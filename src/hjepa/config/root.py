@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from hjepa.config.base import Section
 from hjepa.config.data import DataConfig
@@ -23,6 +25,9 @@ from hjepa.errors import UserError
 class Config(Section):
     """Everything that steers a run."""
 
+    method: str = Field(default="hjepa", min_length=1)
+    """`hjepa` (several levels), `ijepa` (one level), a name that `hjepa.methods.register` was given, or
+    `package.module:Class`."""
     model: ModelConfig = Field(default_factory=ModelConfig)
     """Encoder, levels, predictor, target encoder."""
     data: DataConfig = Field(default_factory=DataConfig)
@@ -45,6 +50,14 @@ class Config(Section):
     """Seed of weights, data order, crops and masks."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     """`auto`, `cpu`, `cuda`, `cuda:<n>` or `mps`."""
+
+    @model_validator(mode="after")
+    def _one_level_for_ijepa(self) -> Self:
+        """`ijepa` alone means one level, unless levels are asked for."""
+        model = self.model
+        if self.method == "ijepa" and model.levels is None and "num_hierarchies" not in model.model_fields_set:
+            object.__setattr__(self, "model", model.model_copy(update={"num_hierarchies": 1}))
+        return self
 
     def geometry(self) -> Geometry:
         """Sizes of the model. Raises `UserError` when they do not fit together."""

@@ -65,15 +65,17 @@ class EvaluationConfig(Section):
     """Online evaluation during training and the final table."""
 
     eval_frequency: int = Field(default=5, ge=1)
-    """Epochs between online evaluations (k-NN and effective rank on a held-out part of the training images)."""
+    """Epochs between online evaluations: k-NN and effective rank on a fixed part of the training images, which are
+    pretrained on as all others are."""
     online_images: int = Field(default=2000, ge=20)
     """Images used by the online evaluation: three quarters as references, a quarter as queries."""
     final: bool = True
     """Evaluate and report at the end of training."""
     train_images: int | None = Field(default=20000, ge=10)
-    """Training images whose features the final probe and k-NN use; all of them with null."""
+    """Training images whose features the final probe and k-NN use, validation images left out; all of them with
+    null."""
     test_images: int | None = Field(default=None, ge=1)
-    """Test images; all of them when not given."""
+    """Images that are read, of the test and of the validation images each; all of them when not given."""
 
 
 class DistributedConfig(Section):

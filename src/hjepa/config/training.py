@@ -58,6 +58,9 @@ class TrainingConfig(Section):
     non_finite: Literal["skip", "stop"] = "skip"
     """When loss or gradient are not finite, weights and target stay as they are: `skip` goes on with the next step (and
     stops after ten in a row), `stop` ends the run. Either way a report names step, level and images."""
+    resume_schedule: Literal["keep", "stretch"] = "keep"
+    """When a run goes on with another `training.epochs` and its learning rate would jump: `keep` refuses in one line,
+    `stretch` accepts the jump and says it."""
     compile: bool | Literal["auto"] = False
     """Compile the networks with `torch.compile`. `auto`: on a CUDA GPU yes, elsewhere no (on CPUs a step gained 4 % at best,
     and compiling takes up to two minutes); a resumed run keeps the choice."""

@@ -18,7 +18,7 @@ from hjepa.data.dataset import (
     bad_files_error,
     log_bad_files,
 )
-from hjepa.data.listing import Listing, held_out, restrict_classes, subset_rows
+from hjepa.data.listing import Listing, held_out, restrict_classes, subset_rows, withheld
 from hjepa.data.loading.first_read import Probe, convert_memory, scan, settle, worth_scanning
 from hjepa.data.sources import cifar, digits, folder, imagenet, parquet, shapes, stl10, webdataset
 from hjepa.errors import DataError, UserError
@@ -47,8 +47,10 @@ def build_dataset(data: DataConfig, split: Split = "train", *, seed: int = 0) ->
 
     Args:
         data: the ``data`` section.
-        split: ``"train"`` or ``"test"``. ``data.subset`` applies to ``"train"`` only.
-        seed: ``seed`` of the run; draws the split where the set has none of its own, and the subset.
+        split: ``"train"``, ``"validation"`` or ``"test"``. ``"train"`` is everything that is pretrained on, validation
+            images included where they are drawn from it (`ImageDataset.division` says which). ``data.subset`` applies
+            to train and to what is drawn from it. `hjepa.data.splits.Splits` has all three at once.
+        seed: ``seed`` of the run; draws the splits that the set does not have, and the subset.
 
     Returns:
         The split. Up to 2 GiB decoded it lies in memory (unless ``data.storage=workers``), and sets of up to 50,000
@@ -65,7 +67,13 @@ def build_dataset(data: DataConfig, split: Split = "train", *, seed: int = 0) ->
             f"data.labels_file: read for data.dataset=folder only, and data.dataset is {data.dataset}; leave it out"
         )
     path = data.data_path if data.data_path is not None else Path("data") / data.dataset
-    listing = SOURCES[data.dataset](data, split, path)
+    find = SOURCES[data.dataset]
+    listing = find(data, "test" if split == "test" else "train", path)
+    own = split == "validation" and listing.division.own_validation
+    if own:
+        listing = find(data, split, path)
+    # What is drawn for validation is part of train, and so comes after everything that decides what train is.
+    training = split != "test" and not own
     other = None
     if listing.whole:
         test = held_out(listing.labels, len(listing), data.test_fraction, seed)
@@ -73,17 +81,33 @@ def build_dataset(data: DataConfig, split: Split = "train", *, seed: int = 0) ->
         if split == "train" and data.subset is None and worth_scanning(len(listing)):
             other = listing.select(test.nonzero().flatten())
         listing = listing.select((test == (split == "test")).nonzero().flatten())
+        listing = replace(listing, division=replace(listing.division, drawn=True))
     if data.classes_file is not None:
         listing = restrict_classes(listing, data.classes_file)
-    if split == "train" and data.subset is not None and not listing.subset_done:
+    if training and data.subset is not None and not listing.subset_done:
         listing = listing.select(subset_rows(listing.labels, len(listing), data.subset, seed))
+    if training and not listing.division.own_validation:
+        listing = _divide(listing, data, split, seed)
     if not len(listing):
         damage = "".join(f" ({bad.path}: {bad.reason})" for bad in listing.bad_files[:1])
         raise DataError(
             f"data.dataset={data.dataset}: no images for the {split} split{_at(listing)}{damage}; "
-            "add images, or change data.data_path, data.test_fraction or data.classes_file"
+            f"add images, or change data.data_path, data.{'test' if split != 'validation' else split}_fraction or "
+            "data.classes_file"
         )
     return _read(listing, other, data, split)
+
+
+def _divide(listing: Listing, data: DataConfig, split: Split, seed: int) -> Listing:
+    """The training split with the validation images marked, or these alone.
+
+    Decided before a file is read, so that a damaged one changes nothing for the others.
+    """
+    validation = withheld(listing.labels, len(listing), data.validation_fraction, seed)
+    if split == "validation":
+        none = torch.zeros(0, dtype=torch.int64)
+        return listing.select(none if validation is None else validation.nonzero().flatten())
+    return replace(listing, division=replace(listing.division, withheld=validation))
 
 
 def _read(listing: Listing, other: Listing | None, data: DataConfig, split: Split) -> ImageDataset:
@@ -128,6 +152,7 @@ def _read(listing: Listing, other: Listing | None, data: DataConfig, split: Spli
         bad_images=data.bad_images,
         description=listing.description,
         shards=listing.shards,
+        division=listing.division,
     )
 
 

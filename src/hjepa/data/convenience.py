@@ -13,27 +13,40 @@ from hjepa.data.loading.loader import TrainLoader
 from hjepa.data.statistics import measure_statistics
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from hjepa.config import Config
+    from hjepa.data.views import ViewSpec
 
 
 def build_dataloader(
-    config: Config, split: Split = "train", *, device: torch.device | str = "cpu"
+    config: Config,
+    split: Split = "train",
+    *,
+    device: torch.device | str = "cpu",
+    views: Sequence[ViewSpec] | None = None,
+    targets: bool = False,
 ) -> TrainLoader | EvalLoader:
     """The batches that a run of this configuration sees.
 
     Args:
         config: a whole configuration.
-        split: ``"train"`` gives a `TrainLoader`, ``"test"`` an `EvalLoader`.
+        split: ``"train"`` gives a `TrainLoader`, ``"validation"`` and ``"test"`` an `EvalLoader`.
         device: where batches go.
+        views: what is cut from every training image; the one view of ``data.augmentation`` when not given.
+        targets: whether batches have the labels, or whatever else is known about the images.
 
     Returns:
         A loader; normalised by ``data.mean`` and ``data.std``, or by the training images' own where not given.
 
     Raises:
-        UserError: as `build_dataset`, and for sizes that do not fit together.
+        UserError: as `build_dataset`, for sizes that do not fit together, and for targets that there are none of.
+        ValueError: ``views`` for a split that is not trained on: evaluation has one view, the centred crop.
     """
+    if views is not None and split != "train":
+        raise ValueError(f"views are for the training split; the {split} split has one, the centred crop")
     device = torch.device(device)
-    size = config.geometry().image_size
+    size = config.geometry().height_width
     data, seed = config.data, config.seed
     dataset = build_dataset(data, split, seed=seed)
     if data.mean is not None and data.std is not None:
@@ -51,6 +64,8 @@ def build_dataloader(
             seed=seed,
             accumulation_steps=config.training.accumulation_steps,
             device=device,
+            views=views,
+            with_targets=targets,
         )
     return EvalLoader(
         dataset,
@@ -62,4 +77,5 @@ def build_dataloader(
         num_workers=data.num_workers,
         device=device,
         pin_memory=data.pin_memory,
+        with_targets=targets,
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Protocol, cast
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hjepa.data.images.decode import Decoded, Reduction, UnreadableImageError, convert_channels, decode
+from hjepa.data.targets import ListedTargets, Sample, Targets
 from hjepa.errors import DataError
 
 logger = logging.getLogger("hjepa")
@@ -22,7 +24,24 @@ MAX_LOGGED = 20
 # Fewer files of many images would say little about the whole set.
 _FEW_SHARDS = 8
 
-Split = Literal["train", "test"]
+Split = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class Division:
+    """How the images of a data set came to be divided."""
+
+    drawn: bool = False
+    """Whether train and test were divided by the seed."""
+    own_validation: bool = False
+    """Whether the data set has validation images of its own, beside train and test."""
+    withheld: Tensor | None = None
+    """bool ``[N]``, for the training split: images whose labels are withheld for validation. None where there are
+    none."""
+
+    def select(self, rows: Tensor) -> Division:
+        """The division of some images."""
+        return self if self.withheld is None else replace(self, withheld=self.withheld[rows])
 
 
 class BadFile(NamedTuple):
@@ -211,7 +230,7 @@ class ImageDataset:
     Attributes:
         name: name of the data set, ``data.dataset``.
         description: a few words for tables, for example ``"shapes v1, 32x32"``.
-        split: ``"train"`` or ``"test"``.
+        split: ``"train"``, ``"validation"`` or ``"test"``.
         labels: int64 ``[N]``, -1 where an image has none; None where no image has one.
         class_names: names in the order of labels.
         channels: channels of every image.
@@ -220,6 +239,11 @@ class ImageDataset:
             decode them are added as they are met.
         bad_images: ``"skip"`` or ``"stop"``: what loaders do with such a file.
         shards: where images lie in files of many; they decide the order of training.
+        division: how train, validation and test were divided.
+        targets: what loaders hand out when they are asked for targets: what was given, else the labels, else None.
+
+    Raises:
+        ValueError: not as many identifiers, labels or targets as images.
     """
 
     def __init__(
@@ -236,9 +260,11 @@ class ImageDataset:
         bad_images: Literal["skip", "stop"] = "skip",
         description: str | None = None,
         shards: Shards | None = None,
+        division: Division | None = None,
+        targets: Targets | None = None,
     ) -> None:
-        if len(identifiers) != len(pixels) or (labels is not None and len(labels) != len(pixels)):
-            raise ValueError(f"{len(pixels)} images need as many identifiers and labels")
+        if any(part is not None and len(part) != len(pixels) for part in (identifiers, labels, targets)):
+            raise ValueError(f"{len(pixels)} images need as many identifiers, labels and targets")
         self.pixels = pixels
         self.name = name
         self.split = split
@@ -250,6 +276,8 @@ class ImageDataset:
         self.bad_images = bad_images
         self.description = name if description is None else description
         self.shards = shards
+        self.division = Division() if division is None else division
+        self._targets = targets
         self._known_bad = {bad.path for bad in self.bad_files}
 
     def __len__(self) -> int:
@@ -273,8 +301,24 @@ class ImageDataset:
         """Bytes of the decoded images where they lie in memory, else None."""
         return self.pixels.nbytes if isinstance(self.pixels, MemoryPixels) else None
 
+    @property
+    def targets(self) -> Targets | None:
+        """What is known about each image."""
+        if self._targets is None and self.labels is not None:
+            return ListedTargets("class", self.labels)
+        return self._targets
+
+    def sample(self, index: int) -> Sample:
+        """One image in its native size and type, with its target. Raises as `read`."""
+        pixels = self.read(index)
+        targets = self.targets
+        if targets is None:
+            return Sample(pixels, None)
+        with self._named(index):
+            return Sample(pixels, targets.read(index % len(self)))
+
     def read(self, index: int) -> Tensor:
-        """One image in its native size and type.
+        """The pixels of one image in its native size and type.
 
         Returns:
             ``[channels, h, w]``: uint8 (0 to 255), uint16 (0 to 65535) or float32 (0 to 1).
@@ -285,8 +329,14 @@ class ImageDataset:
         """
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
-        try:
+        with self._named(index):
             return self.pixels.read(index % len(self))
+
+    @contextmanager
+    def _named(self, index: int) -> Iterator[None]:
+        """What cannot be read is a `DataError` with the image's name."""
+        try:
+            yield
         except UnreadableImageError as error:
             raise DataError(
                 f"{self.identifiers[index]}: {error}; repair or remove the file, or set data.bad_images=skip"
@@ -307,6 +357,8 @@ class ImageDataset:
             bad_images=self.bad_images,
             description=self.description,
             shards=None if self.shards is None else self.shards.select(rows.numpy()),
+            division=self.division.select(rows),
+            targets=None if self._targets is None else self._targets.select(rows),
         )
 
     def first(self, order: np.ndarray, count: int) -> np.ndarray:

@@ -1,9 +1,11 @@
 """What a trained encoder must beat: the pixels themselves, their principal components, and an untrained encoder.
 
-The untrained encoder is `hjepa.training.untrained_model`: the step-0 weights of the same run.
+The untrained encoder is `hjepa.runs.load.untrained_encoder`: the step-0 weights of the same run.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -33,15 +35,15 @@ def pixels(images: Tensor) -> Tensor:
     return images.flatten(1)
 
 
-def pixel_components(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
+def pixel_components(train: Tensor, read: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
     """The leading principal components of the pixels, at most 128, fitted on the training images.
 
     Args:
         train: pixels ``[N, D]``.
-        test: pixels ``[M, D]``.
+        read: pixels ``[M, D]`` by split.
 
     Returns:
-        ``[N, K]`` and ``[M, K]``.
+        ``[N, K]``, and ``[M, K]`` by split.
     """
     pca = PCA.fit(train, min(PCA_COMPONENTS, *train.shape))
-    return pca.transform(train), pca.transform(test)
+    return pca.transform(train), {split: pca.transform(pixels) for split, pixels in read.items()}

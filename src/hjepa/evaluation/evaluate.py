@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hjepa.data import build_dataset
+from hjepa.data import Split, Splits
 from hjepa.errors import DivergenceError
 from hjepa.evaluation.controls import pixel_components, pixel_size, pixels
-from hjepa.evaluation.features import Encoder, View, encode, model_encoder
+from hjepa.evaluation.features import Reader, View, encode, encoder_reader
 from hjepa.evaluation.results import origin, results_path, write_results
-from hjepa.evaluation.sample import draw_test, draw_train
-from hjepa.evaluation.scores import Representation, Task, knn_scores, probe_scores, side_by_side
+from hjepa.evaluation.sample import draw_read, draw_train
+from hjepa.evaluation.scores import Representation, Scores, Task, knn_scores, probe_scores, side_by_side
 from hjepa.evaluation.settings import (
     CONTROLS,
     MAIN_K,
@@ -28,13 +28,15 @@ from hjepa.evaluation.settings import (
     check_depths,
     check_k,
     check_levels,
+    check_own_split,
+    check_split,
     evaluation_config,
     is_other_data,
     parse_eval_types,
 )
 from hjepa.metrics import cka_matrix, rankme
 from hjepa.models import distinct_levels
-from hjepa.training import TrainedRun, untrained_model
+from hjepa.training import TrainedRun, untrained_encoder
 from hjepa.zoo import load_encoder
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ log = logging.getLogger("hjepa")
 def evaluate(
     checkpoint: str | Path,
     *,
+    split: Split = "test",
     dataset: str | None = None,
     data_path: str | Path | None = None,
     eval_type: str | Sequence[str] = "all",
@@ -62,12 +65,16 @@ def evaluate(
     """Evaluate a trained model beside raw pixels, their principal components and its own untrained copy.
 
     Features are computed once: mean over cells of the target encoder's features at every level, on at most
-    ``evaluation.train_images`` training images (balanced over classes) and ``evaluation.test_images`` test images.
-    Everything is fitted and chosen on training images; test images are read once. Without labels the linear probe
-    and k-NN are skipped, which the log and the results say.
+    ``evaluation.train_images`` training images (balanced over classes, none of them a validation image) and at most
+    ``evaluation.test_images`` images of each split that is read. Everything is fitted on training images, and the
+    probe's regulariser chosen among them. Reading ``test`` reads the validation images beside it, by the same probes;
+    reading ``validation`` leaves test alone. Without labels the linear probe and k-NN are skipped, which the log and the
+    results say.
 
     Args:
         checkpoint: a ``.pth`` file, a run folder (its last checkpoint), a packed folder or a shipped model's name.
+        split: ``"validation"`` to compare runs and choose between them, ``"test"`` for what is reported once that is
+            done.
         dataset: another data set than the run's, by name.
         data_path: where it lies.
         eval_type: ``linear_probe``, ``knn`` or ``all``; with commas or as a sequence.
@@ -81,17 +88,19 @@ def evaluate(
             known already, as in a study.
         batch_size: images per forward pass; at least 64 when not given.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:<n>`` or ``mps``.
-        output: the file to write. When not given ``results.json`` in the run folder, or for another data set
-            ``results_<dataset>.json``.
+        output: the file to write. When not given ``results.json`` in the run folder, with ``_<dataset>`` in its name
+            for another data set and ``_validation`` for the validation split.
         overrides: ``["section.key=value", ...]``, or a mapping from dotted keys, for keys that choose or read images.
 
     Returns:
         what was written; accuracies are between 0 and 1. See ``docs/evaluation.md`` for the keys.
 
     Raises:
-        UserError: nothing at ``checkpoint``, no such data, an argument out of range, features that are not finite, or
-            an output file that cannot be written.
+        UserError: nothing at ``checkpoint``, no such data, no validation images to read, an argument out of range, a key
+            that would change which images of the run's own data are held out, features that are not finite, or an
+            output file that cannot be written.
     """
+    check_split(split)
     types = parse_eval_types(eval_type)
     run = load_encoder(checkpoint, device=device)
     config = evaluation_config(
@@ -102,11 +111,15 @@ def evaluate(
         batch_size=batch_size,
         overrides=overrides,
     )
-    wanted_levels = check_levels(levels, run.model.num_levels)
-    readings = Readings(check_depths(depths, run.model.geometry.depth), check_controls(controls))
-    path = results_path(run, config, output, other_data=is_other_data(run.config, config))
+    wanted_levels = check_levels(levels, run.encoder.num_levels)
+    readings = Readings(check_depths(depths, run.encoder.geometry.depth), check_controls(controls))
+    splits = Splits(config.data, config.seed)
+    other_data = is_other_data(run.config, config)
+    if not other_data:
+        check_own_split(run.config, config, splits)
+    path = results_path(run, config, output, other_data=other_data, split=split)
     with _exact_products():
-        features = _features(run, config, readings, k_values if "knn" in types else None)
+        features = _features(run, config, splits, split, readings, k_values if "knn" in types else None)
         results = _results(run, config, features, readings, types, wanted_levels, k_values)
     write_results(path, results)
     log.info("wrote %s", path)
@@ -115,18 +128,22 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Features:
-    """Everything that one pass over both splits yields. `task` is the reason where labels do not make one."""
+    """Everything that one pass over the images yields. `task` is the reason where labels do not make one."""
 
+    split: Split
+    """The one that was asked for."""
     representations: list[Representation]
     task: Task | str
     description: str
 
 
-def _features(run: TrainedRun, config: Config, readings: Readings, k_values: Sequence[int] | None) -> _Features:
+def _features(
+    run: TrainedRun, config: Config, splits: Splits, split: Split, readings: Readings, k_values: Sequence[int] | None
+) -> _Features:
     model, seed = run.model, config.seed
     device = next(model.parameters()).device
     view = View(
-        image_size=model.geometry.image_size,
+        image_size=model.geometry.height_width,
         mean=run.mean,
         std=run.std,
         device=device,
@@ -135,58 +152,74 @@ def _features(run: TrainedRun, config: Config, readings: Readings, k_values: Seq
         pin_memory=config.data.pin_memory,
     )
     encoders = _encoders(run, readings)
-    train = build_dataset(config.data, "train", seed=seed)
-    test = build_dataset(config.data, "test", seed=seed)
+    train = splits.train
+    read: dict[str, ImageDataset] = {split: splits.of(split)}
     limits = config.evaluation
-    train_rows = draw_train(train.labels, len(train), limits.train_images, seed)
-    test_rows = draw_test(test.labels, len(test), limits.test_images, seed)
+    train_rows = draw_train(train.labels, len(train), limits.train_images, seed, train.division.withheld)
     check_k(k_values, len(train_rows))  # before the minutes that encoding may take
+    if split == "test" and train.labels is not None:
+        beside = splits.validation
+        if beside is not None and beside.labels is not None:
+            read["validation"] = beside
+    rows = {name: draw_read(data.labels, len(data), limits.test_images, seed) for name, data in read.items()}
     log.info(
-        "evaluation: encoding %d training and %d test images of %s",
+        "evaluation: encoding %d training%s images of %s",
         len(train_rows),
-        len(test_rows),
+        "".join(f"{' and' if name == list(rows)[-1] else ','} {len(found)} {name}" for name, found in rows.items()),
         train.description,
     )
     train_features, train_rows = encode(train, train_rows, encoders, view)
-    test_features, test_rows = encode(test, test_rows, encoders, view)
     _check_finite(train_features["trained"], run.checkpoint)
+    features: dict[str, dict[str, Tensor]] = {}
+    for name, data in read.items():
+        features[name], rows[name] = encode(data, rows[name], encoders, view)
+    task = _task(train, train_rows, read, rows, seed)
     home = torch.device("cpu") if device.type == "mps" else device  # the solvers need float64
     representations = []
     for name in train_features:
         parts = 1 if name == "pixels" else len(readings.depths) if name.endswith("_depths") else model.num_levels
-        both = (train_features[name].to(home), test_features[name].to(home))
-        if name != "pixels" or "pixels" in readings.controls:
-            distinct = distinct_levels(model.geometry) if name in ("trained", "untrained") else None
-            train_levels, test_levels = (list(f.chunk(parts, dim=1)) for f in both)
-            representations.append(Representation(name, train_levels, test_levels, distinct))
+        if name == "pixels" and "pixels" not in readings.controls:
+            continue
+        distinct = distinct_levels(model.geometry) if name in ("trained", "untrained") else None
+        levels = {key: list(found[name].to(home).chunk(parts, dim=1)) for key, found in features.items()}
+        representations.append(
+            Representation(name, list(train_features[name].to(home).chunk(parts, dim=1)), levels, distinct)
+        )
     if "pca" in readings.controls:
-        components = pixel_components(train_features["pixels"], test_features["pixels"])
-        representations.append(Representation("pca", [components[0].to(home)], [components[1].to(home)]))
-    task = _task(train, train_rows, test, test_rows, seed)
-    return _Features(representations, task, train.description)
+        pixels_of = {key: found["pixels"] for key, found in features.items()}
+        components, found_components = pixel_components(train_features["pixels"], pixels_of)
+        representations.append(
+            Representation("pca", [components.to(home)], {key: [c.to(home)] for key, c in found_components.items()})
+        )
+    return _Features(split, representations, task, train.description)
 
 
-def _encoders(run: TrainedRun, readings: Readings) -> list[Encoder]:
+def _encoders(run: TrainedRun, readings: Readings) -> list[Reader]:
     """What to encode images with."""
-    encoders: list[Encoder] = [model_encoder(run.model, "trained", readings.depths)]
+    encoders: list[Reader] = [encoder_reader(run.encoder, "trained", readings.depths)]
     if "untrained" in readings.controls:
-        encoders.append(model_encoder(untrained_model(run), "untrained", readings.depths))
+        encoders.append(encoder_reader(untrained_encoder(run), "untrained", readings.depths))
     if {"pixels", "pca"} & set(readings.controls):
         encoders.append(lambda images: {"pixels": pixels(images)})
     return encoders
 
 
-def _task(train: ImageDataset, train_rows: Tensor, test: ImageDataset, test_rows: Tensor, seed: int) -> Task | str:
+def _task(
+    train: ImageDataset, train_rows: Tensor, read: Mapping[str, ImageDataset], rows: Mapping[str, Tensor], seed: int
+) -> Task | str:
     """The classification, or why there is none."""
-    if train.labels is None or test.labels is None:
-        split = "training" if train.labels is None else "test"
-        return "no labels" if train.labels is test.labels else f"no labels in the {split} split"
-    train_labels, test_labels = train.labels[train_rows], test.labels[test_rows]
+    lacking = [data.split for data in (train, *read.values()) if data.labels is None]
+    if lacking:
+        split = {"train": "training"}.get(lacking[0], lacking[0])
+        return "no labels" if len(lacking) == 1 + len(read) else f"no labels in the {split} split"
+    assert train.labels is not None
+    train_labels = train.labels[train_rows]
+    read_labels = {name: data.labels[rows[name]] for name, data in read.items() if data.labels is not None}
     if len(torch.unique(train_labels)) < 2:
         return "images of one class only"
     named = 0 if train.class_names is None else len(train.class_names)
-    classes = max(named, int(train_labels.max()) + 1, int(test_labels.max()) + 1)
-    return Task(train_labels, test_labels, classes, seed)
+    classes = max(named, *(int(labels.max()) + 1 for labels in (train_labels, *read_labels.values())))
+    return Task(train_labels, read_labels, classes, seed)
 
 
 def _results(
@@ -200,13 +233,15 @@ def _results(
 ) -> dict[str, Any]:
     networks = {r.name: r for r in features.representations if r.name in ("trained", "untrained")}
     trained = networks["trained"]
-    train_images, test_images = len(trained.train[0]), len(trained.test[0])
+    train_images = len(trained.train[0])
+    images = {name: len(found[0]) for name, found in trained.read.items()}
     task = None if isinstance(features.task, str) else features.task
-    results: dict[str, Any] = {}
+    scores: dict[str, Scores] = {}
     if "linear_probe" in types:
-        results["linear_probe"] = _linear_probe(features, levels)
+        scores["linear_probe"] = _linear_probe(features, levels)
     if "knn" in types:
-        results["knn"] = _knn(features, levels, k_values)
+        scores["knn"] = _knn(features, levels, k_values)
+    results: dict[str, Any] = {kind: found[features.split] for kind, found in scores.items()}
     results["rank"] = {
         **{name: rankme(side_by_side(r.together[0])) for name, r in networks.items()},
         "levels": [
@@ -219,40 +254,52 @@ def _results(
         results["depths"] = list(readings.depths)
     # NaN (a level that says the same of every image) is no JSON; null is.
     results["cka"] = [[None if math.isnan(v) else v for v in row] for row in cka_matrix(trained.train).tolist()]
-    return results | {
+    results |= {
         "dataset": config.data.dataset,
         "description": features.description,
+        "split": features.split,
+        "images": images[features.split],
         "train_images": train_images,
-        "test_images": test_images,
         "classes": None if task is None else task.num_classes,
         "chance": None if task is None else task.chance,
-        "majority": None if task is None else task.majority,
-        "protocol": _protocol(run, train_images, test_images),
-        **origin(run),
+        "majority": None if task is None else task.majority(features.split),
     }
+    if features.split == "test":
+        results["test_images"] = images["test"]
+    if task is not None and features.split == "test" and "validation" in images:
+        results["validation"] = {
+            **{kind: found["validation"] for kind, found in scores.items()},
+            "images": images["validation"],
+            "majority": task.majority("validation"),
+        }
+    return results | {"protocol": _protocol(run, features.split, train_images, images), **origin(run)}
 
 
-def _linear_probe(features: _Features, levels: Sequence[int]) -> dict[str, Any]:
+def _linear_probe(features: _Features, levels: Sequence[int]) -> Scores:
     task = features.task
     if not isinstance(task, str) and int(torch.bincount(task.train_labels).max()) < 2:
         task = "no class with two training images"  # none to hold out for the choice of l2
     if isinstance(task, str):
         log.warning("linear probe skipped: %s", task)
-        return {"skipped": task}
+        return _skipped(features, task)
     log.info("evaluation: linear probe")
     return probe_scores(features.representations, task, levels)
 
 
-def _knn(features: _Features, levels: Sequence[int], k_values: Sequence[int] | None) -> dict[str, Any]:
+def _knn(features: _Features, levels: Sequence[int], k_values: Sequence[int] | None) -> Scores:
     task = features.task
     if isinstance(task, str):
         log.warning("k-NN skipped: %s", task)
-        return {"skipped": task}
+        return _skipped(features, task)
     values, main_k = check_k(k_values, len(task.train_labels))
     if k_values is None and main_k < MAIN_K:
         log.warning("k-NN: k=%d, since there are only %d training images", main_k, len(task.train_labels))
     log.info("evaluation: k-NN")
     return knn_scores(features.representations, task, levels, values, main_k)
+
+
+def _skipped(features: _Features, reason: str) -> Scores:
+    return {split: {"skipped": reason} for split in features.representations[0].read}
 
 
 def _check_finite(features: Tensor, checkpoint: Path) -> None:
@@ -262,13 +309,19 @@ def _check_finite(features: Tensor, checkpoint: Path) -> None:
         )
 
 
-def _protocol(run: TrainedRun, train_images: int, test_images: int) -> str:
-    height, width = pixel_size(run.model.geometry.image_size)
+def _protocol(run: TrainedRun, split: Split, train_images: int, images: Mapping[str, int]) -> str:
+    height, width = pixel_size(run.encoder.geometry.height_width)
+    beside = (
+        f"; {images['validation']} validation images read beside them by the same probes"
+        if split == "test" and "validation" in images
+        else ""
+    )
     return (
         f"Target encoder, features averaged over cells, {train_images} training images (balanced over classes) and "
-        f"{test_images} test images, no augmentation. Linear probe: features standardised with training statistics, "
-        "multinomial logistic regression solved by L-BFGS, L2 chosen on a stratified tenth of the training images, "
-        "refitted on all of them, test read once. k-NN: cosine, uniform vote, each level at unit length. `trained` and "
+        f"{images[split]} {split} images, no augmentation{beside}. Labels of validation images are never fitted. Linear "
+        "probe: features standardised with training statistics, multinomial logistic regression solved by L-BFGS, L2 "
+        f"chosen on a stratified tenth of the training images, refitted on all of them, {split} images read once. k-NN: "
+        "cosine, uniform vote, each level at unit length. `trained` and "
         "`untrained` are all levels side by side; untrained means the step-0 weights of the same run. Raw pixels at "
         f"{height}x{width}; PCA of these pixels fitted on training images. Rank: RankMe of the training features."
     )

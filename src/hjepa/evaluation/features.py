@@ -16,9 +16,9 @@ from hjepa.models import level_features
 
 if TYPE_CHECKING:
     from hjepa.data import ImageDataset
-    from hjepa.models import HJEPA
+    from hjepa.models import Encoder
 
-Encoder = Callable[[Tensor], Mapping[str, Tensor]]
+Reader = Callable[[Tensor], Mapping[str, Tensor]]
 """From normalised images ``[B, C, H, W]`` to features ``[B, D]`` by name."""
 
 
@@ -44,20 +44,20 @@ class View:
     pin_memory: bool = False
 
 
-def model_encoder(model: HJEPA, name: str, depths: Sequence[int] = ()) -> Encoder:
-    """The target encoder's features, averaged over cells and side by side, of one pass however many are read.
+def encoder_reader(encoder: Encoder, name: str, depths: Sequence[int] = ()) -> Reader:
+    """An encoder's features, averaged over cells and side by side, of one pass however many are read.
 
     Args:
-        model: in evaluation mode.
+        encoder: in evaluation mode.
         name: of all its levels, ``[B, levels * D]``.
         depths: blocks to read after in addition, whatever the levels are, ``[B, depths * D]`` as ``<name>_depths``.
     """
-    tapped = sorted({level.depth for level in model.geometry.levels} | set(depths))
+    tapped = sorted({level.depth for level in encoder.geometry.levels} | set(depths))
 
     def read(images: Tensor) -> dict[str, Tensor]:
-        tokens = model.extract_features(images, depths=tapped, pool="none", encoder="target")
+        tokens = encoder.extract_features(images, depths=tapped, pool="none")
         taps = dict(zip(tapped, tokens.chunk(len(tapped), dim=2), strict=True))
-        features = {name: level_features(taps, model.geometry)}
+        features = {name: level_features(taps, encoder.geometry)}
         if depths:
             features[f"{name}_depths"] = [taps[depth] for depth in depths]
         return {key: torch.cat([f.mean(dim=1) for f in parts], dim=1) for key, parts in features.items()}
@@ -67,7 +67,7 @@ def model_encoder(model: HJEPA, name: str, depths: Sequence[int] = ()) -> Encode
 
 @torch.inference_mode()
 def encode(
-    dataset: ImageDataset, indices: Tensor | None, encoders: Sequence[Encoder], view: View
+    dataset: ImageDataset, indices: Tensor | None, encoders: Sequence[Reader], view: View
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Run every encoder over some images of a split in one pass.
 
@@ -109,12 +109,12 @@ def encode(
 
 
 def extract(
-    model: HJEPA, dataset: ImageDataset, view: View, indices: Tensor | None = None
+    encoder: Encoder, dataset: ImageDataset, view: View, indices: Tensor | None = None
 ) -> tuple[list[Tensor], Tensor]:
-    """Mean-pooled target-encoder features of every level.
+    """Mean-pooled features of every level.
 
     Args:
-        model: in evaluation mode, on ``view.device``.
+        encoder: in evaluation mode, on ``view.device``.
         dataset: the split.
         view: how images are resized, normalised and batched.
         indices: int64 rows of it; all when not given.
@@ -122,5 +122,5 @@ def extract(
     Returns:
         ``[N, D]`` float32 on the CPU per level, finest first, and the rows they belong to.
     """
-    features, rows = encode(dataset, indices, [model_encoder(model, "model")], view)
-    return list(features["model"].chunk(model.num_levels, dim=1)), rows
+    features, rows = encode(dataset, indices, [encoder_reader(encoder, "model")], view)
+    return list(features["model"].chunk(encoder.num_levels, dim=1)), rows

@@ -15,22 +15,32 @@ from hjepa.runtime.files import write_atomically
 
 if TYPE_CHECKING:
     from hjepa.config import Config
+    from hjepa.data import Split
     from hjepa.training import TrainedRun
 
 
-def results_path(run: TrainedRun, config: Config, output: str | Path | None, *, other_data: bool) -> Path:
+def results_path(
+    run: TrainedRun, config: Config, output: str | Path | None, *, other_data: bool, split: Split = "test"
+) -> Path:
     """Where the results go: ``output``, or in the run folder (beside a checkpoint that has none).
+
+    Validation has a file of its own, so that neither split replaces the other's figures.
 
     Raises:
         UserError: ``output`` is a folder.
     """
     if output is None:
-        name = f"results_{config.data.dataset}.json" if other_data else "results.json"
-        return (run.run_dir or run.checkpoint.parent) / name
+        return (run.run_dir or run.checkpoint.parent) / results_name(split, config.data.dataset if other_data else None)
     path = Path(output)
     if path.is_dir():
         raise UserError(f"output: {path} is a folder; give a file, for example {path / 'results.json'}")
     return path
+
+
+def results_name(split: Split, dataset: str | None = None) -> str:
+    """``results.json``, ``results_validation.json``, ``results_<dataset>.json`` or ``results_<dataset>_validation.json``."""
+    parts = ["results", *([dataset] if dataset else []), *(["validation"] if split == "validation" else [])]
+    return "_".join(parts) + ".json"
 
 
 def write_results(path: Path, results: dict[str, Any]) -> None:

@@ -6,22 +6,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_TRAIN_STREAM, _TEST_STREAM = 0x747261, 0x746573  # keep the draws of one seed apart
+from hjepa.runtime.random import Purpose, stream
 
 
-def draw_train(labels: Tensor | None, size: int, count: int | None, seed: int) -> Tensor:
+def draw_train(
+    labels: Tensor | None, size: int, count: int | None, seed: int, withheld: Tensor | None = None
+) -> Tensor:
     """Rows of the training split that serve as references, int64 ascending.
 
-    With labels: labelled images only, as evenly over the classes as their numbers allow. Without: any.
+    With labels: labelled images only, as evenly over the classes as their numbers allow. Without: any. Withholding some
+    leaves the order of the others as it was.
 
     Args:
         labels: int64 ``[size]``, -1 for none.
         size: images in the split.
         count: how many at most; all when not given.
         seed: of the draw.
+        withheld: bool ``[size]``, validation images, which are never references; none when not given.
     """
     values = _labels(labels, size)
-    order = np.random.Generator(np.random.Philox(key=[seed, _TRAIN_STREAM])).permutation(size)
+    order = stream(Purpose.REFERENCES, seed).permutation(size)
+    if withheld is not None:
+        order = order[~withheld.numpy()[order]]
     if (values >= 0).any():
         order = order[values[order] >= 0]
     if count is None or count >= len(order):
@@ -34,10 +40,11 @@ def draw_train(labels: Tensor | None, size: int, count: int | None, seed: int) -
     return torch.from_numpy(np.sort(order[np.argsort(turn, kind="stable")[:count]]))
 
 
-def draw_test(labels: Tensor | None, size: int, count: int | None, seed: int) -> Tensor:
-    """Rows of the test split, int64 ascending: labelled ones, a plain random draw of ``count``, all when not given."""
+def draw_read(labels: Tensor | None, size: int, count: int | None, seed: int) -> Tensor:
+    """Rows of a split that is read, int64 ascending: labelled ones, a plain random draw of ``count``, all when not
+    given."""
     values = _labels(labels, size)
-    order = np.random.Generator(np.random.Philox(key=[seed, _TEST_STREAM])).permutation(size)
+    order = stream(Purpose.READ, seed).permutation(size)
     if (values >= 0).any():
         order = order[values[order] >= 0]
     return torch.from_numpy(np.sort(order if count is None else order[:count]))

@@ -15,25 +15,31 @@ from hjepa.metrics import accuracy, knn_predict, linear_probe
 
 @dataclass(frozen=True)
 class Representation:
-    """One kind of features of both splits.
+    """One kind of features of the training images and of every split that is read.
 
     Attributes:
         name: ``trained``, ``untrained``, ``pixels`` or ``pca``.
         train: ``[N, D]`` per level; controls without levels have one.
-        test: ``[M, D]`` per level.
+        read: by split, ``[M, D]`` per level.
         distinct: levels that count when all are put together; the others repeat one of them.
     """
 
     name: str
     train: list[Tensor]
-    test: list[Tensor]
+    read: dict[str, list[Tensor]]
     distinct: tuple[int, ...] | None = None
 
     @property
-    def together(self) -> tuple[list[Tensor], list[Tensor]]:
-        """The levels that say different things, of both splits."""
+    def together(self) -> tuple[list[Tensor], dict[str, list[Tensor]]]:
+        """The levels that say different things, of the training images and of every split."""
         chosen = range(len(self.train)) if self.distinct is None else self.distinct
-        return [self.train[i] for i in chosen], [self.test[i] for i in chosen]
+        return [self.train[i] for i in chosen], {
+            split: [levels[i] for i in chosen] for split, levels in self.read.items()
+        }
+
+    def alone(self, level: int) -> tuple[list[Tensor], dict[str, list[Tensor]]]:
+        """One level, in the form of `together`."""
+        return [self.train[level]], {split: [levels[level]] for split, levels in self.read.items()}
 
 
 @dataclass(frozen=True)
@@ -42,13 +48,13 @@ class Task:
 
     Attributes:
         train_labels: int64 ``[N]``.
-        test_labels: int64 ``[M]``.
+        read_labels: by split, int64 ``[M]``.
         num_classes: number of classes.
         seed: of the split of train on which the probe's regulariser is chosen.
     """
 
     train_labels: Tensor
-    test_labels: Tensor
+    read_labels: dict[str, Tensor]
     num_classes: int
     seed: int
 
@@ -57,11 +63,14 @@ class Task:
         """Accuracy of guessing."""
         return 1 / self.num_classes
 
-    @property
-    def majority(self) -> float:
-        """Accuracy on test of always saying the most frequent training class."""
+    def majority(self, split: str) -> float:
+        """Accuracy on a split of always saying the most frequent training class."""
         guess = torch.bincount(self.train_labels).argmax()
-        return float((self.test_labels == guess).double().mean())
+        return float((self.read_labels[split] == guess).double().mean())
+
+
+Scores = dict[str, dict[str, Any]]
+"""By split, that split's part of the results."""
 
 
 def side_by_side(levels: Sequence[Tensor]) -> Tensor:
@@ -69,59 +78,69 @@ def side_by_side(levels: Sequence[Tensor]) -> Tensor:
     return torch.cat([F.normalize(level, dim=1) for level in levels], dim=1)
 
 
-def probe_scores(representations: Sequence[Representation], task: Task, levels: Sequence[int]) -> dict[str, Any]:
-    """The ``linear_probe`` part of the results: test accuracies, and under ``l2`` the strengths chosen."""
+def probe_scores(representations: Sequence[Representation], task: Task, levels: Sequence[int]) -> Scores:
+    """The ``linear_probe`` part of the results: accuracies, and under ``l2`` the strengths chosen.
+
+    Every probe is fitted once and reads all splits.
+    """
     strengths: dict[str, Any] = {}
 
-    def score(name: str, train: list[Tensor], test: list[Tensor]) -> float:
+    def score(name: str, train: list[Tensor], read: dict[str, list[Tensor]]) -> dict[str, float]:
         # The probe standardises every dimension itself, so plain concatenation treats levels alike.
+        features = {split: torch.cat(found, dim=1) for split, found in read.items()}
+        first = next(iter(features))
         result = linear_probe(
             torch.cat(train, dim=1),
             task.train_labels,
-            torch.cat(test, dim=1),
-            task.test_labels,
+            features[first],
+            task.read_labels[first],
             num_classes=task.num_classes,
             seed=task.seed,
         )
         strengths[name] = result.l2
-        return result.accuracy
+        return {
+            split: result.accuracy
+            if split == first
+            else accuracy(result.classifier.predict(found), task.read_labels[split])
+            for split, found in features.items()
+        }
 
-    return {**_scores(representations, levels, score), "l2": strengths}
+    return {split: {**scores, "l2": strengths} for split, scores in _scores(representations, levels, score).items()}
 
 
 def knn_scores(
     representations: Sequence[Representation], task: Task, levels: Sequence[int], k_values: Sequence[int], main_k: int
-) -> dict[str, Any]:
-    """The ``knn`` part of the results: test accuracies at ``main_k``, and for every k under ``by_k``."""
-    found: dict[str, dict[int, float]] = {}
+) -> Scores:
+    """The ``knn`` part of the results: accuracies at ``main_k``, and for every k under ``by_k``."""
+    found: dict[str, dict[int, dict[str, float]]] = {}
 
-    def score(name: str, train: list[Tensor], test: list[Tensor]) -> float:
-        predictions = knn_predict(
-            side_by_side(train),
-            task.train_labels,
-            side_by_side(test),
-            k=k_values,
-            num_classes=task.num_classes,
-        )
-        found[name] = {k: accuracy(predicted, task.test_labels) for k, predicted in predictions.items()}
+    def score(name: str, train: list[Tensor], read: dict[str, list[Tensor]]) -> dict[str, float]:
+        references = side_by_side(train)
+        found[name] = {k: {} for k in k_values}
+        for split, features in read.items():
+            predictions = knn_predict(
+                references, task.train_labels, side_by_side(features), k=k_values, num_classes=task.num_classes
+            )
+            for k, predicted in predictions.items():
+                found[name][k][split] = accuracy(predicted, task.read_labels[split])
         return found[name][main_k]
 
     main = _scores(representations, levels, score)
-    by_k = {
-        str(k): _scores(representations, levels, lambda name, _train, _test, k=k: found[name][k])  # type: ignore[misc]
-        for k in k_values
+    by_k = {k: _scores(representations, levels, lambda name, _train, _read, k=k: found[name][k]) for k in k_values}  # type: ignore[misc]
+    return {
+        split: {"k": main_k, **scores, "by_k": {str(k): by_k[k][split] for k in k_values}}
+        for split, scores in main.items()
     }
-    return {"k": main_k, **main, "by_k": by_k}
 
 
 def _scores(
     representations: Sequence[Representation],
     levels: Sequence[int],
-    score: Callable[[str, list[Tensor], list[Tensor]], float],
-) -> dict[str, Any]:
-    """All levels together under the representation's name, and each one alone under ``levels``."""
-    together: dict[str, float] = {}
-    alone: dict[int, dict[str, float]] = {level: {} for level in levels}
+    score: Callable[[str, list[Tensor], dict[str, list[Tensor]]], dict[str, float]],
+) -> Scores:
+    """By split: all levels together under the representation's name, and each one alone under ``levels``."""
+    together: dict[str, dict[str, float]] = {}
+    alone: dict[int, dict[str, dict[str, float]]] = {level: {} for level in levels}
     for r in representations:
         together[r.name] = score(r.name, *r.together)
         if r.name not in ("trained", "untrained"):
@@ -129,7 +148,14 @@ def _scores(
         for level in levels:
             # One level is all levels: the same number, and no need to compute it twice.
             single = len(r.train) == 1
-            alone[level][r.name] = (
-                together[r.name] if single else score(f"{r.name}_level_{level}", [r.train[level]], [r.test[level]])
-            )
-    return {**together, "levels": [{"level": level, **values} for level, values in alone.items()]}
+            alone[level][r.name] = together[r.name] if single else score(f"{r.name}_level_{level}", *r.alone(level))
+    return {
+        split: {
+            **{name: values[split] for name, values in together.items()},
+            "levels": [
+                {"level": level, **{name: values[split] for name, values in found.items()}}
+                for level, found in alone.items()
+            ],
+        }
+        for split in representations[0].read
+    }

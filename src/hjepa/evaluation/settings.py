@@ -6,12 +6,16 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hjepa.config import Config, load_config, parse_override
 from hjepa.errors import UserError
 
+if TYPE_CHECKING:
+    from hjepa.data import Splits
+
 EVAL_TYPES = ("linear_probe", "knn")
+READ_SPLITS = ("validation", "test")
 CONTROLS = ("untrained", "pixels", "pca")
 MAIN_K = 20
 DEFAULT_KS = (1, 5, 10, 20)
@@ -33,6 +37,7 @@ _CHANGEABLE = (
     "data.labels_file",
     "data.bad_images",
     "data.test_fraction",
+    "data.validation_fraction",
     "evaluation.train_images",
     "evaluation.test_images",
 )
@@ -178,8 +183,52 @@ def is_other_data(trained: Config, config: Config) -> bool:
     """
     if trained.data.dataset != config.data.dataset:
         return True
-    own = config.data.dataset in ("folder", "parquet")
+    own = config.data.dataset in ("folder", "parquet", "webdataset")
     return own and _resolved(trained.data.data_path) != _resolved(config.data.data_path)
+
+
+def check_split(split: str) -> None:
+    """Refuse what is no split to read.
+
+    Raises:
+        UserError: it names both.
+    """
+    if split not in READ_SPLITS:
+        raise UserError(f"split: {split!r} is not known; use {' or '.join(READ_SPLITS)}")
+
+
+def check_own_split(trained: Config, config: Config, splits: Splits) -> None:
+    """Refuse keys that would divide the run's own data in another way than for training.
+
+    Held-out images of another share, or of other labels, are images that the run was pretrained on. No validation images
+    at all (0) is allowed: no image changes its place, and every training label serves the probe.
+
+    Raises:
+        UserError: it names the key and what the run has.
+    """
+    before, now = trained.data, config.data
+    if now.test_fraction != before.test_fraction:
+        raise UserError(
+            f"data.test_fraction: {now.test_fraction:g} would hold out other images than the {before.test_fraction:g} of "
+            "the run, some of which it was trained on; leave the key out"
+        )
+    if now.validation_fraction not in (before.validation_fraction, 0):
+        raise UserError(
+            f"data.validation_fraction: {now.validation_fraction} would withhold other images than the "
+            f"{before.validation_fraction} of the run; leave the key out, or set it to 0 to fit on every training label"
+        )
+    if _other_labels(before.labels_file, now.labels_file) and splits.train.division.drawn:
+        raise UserError(
+            "data.labels_file: test images are drawn evenly from the classes, so other labels would hold out images that "
+            "the run was trained on; put the test images into a folder `test` beside `train`"
+        )
+
+
+def _other_labels(before: Path | None, now: Path | None) -> bool:
+    if before is None or now is None:
+        return before is not now
+    # A table that has moved is the same table.
+    return before.is_file() and now.is_file() and before.read_bytes() != now.read_bytes()
 
 
 def _resolved(path: Path | None) -> Path | None:

@@ -45,9 +45,10 @@ def table_rows(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def notes(results: dict[str, Any]) -> list[str]:
-    """What stands around the table: data and checkpoint first, then everything that was skipped."""
+    """What stands around the table: data and checkpoint first, then what was skipped and validation figures."""
+    split, images = read_split(results)
     head = (
-        f"{results['description']}: {results['train_images']} training images, {results['test_images']} test images; "
+        f"{results['description']}: {results['train_images']} training images, {images} {split} images; "
         f"{results['checkpoint']} at step {results['step']}"
     )
     skipped = [
@@ -55,7 +56,29 @@ def notes(results: dict[str, Any]) -> list[str]:
         for key, label in (("linear_probe", "linear probe"), ("knn", "k-NN"))
         if "skipped" in results.get(key, {})
     ]
-    return [head, *skipped]
+    return [head, *skipped, *_beside(results)]
+
+
+def read_split(results: dict[str, Any]) -> tuple[str, int]:
+    """The split that results were read on, and how many images of it; files from before there was a choice read test."""
+    return results.get("split", "test"), results.get("images", results.get("test_images", 0))
+
+
+def _beside(results: dict[str, Any]) -> list[str]:
+    """The validation figures that were read beside test, and which of the two to go by."""
+    validation = results.get("validation")
+    if validation is None:
+        return []
+    parts = []
+    if "trained" in validation.get("linear_probe", {}):
+        parts.append(f"linear probe {_percent(validation['linear_probe']['trained'])}")
+    if "trained" in validation.get("knn", {}):
+        parts.append(f"k-NN-{validation['knn']['k']} {_percent(validation['knn']['trained'])}")
+    if not parts:
+        return []
+    return [
+        f"on {validation['images']} validation images: {', '.join(parts)}; choose between runs by these, report test once"
+    ]
 
 
 def format_table(results: dict[str, Any]) -> str:
@@ -82,7 +105,7 @@ def print_table(results: dict[str, Any], file: TextIO | None = None) -> None:
 
     header, rows = table_rows(results)
     head, *skipped = notes(results)
-    table = Table(caption="accuracy on test in per cent; rank of the training features")
+    table = Table(caption=f"accuracy on {read_split(results)[0]} in per cent; rank of the training features")
     for i, name in enumerate(header):
         table.add_column(name, justify="left" if i == 0 else "right")
     for row in rows:

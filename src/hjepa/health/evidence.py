@@ -21,8 +21,8 @@ class Comparison:
     Attributes:
         reading: which.
         name: for sentences.
-        trained, untrained, pixels: accuracies on test.
-        images: test images.
+        trained, untrained, pixels: accuracies on validation images.
+        images: validation images.
     """
 
     reading: Reading
@@ -57,13 +57,17 @@ class Comparison:
 class Evidence:
     """What is known of a run at a checkpoint.
 
+    Accuracies are those on validation images. Those on test are shown elsewhere and never judged here: advice drawn from
+    them would choose the next run by test.
+
     Attributes:
         config: configuration of the run.
         width: width of one level's features.
         step: step of the checkpoint.
         records: all records of the run.
         results: contents of ``results.json``; nothing without that file.
-        position: per level, share of the trained cell features' variance that position explains.
+        position: per level, share of the trained cell features' variance that position explains, on images that are
+            not test images.
         run: how the command line names the run.
     """
 
@@ -97,12 +101,18 @@ class Evidence:
         per_epoch = self.records.steps_per_epoch
         return None if per_epoch is None else self.step / per_epoch
 
+    @property
+    def validation(self) -> dict[str, Any]:
+        """The part of the results that was read on validation images; empty without one."""
+        results = self.results or {}
+        found: dict[str, Any] = results if results.get("split") == "validation" else results.get("validation", {})
+        return found
+
     def comparison(self, reading: Reading) -> Comparison | None:
-        """A reading beside its controls; nothing where it was skipped or not made."""
-        scores = (self.results or {}).get(reading, {})
+        """A reading beside its controls; nothing where it was skipped or not made on validation images."""
+        scores = self.validation.get(reading, {})
         if not all(isinstance(scores.get(who), (int, float)) for who in ("trained", "untrained", "pixels")):
             return None
-        assert self.results is not None
         name = "linear probe" if reading == "linear_probe" else f"k-NN-{scores.get('k', 20)}"
         return Comparison(
             reading,
@@ -110,7 +120,7 @@ class Evidence:
             scores["trained"],
             scores["untrained"],
             scores["pixels"],
-            int(self.results.get("test_images", 0)),
+            int(self.validation.get("images", 0)),
         )
 
     @property
@@ -128,8 +138,8 @@ class Evidence:
         return None
 
     def level_scores(self, reading: Reading, who: str = "trained") -> dict[int, float]:
-        """Accuracy of every level alone."""
-        entries = (self.results or {}).get(reading, {}).get("levels") or []
+        """Accuracy of every level alone, on validation images."""
+        entries = self.validation.get(reading, {}).get("levels") or []
         return {e["level"]: e[who] for e in entries if isinstance(e.get(who), (int, float))}
 
     def ranks(self, who: str = "trained") -> dict[int, float]:

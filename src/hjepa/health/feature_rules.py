@@ -30,7 +30,7 @@ POSITION = 0.8
 
 
 def second_reading(e: Evidence) -> Finding | None:
-    """k-NN beside the probe: features may be linearly readable and yet lie badly in space."""
+    """k-NN beside the probe: classes may be linearly separable and yet poorly clustered."""
     main, knn = e.main, e.comparison("knn")
     if knn is None or main is None or main.reading == "knn":
         return None
@@ -54,7 +54,7 @@ def _within(untrained: int, pixels: int) -> str:
     names = [name for name, sign in (("the former", untrained), ("the latter", pixels)) if sign == 0]
     if not names:
         return ""
-    return f" ({'both' if len(names) == 2 else names[0]} within the noise of the test set)"
+    return f" ({'both' if len(names) == 2 else names[0]} within the noise of the validation images)"
 
 
 def loss_at_chance(e: Evidence) -> Finding | None:

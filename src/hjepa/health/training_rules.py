@@ -121,7 +121,7 @@ def skipped_updates(e: Evidence) -> Finding | None:
 
 
 def not_evaluated(e: Evidence) -> Finding | None:
-    """No results, or results that could not read classes."""
+    """No results, or results that could not read classes, or that read test alone."""
     if e.results is None:
         return Finding(
             "note",
@@ -133,6 +133,12 @@ def not_evaluated(e: Evidence) -> Finding | None:
             "note",
             f"Linear probe and k-NN were skipped: {e.skipped}. Loss and effective rank are what is left.",
             "A small labelled set would settle what the features are worth: `hjepa evaluate --dataset NAME --data-path PATH`.",
+        )
+    if e.main is None:
+        return Finding(
+            "note",
+            "`results.json` compares nothing with controls on validation images, and test images choose no next run.",
+            f"Evaluate with `hjepa evaluate --checkpoint {e.run} --split validation`, then make this report again.",
         )
     return None
 

@@ -92,12 +92,13 @@ def judge(evidence: Evidence) -> Verdict:
 def _compared(evidence: Evidence, main: Comparison) -> tuple[Kind, str, str]:
     untrained, pixels = main.sign(main.untrained), main.sign(main.pixels)
     numbers = (
-        f"{_when(evidence)}, {main.name if main.reading == 'knn' else 'a linear probe'} reads {percent(main.trained)} from the trained encoder: "
+        f"{_when(evidence)}, {main.name if main.reading == 'knn' else 'a linear probe'} reads {percent(main.trained)} of "
+        f"{main.images:,} validation images from the trained encoder: "
         f"{points(main.over_untrained)} its untrained copy and {points(main.over_pixels)} raw pixels"
     )
     chance = (evidence.results or {}).get("chance")
     tail = f", where chance is {percent(chance)}" if isinstance(chance, float) else ""
-    noise = _noise(main, untrained, pixels)
+    noise = _noise(untrained, pixels)
     kind: Kind
     if untrained > 0 and pixels > 0:
         kind, headline = "good", "Better than both controls"
@@ -121,14 +122,14 @@ def _advice(evidence: Evidence, main: Comparison) -> str | None:
     )
 
 
-def _noise(main: Comparison, untrained: int, pixels: int) -> str:
-    """Says which differences are within two standard errors of the test set."""
+def _noise(untrained: int, pixels: int) -> str:
+    """Says which differences are within two standard errors of the validation images."""
     names = {("untrained", 0): "the difference to the untrained encoder", ("pixels", 0): "the difference to raw pixels"}
     inside = [names[key] for key in (("untrained", untrained), ("pixels", pixels)) if key in names]
     if not inside:
         return ""
     verb = "is" if len(inside) == 1 else "are"
-    return f"; {listing(inside)} {verb} within the noise of {main.images:,} test images"
+    return f"; {listing(inside)} {verb} within the noise of so many images"
 
 
 def _uncompared(evidence: Evidence) -> tuple[Kind, str, str]:
@@ -145,11 +146,14 @@ def _uncompared(evidence: Evidence) -> tuple[Kind, str, str]:
         parts.append(f"online k-NN on a split of train reads {percent(knn)}")
     skipped = evidence.skipped or ""
     unlabelled = skipped.startswith("no labels")
+    unread = evidence.results is not None and not skipped
     why = (
         "for lack of labels"
         if unlabelled
         else f"since there was no task ({skipped})"
         if skipped
+        else "since there are no figures for validation images"
+        if unread
         else "since it was not evaluated"
     )
     if not parts:
@@ -164,7 +168,9 @@ def _uncompared(evidence: Evidence) -> tuple[Kind, str, str]:
         return "warn", "Nothing predicted yet", sentence
     return (
         "note",
-        ("No labels to judge by" if unlabelled else "No task to judge by") if skipped else "Not evaluated yet",
+        ("No labels to judge by" if unlabelled else "No task to judge by")
+        if skipped
+        else ("Not read on validation images" if unread else "Not evaluated yet"),
         sentence,
     )
 

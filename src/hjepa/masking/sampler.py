@@ -17,29 +17,34 @@ of an image come from (seed, step, position in the global batch).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hjepa.config import Grid, MaskingConfig, PerAxis
+from hjepa.config.grid import by, canonical, cells, per_axis
 from hjepa.errors import UserError
-from hjepa.masking.blocks import RANDOMS_PER_BLOCK, Box, block_sizes, cover, place_blocks
+from hjepa.masking.draw import (
+    RANDOM_BITS,
+    Box,
+    block_axes,
+    choose,
+    cover,
+    draw_blocks,
+    indices,
+    place,
+    randoms_per_block,
+)
 from hjepa.masking.masks import Masks
-from hjepa.masking.select import RANDOM_BITS, choose, indices
-
-if TYPE_CHECKING:
-    from hjepa.config import MaskingConfig
+from hjepa.runtime.random import Purpose, philox_key
 
 # Images for measuring how many cells the blocks cover, and the share of them that may fall short of the fixed count.
 _CALIBRATION_IMAGES = 2048
 _SHORT = 0.25
-# Namespaces of the random streams, so that calibration never reuses the numbers of a training step.
-_STREAM = 0x6D61736B
-_CALIBRATION_STREAM = 0x63616C69
-
 
 Bits = NDArray[np.uint32]
 # The chosen cells, and all those inside the blocks that they were chosen from, [B, cells] each.
@@ -66,26 +71,25 @@ class MaskSampler:
 
     Args:
         config: the ``masking`` section.
-        grid: tokens as (rows, columns).
-        strides: stride of each level, finest first; each divides the last. The last may be 0, the whole image.
+        grid: tokens along one axis (a signal), two (rows and columns) or three (time, rows and columns).
+        strides: stride of each level, finest first, for all axes or one per axis; each divides the next. The last may be
+            0, the whole image.
         seed: seed of the run.
 
     Raises:
         UserError: the grid is too small for the blocks asked for; the message says what would fit.
     """
 
-    def __init__(
-        self, config: MaskingConfig, grid: tuple[int, int], strides: Sequence[int] = (1,), *, seed: int = 0
-    ) -> None:
+    def __init__(self, config: MaskingConfig, grid: Grid, strides: Sequence[PerAxis] = (1,), *, seed: int = 0) -> None:
         self.config = config
         self.grid = grid
-        self.strides = tuple(stride for stride in strides if stride)
+        self.strides = tuple(canonical(per_axis(stride, len(grid))) for stride in strides if stride)
         self.whole = len(self.strides) < len(strides)
         self.seed = seed
         self._coarse = self.strides[-1]
-        self._coarse_grid = (grid[0] // self._coarse, grid[1] // self._coarse)
-        self._tokens = grid[0] * grid[1]
-        self._cells = self._coarse_grid[0] * self._coarse_grid[1]
+        self._coarse_grid = cells(grid, self._coarse)
+        self._tokens = math.prod(grid)
+        self._cells = math.prod(self._coarse_grid)
         self._nested = config.strategy == "hierarchical" and len(self.strides) > 1
         self._local = self._calibrate()
 
@@ -101,7 +105,7 @@ class MaskSampler:
         """
         positions = range(positions) if isinstance(positions, int) else positions
         sets = self.config.sets_per_image
-        bits = _random_bits(self.seed, _STREAM, step, positions, self._randoms * sets)
+        bits = _random_bits(Purpose.MASKS, self.seed, step, positions, self._randoms * sets)
         # [B, K * R] -> [K * B, R]: set by set
         bits = bits.reshape(len(positions), sets, self._randoms).swapaxes(0, 1).reshape(-1, self._randoms)
         parts = self._split(bits)
@@ -131,7 +135,7 @@ class MaskSampler:
         whole = ((len(self.strides),),) if self.whole else ()
         if self._nested:
             return (*((level,) for level in range(len(self.strides))), *whole)
-        by_stride: dict[int, list[int]] = {}
+        by_stride: dict[PerAxis, list[int]] = {}
         for level, stride in enumerate(self.strides):
             by_stride.setdefault(stride, []).append(level)
         return (*(tuple(levels) for levels in by_stride.values()), *whole)
@@ -141,21 +145,21 @@ class MaskSampler:
     @property
     def _randoms(self) -> int:
         """Random numbers per image and set, always the same so that streams of images never shift."""
-        blocks = (self.config.num_masks + self.config.num_context_masks) * RANDOMS_PER_BLOCK
-        nested = self.config.num_masks * 2 * (len(self.strides) - 1) if self._nested else 0
+        blocks = (self.config.num_masks + self.config.num_context_masks) * randoms_per_block(len(self.grid))
+        nested = self.config.num_masks * len(self.grid) * (len(self.strides) - 1) if self._nested else 0
         fine = self._tokens * (len(self.strides) - 1) if self._nested else 0
         return blocks + nested + self._cells + self._tokens + fine
 
     def _split(self, bits: Bits) -> dict[str, Bits]:
         c = self.config
         sizes = {
-            "targets": c.num_masks * RANDOMS_PER_BLOCK,
-            "context": c.num_context_masks * RANDOMS_PER_BLOCK,
+            "targets": c.num_masks * randoms_per_block(len(self.grid)),
+            "context": c.num_context_masks * randoms_per_block(len(self.grid)),
             "cells": self._cells,
             "tokens": self._tokens,
         }
         if self._nested:
-            sizes["nested"] = c.num_masks * 2 * (len(self.strides) - 1)
+            sizes["nested"] = c.num_masks * len(self.grid) * (len(self.strides) - 1)
             sizes["fine"] = self._tokens * (len(self.strides) - 1)
         parts = np.split(bits, np.cumsum(list(sizes.values()))[:-1], axis=1)
         return dict(zip(sizes, parts, strict=True))
@@ -165,28 +169,27 @@ class MaskSampler:
     def _cover_targets(self, parts: dict[str, Bits]) -> tuple[NDArray[np.bool_], list[Box]]:
         """Cells of the coarsest grid inside target blocks [B, cells], and the blocks of every level."""
         c = self.config
-        b = _uniform(parts["targets"]).reshape(-1, c.num_masks, RANDOMS_PER_BLOCK)
+        u = _uniform(parts["targets"]).reshape(len(parts["targets"]), c.num_masks, -1)
         growth = c.level_growth ** (len(self.strides) - 1) if self._nested else 1.0
         scale = (c.mask_scale[0] * growth, c.mask_scale[1] * growth)
-        h, w = block_sizes(b[..., 0], b[..., 1], self._coarse_grid, scale, c.aspect_ratio)
-        outer = place_blocks(h, w, b[..., 2], b[..., 3], self._coarse_grid)
+        outer = draw_blocks(u, self._coarse_grid, scale, c.aspect_ratio)
         boxes: list[Box] = [outer]
         if self._nested:
-            place = _uniform(parts["nested"]).reshape(-1, len(self.strides) - 1, c.num_masks, 2)
+            inside = _uniform(parts["nested"]).reshape(-1, len(self.strides) - 1, c.num_masks, len(self.grid))
             for i, level in enumerate(reversed(range(len(self.strides) - 1))):
-                boxes.insert(0, self._shrink(boxes[0], level, place[:, i]))
+                boxes.insert(0, self._shrink(boxes[0], level, inside[:, i]))
         return cover(outer, self._coarse_grid), boxes
 
     def _shrink(self, box: Box, level: int, u: NDArray[np.float32]) -> Box:
         """A smaller block somewhere inside a block of the next coarser level, in cells of this level."""
-        ratio = self.strides[level + 1] // self.strides[level]
-        top, left, h, w = box[0] * ratio, box[1] * ratio, box[2] * ratio, box[3] * ratio
-        side = self.config.level_growth**-0.5
-        inner_h = np.maximum(1, np.rint(h * side)).astype(np.int64)
-        inner_w = np.maximum(1, np.rint(w * side)).astype(np.int64)
-        inner_top = top + np.floor(u[..., 0] * (h - inner_h + 1)).astype(np.int64)
-        inner_left = left + np.floor(u[..., 1] * (w - inner_w + 1)).astype(np.int64)
-        return inner_top, inner_left, inner_h, inner_w
+        ratio = self._ratio(self.strides[level + 1], self.strides[level])
+        starts, sizes = box.starts * ratio, box.sizes * ratio
+        moving = block_axes(self._coarse_grid)
+        inner = sizes.copy()
+        for axis in moving:
+            side = self.config.level_growth ** (-1 / len(moving))
+            inner[..., axis] = np.maximum(1, np.rint(sizes[..., axis] * side))
+        return Box(starts + place(u, sizes - inner), inner)
 
     def _hidden_cells(self, parts: dict[str, Bits], count: int, *, scattered: bool) -> tuple[Hidden, list[Box]]:
         """Exactly ``count`` hidden cells of the coarsest grid per image, and all cells of the blocks."""
@@ -200,13 +203,13 @@ class MaskSampler:
     ) -> list[NDArray[np.int64]]:
         """Target indices of every level, finest first; levels with equal cells share one array."""
         coarse = hidden[0]
-        by_stride: dict[int, NDArray[np.int64]] = {}
+        by_stride: dict[PerAxis, NDArray[np.int64]] = {}
         targets: list[NDArray[np.int64]] = []
         for level, stride in enumerate(self.strides):
             last = level == len(self.strides) - 1
             if self._nested and not last:
                 allowed = self._refine(coarse, stride)
-                inside = cover(boxes[level], self._level_grid(stride))
+                inside = cover(boxes[level], cells(self.grid, stride))
                 # in the small block and hidden, then hidden at all, never anything that may be seen
                 preference = np.where(allowed, np.where(inside, 0, 1), 2).astype(np.uint8)
                 start = level * self._tokens
@@ -221,32 +224,36 @@ class MaskSampler:
     def _context_preference(self, parts: dict[str, Bits], hidden: Hidden) -> NDArray[np.uint8]:
         """0 in a context block, 1 outside it, 2 in a target block but left out of the targets, 3 a target."""
         c = self.config
-        b = _uniform(parts["context"]).reshape(-1, c.num_context_masks, RANDOMS_PER_BLOCK)
+        u = _uniform(parts["context"]).reshape(len(parts["context"]), c.num_context_masks, -1)
         # I-JEPA's context block is square in shape ratio; only its area and place vary.
-        h, w = block_sizes(b[..., 0], b[..., 1], self.grid, c.context_scale, (1.0, 1.0))
-        preference = (~cover(place_blocks(h, w, b[..., 2], b[..., 3], self.grid), self.grid)).view(np.uint8)
-        target, spared = (self._refine(cells, 1).view(np.uint8) for cells in hidden)
+        blocks = draw_blocks(u, self.grid, c.context_scale, (1.0, 1.0))
+        preference = (~cover(blocks, self.grid)).view(np.uint8)
+        target, spared = (self._refine(some, 1).view(np.uint8) for some in hidden)
         np.maximum(preference, 2 * spared, out=preference)
         return np.maximum(preference, 3 * target, out=preference)
 
     # -- grids ---------------------------------------------------------------------------------------------------
 
-    def _level_grid(self, stride: int) -> tuple[int, int]:
-        return self.grid[0] // stride, self.grid[1] // stride
+    def _ratio(self, coarse: PerAxis, fine: PerAxis) -> tuple[int, ...]:
+        """Cells of the finer grid along each side of a cell of the coarser one."""
+        axes = len(self.grid)
+        return tuple(c // f for c, f in zip(per_axis(coarse, axes), per_axis(fine, axes), strict=True))
 
-    def _refine(self, cells: NDArray[np.bool_], stride: int) -> NDArray[np.bool_]:
+    def _refine(self, coarse: NDArray[np.bool_], stride: PerAxis) -> NDArray[np.bool_]:
         """Cells of the coarsest grid [B, cells] as cells of the grid with the given stride."""
-        ratio = self._coarse // stride
-        if ratio == 1:
-            return cells
-        square = cells.reshape(-1, *self._coarse_grid)
-        return square.repeat(ratio, axis=1).repeat(ratio, axis=2).reshape(len(cells), -1)
+        ratio = self._ratio(self._coarse, stride)
+        if set(ratio) == {1}:
+            return coarse
+        fine = coarse.reshape(-1, *self._coarse_grid)
+        for axis, times in enumerate(ratio, start=1):
+            fine = fine.repeat(times, axis=axis)
+        return fine.reshape(len(coarse), -1)
 
     # -- fixed counts --------------------------------------------------------------------------------------------
 
     def _calibrate(self) -> TokenCounts:
         self._check_fits()
-        parts = self._split(_random_bits(0, _CALIBRATION_STREAM, 0, range(_CALIBRATION_IMAGES), self._randoms))
+        parts = self._split(_random_bits(Purpose.MASK_COUNTS, 0, 0, range(_CALIBRATION_IMAGES), self._randoms))
         covered, boxes = self._cover_targets(parts)
         coarse_count = max(1, int(np.quantile(covered.sum(axis=1), _SHORT)))
         # `random` gets the counts of multi-block, so that the two are compared at equal work.
@@ -256,10 +263,10 @@ class MaskSampler:
         # have to take left-out tokens of a target block.
         visible = np.quantile((preference <= 1).sum(axis=1), 0.1)
         context = int(min(np.median((preference == 0).sum(axis=1)), visible))
-        hidden_tokens = coarse_count * self._coarse**2
+        hidden_tokens = coarse_count * math.prod(self._ratio(self._coarse, 1))
         if context < 1:
             raise UserError(
-                f"masking.context_scale: the context is empty on the {self.grid[0]}x{self.grid[1]} token grid, since "
+                f"masking.context_scale: the context is empty on the {by(self.grid)} token grid, since "
                 f"{self.config.num_masks} target blocks of scale {self.config.mask_scale[0]:g} to "
                 f"{self.config.mask_scale[1]:g} leave too little; lower masking.num_masks or masking.mask_scale, or "
                 "raise masking.context_scale"
@@ -267,20 +274,22 @@ class MaskSampler:
         targets = []
         for level, stride in enumerate(self.strides):
             if self._nested and level < len(self.strides) - 1:
-                inside = cover(boxes[level], self._level_grid(stride))
+                inside = cover(boxes[level], cells(self.grid, stride))
                 inside &= self._refine(hidden[0], stride)
                 targets.append(max(1, int(np.quantile(inside.sum(axis=1), _SHORT))))
             else:
-                targets.append(coarse_count * (self._coarse // stride) ** 2)
+                targets.append(coarse_count * math.prod(self._ratio(self._coarse, stride)))
         return TokenCounts(context=context, targets=tuple(targets), hidden=hidden_tokens)
 
     def _check_fits(self) -> None:
         c = self.config
         growth = c.level_growth ** (len(self.strides) - 1) if self._nested else 1.0
         largest = c.mask_scale[1] * growth
+        # Cells that blocks differ in: along other axes they span the grid.
+        differ = math.prod(self._coarse_grid[axis] for axis in block_axes(self._coarse_grid))
         if self._cells < 2:
             raise UserError(
-                f"masking: the coarsest level has a single cell on the {self.grid[0]}x{self.grid[1]} token grid, so "
+                f"masking: the coarsest level has a single cell on the {by(self.grid)} token grid, so "
                 "nothing could be hidden and seen; use a smaller patch, a larger data.image_size, a smaller stride, or "
                 "stride 0, which predicts the whole image from what is seen"
             )
@@ -288,21 +297,21 @@ class MaskSampler:
             raise UserError(
                 f"masking.mask_scale: blocks of {c.mask_scale[1]:g} of the image"
                 + (f", grown {growth:g} times by masking.level_growth," if growth > 1 else "")
-                + f" are larger than the {self.grid[0]}x{self.grid[1]} token grid; use at most {0.95 / growth:.2g}"
+                + f" are larger than the {by(self.grid)} token grid; use at most {0.95 / growth:.2g}"
             )
-        if c.mask_scale[1] * growth * self._cells < 0.5:
+        if largest * differ < 0.5:
             raise UserError(
-                f"masking.mask_scale: {c.mask_scale[1]:g} of {self._cells} cells is less than half a cell; use at "
-                f"least {1 / self._cells:.2g}"
+                f"masking.mask_scale: {c.mask_scale[1]:g} of {differ} cells is less than half a cell; use at "
+                f"least {1 / differ:.2g}"
             )
 
 
-def _random_bits(seed: int, stream: int, step: int, positions: range, width: int) -> Bits:
-    """Uniform integers below 2**24, [len(positions), width]; row i depends only on (seed, stream, step, position i,
+def _random_bits(purpose: Purpose, seed: int, step: int, positions: range, width: int) -> Bits:
+    """Uniform integers below 2**24, [len(positions), width]; row i depends only on (purpose, seed, step, position i,
     width)."""
     # A Philox counter step yields four 64-bit words = eight 32-bit ones; rows start at whole counter steps.
     per_row = -(-width // 8)
-    source = np.random.Philox(key=[(seed << 32) | stream, step])
+    source = np.random.Philox(key=philox_key(purpose, seed, step))
     source.advance(positions.start * per_row)
     words = source.random_raw(4 * per_row * len(positions)).astype("<u8", copy=False).view("<u4")
     return words.reshape(len(positions), 8 * per_row)[:, :width] >> np.uint32(32 - RANDOM_BITS)

@@ -18,6 +18,7 @@ from torch import Tensor
 from hjepa.metrics.knn import accuracy
 from hjepa.metrics.logistic import LogisticFit, fit_logistic
 from hjepa.metrics.moments import check_features, mean_and_std
+from hjepa.runtime.random import Purpose, stream
 
 L2_VALUES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 """Strengths tried: decades around those that suit 10 to 10^6 images."""
@@ -161,7 +162,7 @@ def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor
     if not 0 < fraction < 1:
         raise ValueError(f"fraction: {fraction:g} must lie between 0 and 1")
     values = labels.cpu().numpy()
-    generator = np.random.Generator(np.random.Philox(key=seed))
+    generator = stream(Purpose.PROBE_SPLIT, seed)
     held: list[np.ndarray] = []
     for label in np.unique(values):
         members = generator.permutation(np.flatnonzero(values == label))

@@ -42,7 +42,7 @@ class PCA:
         Raises:
             ValueError: K out of range.
         """
-        from sklearn.decomposition import PCA as Decomposition
+        from sklearn import decomposition
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn, unannotated
 
         check_features(features)
@@ -56,7 +56,7 @@ class PCA:
         # NumPy would start a thread per processor, whatever PyTorch was told.
         # Features that do not vary have no shares of variance, which are not read here.
         with threadpool_limits(torch.get_num_threads(), user_api="blas"), np.errstate(invalid="ignore"):
-            found = Decomposition(components, svd_solver=solver, copy=False).fit(centred.numpy())
+            found = decomposition.PCA(components, svd_solver=solver, copy=False).fit(centred.numpy())
         vectors = torch.from_numpy(found.components_)
         # Of a single row scikit-learn's variance, divided by N - 1, is no number.
         variance = torch.from_numpy(found.explained_variance_).double().nan_to_num() * (count - 1) / count

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from hjepa.config import Config, LevelConfig, ModelConfig, PredictorConfig, resolve
+from hjepa.config import Config, Grid, LevelConfig, ModelConfig, PerAxis, PredictorConfig, resolve
 from hjepa.models.hjepa import HJEPA
 
 
@@ -24,13 +24,18 @@ def create_hjepa(
     coarse_to_fine: bool = False,
     predict_visible: bool = False,
     hierarchy: Literal["depths", "pooled", "both"] = "depths",
-    levels: list[tuple[int, int]] | None = None,
-    image_size: int | tuple[int, int] | None = None,
+    levels: list[tuple[int, PerAxis]] | None = None,
+    image_size: int | Grid | None = None,
+    patch_size: PerAxis | None = None,
     channels: int = 3,
     position: Literal["sincos", "rope"] = "sincos",
     seed: int | None = None,
 ) -> HJEPA:
     """Create an untrained model.
+
+    The input has as many axes as ``image_size`` has numbers: (T,) for signals [B, C, T], (H, W) for images [B, C, H, W],
+    (T, H, W) for clips [B, C, T, H, W]. Configuration files know images only; models of signals and clips, and their
+    masks (`hjepa.MaskSampler` on ``model.geometry.grid``), are made from Python.
 
     Args:
         encoder_type: ``vit_{tiny,small,base,large,huge}_patch{P}_{S}``.
@@ -40,8 +45,10 @@ def create_hjepa(
         predictor_embed_dim, predictor_num_heads, predictor_sharing, coarse_to_fine, predict_visible: see
             ``model.predictor``.
         hierarchy: how levels are derived; see ``model.hierarchy``.
-        levels: the levels themselves as (depth, stride), finest first, up to eight.
-        image_size: side, or (height, width), in place of the named one.
+        levels: the levels themselves as (depth, stride), finest first, up to eight. A stride is a number, or one per axis:
+            (4, 1, 1) averages four time steps of a clip.
+        image_size: side of a square image, or the size along each axis, in place of the named one.
+        patch_size: in place of the named one; for every axis, or one per axis.
         channels: input channels.
         position: `sincos` or `rope`.
         seed: seed of the weights; PyTorch's current random state when not given.
@@ -54,6 +61,10 @@ def create_hjepa(
         >>> model = hjepa.create_hjepa("vit_small_patch16_224", num_hierarchies=3)
         >>> model.num_levels, model.embed_dim
         (3, 384)
+        >>> video = hjepa.create_hjepa("vit_tiny_patch16_224", image_size=(8, 64, 64), patch_size=(2, 16, 16),
+        ...                            levels=[(6, 1), (12, (4, 1, 1))])
+        >>> video.geometry.grid, video.geometry.level_grid(1)
+        ((4, 4, 4), (1, 4, 4))
     """
     config = ModelConfig(
         encoder_type=encoder_type,
@@ -73,7 +84,7 @@ def create_hjepa(
             predict_visible=predict_visible,
         ),
     )
-    return _build(config, image_size, channels, seed)
+    return _build(config, image_size, channels, seed, patch_size=patch_size)
 
 
 def build_model(config: Config, channels: int = 3) -> HJEPA:
@@ -86,13 +97,14 @@ def build_model(config: Config, channels: int = 3) -> HJEPA:
 
 def _build(
     config: ModelConfig,
-    image_size: int | tuple[int, int] | None,
+    image_size: int | Grid | None,
     channels: int,
     seed: int | None,
     *,
+    patch_size: PerAxis | None = None,
     learned_weights: bool = False,
 ) -> HJEPA:
-    geometry = resolve(config, image_size)
+    geometry = resolve(config, image_size, patch_size)
     if seed is None:
         return HJEPA(config, geometry, channels, learned_weights=learned_weights)
     with torch.random.fork_rng(devices=[]):

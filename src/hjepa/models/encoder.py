@@ -1,47 +1,174 @@
-"""The vision transformer: drops hidden tokens and hands out features from several depths."""
+"""What an encoder is to everything around it, and the vision transformer that is one."""
 
 from __future__ import annotations
 
+import contextlib
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import cast
+from dataclasses import dataclass
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hjepa.config import Geometry, ModelConfig
+from hjepa.config.grid import by
 from hjepa.models.blocks import NORM_EPS, Block, init_transformer
-from hjepa.models.positions import rope_angles, sincos_2d
+from hjepa.models.levels import level_features
+from hjepa.models.positions import rope_angles, sincos
+
+
+@dataclass(frozen=True)
+class Features:
+    """What an encoder says of its tokens.
+
+    Attributes:
+        taps: normalised features after each tapped block, by depth from 1, [B, N, D] each.
+        grid: tokens per axis of the whole image; N is fewer than their product where tokens were hidden.
+    """
+
+    taps: dict[int, Tensor]
+    grid: tuple[int, ...]
+
+
+class Encoder(nn.Module, ABC):
+    """From images to tokens, and from tokens to the features of every level.
+
+    Methods train encoders; evaluation, visualization, packing and export read them and know nothing else of a model.
+
+    Args:
+        geometry: sizes, depths of the levels, strides.
+        channels: input channels.
+    """
+
+    def __init__(self, geometry: Geometry, channels: int) -> None:
+        super().__init__()
+        self.geometry = geometry
+        self.channels = channels
+        self.depths = tuple(sorted({level.depth for level in geometry.levels}))
+        self.embed_dim = geometry.embed_dim
+        self.image_size = geometry.image_size
+
+    @property
+    def num_levels(self) -> int:
+        """Number of levels."""
+        return len(self.geometry.levels)
+
+    @abstractmethod
+    def forward(
+        self, images: Tensor, keep: Tensor | None = None, depths: Sequence[int] | None = None
+    ) -> dict[int, Tensor]:
+        """Encode images, or only their visible tokens.
+
+        Args:
+            images: [B, C, H, W], normalised.
+            keep: int64 [B, Nc], row-major indices of visible tokens; all when not given.
+            depths: blocks to tap after, counted from 1; the levels' depths when not given.
+
+        Returns:
+            for each tapped depth the normalised features, [B, N, D] or [B, Nc, D].
+        """
+
+    def tokens(self, images: Tensor, keep: Tensor | None = None, depths: Sequence[int] | None = None) -> Features:
+        """The same, with the grid that the tokens lie on; see `forward`."""
+        return Features(self(images, keep, depths), self.geometry.grid)
+
+    def levels(self, images: Tensor) -> list[Tensor]:
+        """Features of every level of whole images, [B, cells, D] each, finest first. Differentiable."""
+        with self.as_written():
+            return level_features(self(images), self.geometry)
+
+    def as_written(self) -> contextlib.AbstractContextManager[object]:
+        """Context in which nothing runs compiled: other batch sizes than those of training would compile it anew."""
+        if self._compiled_call_impl is None:
+            return contextlib.nullcontext()
+        return cast("contextlib.AbstractContextManager[object]", torch.compiler.set_stance("force_eager"))
+
+    def extract_features(
+        self,
+        images: Tensor,
+        *,
+        level: int | Literal["all"] = "all",
+        depths: Sequence[int] | None = None,
+        pool: Literal["mean", "none"] = "mean",
+    ) -> Tensor:
+        """Features of whole images for use downstream. Differentiable; wrap in ``torch.no_grad()`` where that is waste.
+
+        Args:
+            images: [B, C, H, W], normalised.
+            level: a level (negative counts from the coarsest), or all of them side by side.
+            depths: read after these encoder blocks instead, side by side, whatever the levels are; `level` is ignored.
+            pool: `mean` over cells, or `none`.
+
+        Returns:
+            `mean`: [B, D], for all levels [B, L * D]. `none`: [B, cells, D]; for all levels the grids must be equal,
+            [B, cells, L * D].
+
+        Raises:
+            ValueError: no such level or depth, or unpooled levels of unequal grids.
+        """
+        if depths is not None:
+            with self.as_written():
+                taps = self(images, depths=depths)
+            features = [taps[depth] for depth in depths]
+        else:
+            features = self.levels(images)
+            if level != "all":
+                if not -self.num_levels <= level < self.num_levels:
+                    raise ValueError(
+                        f"level {level} of a model with {self.num_levels} level(s); use 0 to {self.num_levels - 1}"
+                    )
+                features = [features[level]]
+        if pool == "mean":
+            return torch.cat([f.mean(dim=1) for f in features], dim=-1)
+        if len({f.shape[1] for f in features}) > 1:
+            raise ValueError(
+                "unpooled features of levels with different grids cannot stand side by side; ask for one level"
+            )
+        return torch.cat(features, dim=-1)
 
 
 class PatchEmbed(nn.Module):
-    """Cuts an image into patches and projects each linearly."""
+    """Cuts a signal, an image or a clip into patches and projects each linearly.
 
-    def __init__(self, patch_size: int, channels: int, dim: int) -> None:
+    The weights are those of a convolution with one, two or three axes; for images they have timm's name and shape.
+
+    Args:
+        patch: size of a patch along each axis.
+        channels: input channels.
+        dim: width.
+    """
+
+    def __init__(self, patch: tuple[int, ...], channels: int, dim: int) -> None:
         super().__init__()
-        self.patch_size = patch_size
-        self.proj = nn.Conv2d(channels, dim, kernel_size=patch_size, stride=patch_size)
+        self.patch = patch
+        convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[len(patch) - 1]
+        self.proj = convolution(channels, dim, kernel_size=patch, stride=patch)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
         """Embed the patches, or only those kept.
 
         Args:
-            images: [B, C, H, W].
+            images: [B, C, *sizes], for images [B, C, H, W].
             keep: int64 [B, Nc], row-major patch indices.
 
         Returns:
             [B, N, D] or [B, Nc, D].
         """
-        B, C, H, W = images.shape
-        P = self.patch_size
+        B, C, *sizes = images.shape
+        split = [part for size, side in zip(sizes, self.patch, strict=True) for part in (size // side, side)]
+        grid_axes, patch_axes = range(2, 2 + len(split), 2), range(3, 2 + len(split), 2)
         # The same product as the convolution, on a matrix of patches: hidden patches cost nothing.
-        patches = images.reshape(B, C, H // P, P, W // P, P).permute(0, 2, 4, 1, 3, 5).reshape(B, -1, C * P * P)
+        patches = images.reshape(B, C, *split).permute(0, *grid_axes, 1, *patch_axes)
+        patches = patches.reshape(B, -1, C * math.prod(self.patch))
         if keep is not None:
             patches = gather_tokens(patches, keep)
         return nn.functional.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(Encoder):
     """ViT (arXiv:2010.11929) without a class token, with fixed positions and taps at several depths.
 
     Parameter names equal those of timm's ``VisionTransformer``: ``patch_embed.proj``, ``blocks.N.…``, ``norm`` for the
@@ -57,19 +184,15 @@ class VisionTransformer(nn.Module):
     angles: Tensor
 
     def __init__(self, config: ModelConfig, geometry: Geometry, channels: int) -> None:
-        super().__init__()
+        super().__init__(geometry, channels)
         dim, depth = geometry.embed_dim, geometry.depth
-        self.depths = tuple(sorted({level.depth for level in geometry.levels}))
-        self.embed_dim = dim
-        self.channels = channels
-        self.image_size = geometry.image_size
         self.rope = config.position == "rope"
         self.gradient_checkpointing = config.gradient_checkpointing
-        self.patch_embed = PatchEmbed(geometry.patch_size, channels, dim)
+        self.patch_embed = PatchEmbed(geometry.patch, channels, dim)
         if self.rope:
             self.register_buffer("angles", rope_angles(dim // geometry.num_heads, geometry.grid), persistent=False)
         else:
-            self.register_buffer("pos_embed", sincos_2d(dim, geometry.grid), persistent=False)
+            self.register_buffer("pos_embed", sincos(dim, geometry.grid), persistent=False)
         rates = torch.linspace(0, config.drop_path, depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(
             Block(dim, geometry.num_heads, config.mlp_ratio, config.layer_scale, rate) for rate in rates
@@ -109,7 +232,7 @@ class VisionTransformer(nn.Module):
         if images.shape[1:] != (self.channels, *self.image_size):
             raise ValueError(
                 f"images of shape {tuple(images.shape)} for an encoder of {self.channels} channels and "
-                f"{self.image_size[0]}x{self.image_size[1]} pixels; resize or convert them first"
+                f"size {by(self.image_size)}; resize or convert them first"
             )
         x = self.patch_embed(images, keep)
         angles = None

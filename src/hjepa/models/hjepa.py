@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hjepa.config import Geometry, ModelConfig
 from hjepa.masking import Masks
 from hjepa.models.encoder import VisionTransformer, gather_tokens
-from hjepa.models.levels import batch_mean, level_features
+from hjepa.models.levels import batch_mean, level_features, parent_cells
 from hjepa.models.predictor import Predictor
 
 # AdamW moves a weight by about the learning rate per step. A loss falls to a tenth within some hundred steps, so its
@@ -72,13 +72,12 @@ class HJEPA(nn.Module):
         super().__init__()
         self.geometry = geometry
         self.compile_mode = "default"
-        self._compiled = False
         self.shared = config.predictor.sharing == "shared"
         self.center_targets = config.center_targets
         self.predict_visible = config.predictor.predict_visible
         # Set while a process tries a pass by itself: nothing is then exchanged with others.
         self.alone = False
-        self.context_encoder = VisionTransformer(config, geometry, channels)
+        self.context_encoder: VisionTransformer = VisionTransformer(config, geometry, channels)
         levels = range(len(geometry.levels))
         if self.shared:
             self.predictors = nn.ModuleList(
@@ -113,11 +112,6 @@ class HJEPA(nn.Module):
         """
         for part in (self.context_encoder, self.target_encoder, *self.predictors):
             part.compile(mode=self.compile_mode)
-        self._compiled = True
-
-    def _as_written(self) -> contextlib.AbstractContextManager[object]:
-        """Context in which nothing runs compiled."""
-        return torch.compiler.set_stance("force_eager") if self._compiled else contextlib.nullcontext()
 
     def train(self, mode: bool = True) -> HJEPA:
         """Training mode for context encoder and predictor; the target encoder never drops paths."""
@@ -136,11 +130,10 @@ class HJEPA(nn.Module):
             `JepaOutput`, or without masks the target encoder's features per level, [B, cells, D] each.
         """
         if masks is None:
-            with self._as_written():
-                return level_features(self.target_encoder(images), self.geometry)
+            return self.target_encoder.levels(images)
         targets = self._targets(images, masks)
         if masks.sets_per_image > 1:
-            images = images.repeat(masks.sets_per_image, 1, 1, 1)
+            images = images.repeat(masks.sets_per_image, *[1] * (images.dim() - 1))
         taps = self.context_encoder(images, masks.context)
         predictions = self._predict(taps, masks)
         pooled = {depth: tap.mean(dim=1) for depth, tap in taps.items()}
@@ -198,12 +191,10 @@ class HJEPA(nn.Module):
         Returns:
             [B, Nt of the level, D].
         """
-        (rows, columns), (coarse_rows, coarse_columns) = (self.geometry.level_grid(i) for i in (level, level + 1))
-        down, across = rows // coarse_rows, columns // coarse_columns
-        cell = masks.targets[level]
-        parent = cell // columns // down * coarse_columns + cell % columns // across
+        fine, coarse = self.geometry.level_grid(level), self.geometry.level_grid(level + 1)
+        parent = parent_cells(masks.targets[level], fine, coarse)
         # Every target lies in a target of the coarser level, so each place that is read has been written.
-        grid = predicted.new_zeros(len(predicted), coarse_rows * coarse_columns, predicted.shape[-1])
+        grid = predicted.new_zeros(len(predicted), math.prod(coarse), predicted.shape[-1])
         index = masks.targets[level + 1].unsqueeze(-1).expand(-1, -1, predicted.shape[-1])
         predicted = predicted[:, : index.shape[1]]  # no query asks for a visible cell
         return gather_tokens(grid.scatter(1, index, predicted), parent)
@@ -217,39 +208,11 @@ class HJEPA(nn.Module):
         pool: Literal["mean", "none"] = "mean",
         encoder: Literal["target", "context"] = "target",
     ) -> Tensor:
-        """Features of whole images for use downstream. Differentiable; wrap in ``torch.no_grad()`` where that is waste.
+        """Features of whole images for use downstream; see `hjepa.models.Encoder.extract_features`.
 
         Args:
-            images: [B, C, H, W], normalised.
-            level: a level (negative counts from the coarsest), or all of them side by side.
-            depths: read after these encoder blocks instead, side by side, whatever the levels are; `level` is ignored.
-            pool: `mean` over cells, or `none`.
+            images, level, depths, pool: as there.
             encoder: the moving average (better features), or the encoder that was trained.
-
-        Returns:
-            `mean`: [B, D], for all levels [B, L * D]. `none`: [B, cells, D]; for all levels the grids must be equal,
-            [B, cells, L * D].
-
-        Raises:
-            ValueError: no such level or depth, or unpooled levels of unequal grids.
         """
         network = self.target_encoder if encoder == "target" else self.context_encoder
-        with self._as_written():
-            if depths is not None:
-                taps = network(images, depths=depths)
-                features = [taps[depth] for depth in depths]
-            else:
-                features = level_features(network(images), self.geometry)
-        if depths is None and level != "all":
-            if not -self.num_levels <= level < self.num_levels:
-                raise ValueError(
-                    f"level {level} of a model with {self.num_levels} level(s); use 0 to {self.num_levels - 1}"
-                )
-            features = [features[level]]
-        if pool == "mean":
-            return torch.cat([f.mean(dim=1) for f in features], dim=-1)
-        if len({f.shape[1] for f in features}) > 1:
-            raise ValueError(
-                "unpooled features of levels with different grids cannot stand side by side; ask for one level"
-            )
-        return torch.cat(features, dim=-1)
+        return network.extract_features(images, level=level, depths=depths, pool=pool)

@@ -1,29 +1,52 @@
-"""From encoder taps to levels: 2-D pooling on the token grid."""
+"""From encoder taps to levels: pooling on the token grid, and which cell of a coarser level lies around a cell."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, distributed
 
-from hjepa.config import Geometry
+from hjepa.config import Geometry, Grid, PerAxis
+from hjepa.config.grid import cells, per_axis
 
 
-def pool_cells(tokens: Tensor, grid: tuple[int, int], stride: int) -> Tensor:
-    """Average squares of ``stride`` x ``stride`` tokens on the 2-D grid (never along the raster sequence).
+def pool_cells(tokens: Tensor, grid: Grid, stride: PerAxis) -> Tensor:
+    """Average cells of ``stride`` tokens along each axis of the grid (never along the raster sequence).
 
     Args:
-        tokens: [B, rows * columns, D].
-        grid: rows and columns.
+        tokens: [B, N, D], row-major.
+        grid: tokens along each axis.
+        stride: for all axes, or one per axis; each divides the grid.
 
     Returns:
-        [B, rows / stride * columns / stride, D], row-major; [B, 1, D] for stride 0, the whole image.
+        [B, cells, D], row-major; [B, 1, D] for stride 0, the whole input.
     """
     if stride == 0:
         return tokens.mean(dim=1, keepdim=True)
     if stride == 1:
         return tokens
     B, _, D = tokens.shape
-    h, w = grid[0] // stride, grid[1] // stride
-    return tokens.reshape(B, h, stride, w, stride, D).mean(dim=(2, 4)).reshape(B, h * w, D)
+    split = [side for pair in zip(cells(grid, stride), per_axis(stride, len(grid)), strict=True) for side in pair]
+    within = tuple(range(2, 2 + len(split), 2))
+    return tokens.reshape(B, *split, D).mean(dim=within).reshape(B, -1, D)
+
+
+def parent_cells(index: Tensor, grid: Grid, coarser: Grid) -> Tensor:
+    """The cell of a coarser level around each cell of a level.
+
+    Args:
+        index: int64 row-major indices on ``grid``, of any shape.
+        grid: cells of the level along each axis.
+        coarser: those of the coarser level; each number divides that of ``grid``.
+
+    Returns:
+        row-major indices on ``coarser``, of the same shape.
+    """
+    parent, place = torch.zeros_like(index), 1
+    for count, fewer in zip(reversed(grid), reversed(coarser), strict=True):
+        parent += index % count // (count // fewer) * place
+        index = index // count
+        place *= fewer
+    return parent
 
 
 def level_features(taps: dict[int, Tensor], geometry: Geometry) -> list[Tensor]:

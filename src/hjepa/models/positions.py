@@ -1,48 +1,65 @@
-"""Where a token is: fixed 2-D sine-cosine tables and axial rotary angles."""
+"""Where a token is: fixed sine-cosine tables and axial rotary angles on grids of one to three axes."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from hjepa.config import Grid, PerAxis
+from hjepa.config.grid import axis_widths, cells, per_axis
 
-def sincos_2d(dim: int, grid: tuple[int, int], stride: int = 1) -> Tensor:
+
+def sincos(dim: int, grid: Grid, stride: PerAxis = 1) -> Tensor:
     """Fixed sine-cosine positions of a grid (MAE, arXiv:2111.06377, appendix; "Attention is all you need" per axis).
 
     Args:
-        dim: width; a multiple of 4.
-        grid: rows and columns of the token grid.
-        stride: cells of ``stride`` x ``stride`` tokens get the position of their centre, in token units, so that
-            positions of all levels live in one coordinate system. 0: the whole image, which has no position.
+        dim: width; even for one axis, a multiple of 4 for two, even and at least 6 for three (`axis_widths`).
+        grid: tokens along each axis.
+        stride: cells of ``stride`` tokens along each axis get the position of their centre, in token units, so that
+            positions of all levels live in one coordinate system. 0: the whole input, which has no position.
 
     Returns:
-        float32 [rows / stride * columns / stride, dim], row-major.
+        float32 [cells, dim], row-major; the features of the first axis first.
     """
     if stride == 0:
         return torch.zeros(1, dim)
-    rows = torch.arange(grid[0] // stride, dtype=torch.float64) * stride + (stride - 1) / 2
-    columns = torch.arange(grid[1] // stride, dtype=torch.float64) * stride + (stride - 1) / 2
-    y, x = torch.meshgrid(rows, columns, indexing="ij")
-    frequency = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
-    parts = [f(axis.reshape(-1, 1) * frequency) for axis in (y, x) for f in (torch.sin, torch.cos)]
+    steps = per_axis(stride, len(grid))
+    centres = [
+        torch.arange(count, dtype=torch.float64) * step + (step - 1) / 2
+        for count, step in zip(cells(grid, stride), steps, strict=True)
+    ]
+    parts = []
+    for place, width in zip(_places(centres), axis_widths(dim, len(grid)), strict=True):
+        angle = place * _frequencies(width // 2, 10000.0)
+        parts += [angle.sin(), angle.cos()]
     return torch.cat(parts, dim=1).float()
 
 
-def rope_angles(head_dim: int, grid: tuple[int, int]) -> Tensor:
+def rope_angles(head_dim: int, grid: Grid) -> Tensor:
     """Angles of axial rotary positions (RoFormer, arXiv:2104.09864; axial as in RoPE-ViT, arXiv:2403.13298).
 
-    The first half of a head turns with the row, the second with the column.
+    Every axis turns a share of the pairs of features, the first axis the first pairs; `axis_widths` says how many.
 
     Args:
-        head_dim: width of one head; a multiple of 4.
-        grid: rows and columns.
+        head_dim: width of one head; even for one axis, a multiple of 4 for two, even and at least 6 for three.
+        grid: tokens along each axis.
 
     Returns:
-        float32 [rows * columns, head_dim / 2], one angle per pair of features.
+        float32 [tokens, head_dim / 2], one angle per pair of features.
     """
-    frequency = 100.0 ** -(torch.arange(head_dim // 4, dtype=torch.float64) / (head_dim // 4))
-    y, x = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
-    return torch.cat([axis.reshape(-1, 1).double() * frequency for axis in (y, x)], dim=1).float()
+    places = _places([torch.arange(count, dtype=torch.float64) for count in grid])
+    widths = axis_widths(head_dim, len(grid))
+    angles = [place * _frequencies(width // 2, 100.0) for place, width in zip(places, widths, strict=True)]
+    return torch.cat(angles, dim=1).float()
+
+
+def _places(axes: list[Tensor]) -> list[Tensor]:
+    """For each axis the coordinate of every cell along it, [cells, 1], row-major."""
+    return [coordinate.reshape(-1, 1) for coordinate in torch.meshgrid(*axes, indexing="ij")]
+
+
+def _frequencies(count: int, base: float) -> Tensor:
+    return base ** -(torch.arange(count, dtype=torch.float64) / count)
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:

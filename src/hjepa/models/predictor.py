@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from hjepa.config import Geometry, PredictorConfig
+from hjepa.config import Geometry, PerAxis, PredictorConfig
+from hjepa.config.grid import per_axis, shown
 from hjepa.models.blocks import NORM_EPS, Block, init_transformer
-from hjepa.models.positions import sincos_2d
+from hjepa.models.positions import sincos
 
 
 class Predictor(nn.Module):
@@ -42,8 +43,9 @@ class Predictor(nn.Module):
         self.predict_visible = config.predict_visible and 1 in self.strides
         self.embed = nn.Linear(inputs * geometry.embed_dim, dim)
         for stride in {1, *self.strides}:
-            self.register_buffer(f"positions_{stride}", sincos_2d(dim, geometry.grid, stride), persistent=False)
-        self.mask_tokens = nn.ParameterDict({str(s): nn.Parameter(torch.zeros(dim)) for s in sorted(set(self.strides))})
+            self.register_buffer(f"positions_{shown(stride)}", sincos(dim, geometry.grid, stride), persistent=False)
+        names = [shown(stride) for stride in sorted(set(self.strides), key=lambda s: per_axis(s, geometry.axes))]
+        self.mask_tokens = nn.ParameterDict({name: nn.Parameter(torch.zeros(dim)) for name in names})
         self.blocks = nn.ModuleList(Block(dim, geometry.predictor_heads, config.mlp_ratio) for _ in range(config.depth))
         self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
         self.heads = nn.ModuleDict({str(level): nn.Linear(dim, geometry.embed_dim) for level in levels})
@@ -75,7 +77,7 @@ class Predictor(nn.Module):
         sequence = [self.embed(context) + self._positions(1)[context_index]]
         for levels, index in groups:
             stride = self._stride(levels)
-            queries = self.mask_tokens[str(stride)] + self._positions(stride)[index]
+            queries = self.mask_tokens[shown(stride)] + self._positions(stride)[index]
             if self.condition is not None and coarser is not None:
                 queries = queries + self.condition(coarser)
             sequence.append(queries)
@@ -97,9 +99,9 @@ class Predictor(nn.Module):
                 predictions[level] = self.heads[str(level)](answers)
         return predictions
 
-    def _stride(self, levels: Sequence[int]) -> int:
+    def _stride(self, levels: Sequence[int]) -> PerAxis:
         """The common stride of levels that share their queries."""
         return self.strides[self.levels.index(levels[0])]
 
-    def _positions(self, stride: int) -> Tensor:
-        return self.get_buffer(f"positions_{stride}")
+    def _positions(self, stride: PerAxis) -> Tensor:
+        return self.get_buffer(f"positions_{shown(stride)}")

@@ -100,16 +100,19 @@ def chance_of_info_nce(cells: int, candidates: Candidates | None = None) -> floa
     return math.log((candidates or Candidates()).number(cells))
 
 
-def size_of_logits(images: int, cells: int, candidates: Candidates) -> tuple[int, int]:
-    """What `info_nce` compares of one batch: rows of logits, those included that only fill up a block, and candidates.
+def flop_of_info_nce(images: int, cells: int, width: int, candidates: Candidates) -> float:
+    """FLOP of the products with the targets, forward and backward to predictions alone.
+
+    Predictions that only fill up the last block are counted, as they are computed.
 
     Args:
-        images: of one process, per mask set.
+        images: in the batch.
         cells: predicted, of one level.
+        width: of features.
     """
     wide, deep = candidates.images, min(candidates.cells, cells)
-    rows = -(-images // wide) * min(wide, images) * -(-cells // deep) * deep
-    return candidates.sets * rows, wide * deep
+    rows = candidates.sets * -(-images // wide) * wide * -(-cells // deep) * deep
+    return 2.0 * 2 * rows * wide * deep * width
 
 
 @functools.lru_cache(maxsize=64)

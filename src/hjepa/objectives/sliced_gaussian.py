@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_SLICES = 256
 
-def sliced_gaussian_loss(features: Tensor, *, seed: int, slices: int = 256, points: int = 17) -> Tensor:
+
+def sliced_gaussian_loss(features: Tensor, *, seed: int, slices: int = _SLICES, points: int = 17) -> Tensor:
     """Epps-Pulley statistic of random one-dimensional projections (SIGReg of LeJEPA, arXiv:2511.08544).
 
     The features are *not* standardised first: a test on standardised projections cannot see collapse.
@@ -32,3 +34,8 @@ def sliced_gaussian_loss(features: Tensor, *, seed: int, slices: int = 256, poin
     imaginary = phase.sin().mean(dim=0)
     difference = (real.square() + imaginary.square()) * normal
     return 2 * torch.trapezoid(difference, t, dim=-1).mean()
+
+
+def flop_of_sliced_gaussian(rows: int, width: int, slices: int = _SLICES) -> float:
+    """FLOP of the projections of [rows, width], forward and backward; directions need no gradient."""
+    return 2.0 * 2 * rows * width * slices

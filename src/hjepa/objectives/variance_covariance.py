@@ -33,3 +33,8 @@ def covariance_loss(features: Tensor) -> Tensor:
     x = x - x.mean(dim=0)
     covariance = x.T @ x / (len(x) - 1)
     return (covariance.square().sum() - covariance.diagonal().square().sum()) / x.shape[1]
+
+
+def flop_of_covariance(rows: int, width: int) -> float:
+    """FLOP of `covariance_loss` of [rows, width]: one product forward, and backward one for each of its two factors."""
+    return 3.0 * 2 * rows * width * width

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,9 +14,10 @@ import yaml
 
 from hjepa.config import Config, load_config
 from hjepa.errors import UserError
+from hjepa.evaluation.results import results_name
 from hjepa.research.budget import Cell, plan_cells
 from hjepa.research.plot import draw_study
-from hjepa.research.runs import Ledger
+from hjepa.research.runs import Ledger, StudyRun
 from hjepa.research.study import Study, check_seeds, load_study
 from hjepa.research.summary import format_study, markdown, summarise
 from hjepa.runtime.environment import environment
@@ -25,8 +27,14 @@ from hjepa.runtime.files import write_atomically
 if TYPE_CHECKING:
     import torch
 
+log = logging.getLogger("hjepa")
+
 # Written into every run: evaluation is the study's own, and a hundred event files help nobody.
 _RUN_KEYS = {"evaluation.final": False, "logging.tensorboard.enabled": False, "logging.wandb.enabled": False}
+
+STEMS = {"validation": "results", "test": "final"}
+"""Names of a study's own files by split, without their endings."""
+_ABOUT = "# Cells are compared on validation images (results.*); --final reads test once (final.*).\n"
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,7 @@ class StudyOutcome:
 
     Attributes:
         folder: where everything lies.
-        results: contents of ``results.json``.
+        results: contents of ``results.json``, of ``final.json`` where test was asked for.
         completed: whether every run that was asked for is done and none diverged.
         interrupted: whether it was stopped on request.
     """
@@ -56,9 +64,14 @@ def run_study(
     overrides: Mapping[str, Any] | None = None,
     device: str | None = None,
     dry_run: bool = False,
+    final: bool = False,
     console: bool = True,
 ) -> StudyOutcome:
     """Train and evaluate every cell of a study with every seed, and sum up.
+
+    Runs are read on validation images, so that cells can be chosen between. Test is read with ``final`` only, after all
+    runs that are asked for, and written apart (``final.json``, ``final.md``, ``final.png``). A run whose test images have
+    been read is not read again; the log says so.
 
     Runs go seed by seed, so that a study that is stopped early is still one of pairs. A run that is done is kept, one
     that was stopped goes on where it was; results so far are written after every run. The table holds every finished
@@ -75,6 +88,7 @@ def run_study(
         overrides: dotted keys changed in every cell, for example to bring in one's own images.
         device: where to train.
         dry_run: only plan: check every cell and count images and FLOP.
+        final: read test as well, once.
         console: show progress on standard output.
 
     Raises:
@@ -99,7 +113,8 @@ def run_study(
     every = _settled(every, folder)
     planned = _chosen(every, cells, name)
     ledger = Ledger(folder, study, every)
-    asked = [ledger.run(cell, seed) for seed in study.seeds for cell in planned]
+    wanted = [(cell, seed) for seed in study.seeds for cell in planned]
+    asked = [ledger.run(cell, seed) for cell, seed in wanted]
     for run in asked:
         run.check_same()
     ledger.read()
@@ -117,7 +132,40 @@ def run_study(
         results = _write(folder, ledger, about)
         if console:
             print(format_study(results), flush=True)
+    if final:
+        test = Ledger(folder, study, every, "test")
+        good = [(cell, seed) for cell, seed in wanted if "failed" not in ledger.runs[cell.name][seed]]
+        found = _read_test(test, [test.run(cell, seed) for cell, seed in good], about, console)
+        if found is None:
+            return StudyOutcome(folder, results, False, True)
+        results = found
     return StudyOutcome(folder, results, not any("failed" in ledger.runs[run.cell.name][run.seed] for run in asked))
+
+
+def _read_test(ledger: Ledger, runs: Sequence[StudyRun], about: dict[str, Any], console: bool) -> dict[str, Any] | None:
+    """Read the test images of trained runs, each once; nothing when stopped on request."""
+    ledger.read()
+    before = [run for run in runs if run.seed in ledger.runs[run.cell.name]]
+    if before:
+        log.warning(
+            "test has been read before for %d of %d runs; their figures are kept and not read again",
+            len(before),
+            len(runs),
+        )
+    for run in runs:
+        if run in before:
+            continue
+        if (run.folder / results_name("test")).is_file():
+            log.warning("%s: test is read again: it was read at other depths, or its file is damaged", run.folder)
+        full = run.cell.name == ledger.study.reference_cell and ledger.controls is None
+        record = run.complete(full=full, console=console)
+        if record is None:
+            return None
+        ledger.add(run.cell.name, record)
+    results = _write(ledger.folder, ledger, about)
+    if console:
+        print(format_study(results), flush=True)
+    return results
 
 
 def _chosen(cells: list[Cell], names: Sequence[str] | None, study: str) -> list[Cell]:
@@ -143,7 +191,7 @@ def _prepare(folder: Path, study: Study, seeds: list[int], overrides: Mapping[st
         tree["grid"] = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "study.yaml", yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
+        write_atomically(folder / "study.yaml", _ABOUT + yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --output-dir") from None
 
@@ -172,15 +220,15 @@ def _write(folder: Path, ledger: Ledger, about: dict[str, Any]) -> dict[str, Any
     # Another call may work on other cells or seeds of the same folder: whoever writes last has read what both have done.
     with FileLock(folder / ".results.lock"):
         ledger.read()
-        return _write_alone(folder, ledger.results(about))
+        return _write_alone(folder, STEMS[ledger.split], ledger.results(about))
 
 
-def _write_alone(folder: Path, results: dict[str, Any]) -> dict[str, Any]:
-    write_atomically(folder / "results.json", json.dumps(results, indent=2) + "\n")
-    write_atomically(folder / "results.md", markdown(results))
+def _write_alone(folder: Path, stem: str, results: dict[str, Any]) -> dict[str, Any]:
+    write_atomically(folder / f"{stem}.json", json.dumps(results, indent=2) + "\n")
+    write_atomically(folder / f"{stem}.md", markdown(results))
     picture = draw_study(results)
     if picture is not None:
-        temporary = folder / f".results.png.{os.getpid()}"
+        temporary = folder / f".{stem}.png.{os.getpid()}"
         temporary.write_bytes(picture)
-        temporary.replace(folder / "results.png")
+        temporary.replace(folder / f"{stem}.png")
     return results

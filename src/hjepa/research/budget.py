@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hjepa.config import load_config
-from hjepa.data import build_dataset
+from hjepa.data import ImageDataset, Splits
 from hjepa.errors import UserError
 from hjepa.evaluation.settings import check_depths
-from hjepa.masking import MaskSampler
-from hjepa.models.cost import step_cost
+from hjepa.training.cost import training_cost
 from hjepa.training.optim.schedules import Schedules
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ class Cell:
         changes: dotted keys that it changes.
         config: the configuration, with the study's first seed.
         images: training images seen in a run, repeats counted.
-        flop_per_image: counted, see `hjepa.models.cost`.
+        flop_per_image: counted, loss and optimiser included, see `StepCost`.
         tokens: tokens per image that each part works on.
     """
 
@@ -87,6 +86,19 @@ def plan_cells(study: Study, name: str, overrides: dict[str, Any]) -> list[Cell]
     return list(cells.values())
 
 
+def _check_validation(train: ImageDataset) -> None:
+    """Refuse a data set that leaves nothing to compare cells on but test.
+
+    Raises:
+        UserError: no validation images.
+    """
+    if train.division.withheld is None and not train.division.own_validation:
+        raise UserError(
+            "data.validation_fraction: no images are left to compare cells on, and test is read once, at the end; set "
+            "data.validation_fraction=auto"
+        )
+
+
 class _Counter:
     """Costs of configurations; reads each training set once, for its size and channels."""
 
@@ -94,25 +106,13 @@ class _Counter:
         self._sizes: dict[str, tuple[int, int]] = {}
 
     def cell(self, name: str, changes: dict[str, Any], config: Config) -> Cell:
-        geometry = config.geometry()
-        sampler = MaskSampler(
-            config.masking, geometry.grid, [level.stride for level in geometry.levels], seed=config.seed
-        )
         size, channels = self._size(config)
         batch = config.data.batch_size * config.training.accumulation_steps
         if size < batch:
             raise UserError(f"data.batch_size: {batch} images per optimiser step of a training set of {size}")
         schedules = Schedules(config, size // batch, batch)
         steps = min(schedules.total_steps, config.training.max_steps or schedules.total_steps)
-        cost = step_cost(
-            config.model,
-            geometry,
-            channels,
-            sampler.counts.context,
-            sampler.counts.targets,
-            sampler.groups,
-            config.masking.sets_per_image,
-        )
+        cost = training_cost(config, channels)
         return Cell(name, changes, config, steps * batch, cost.total, cost.tokens)
 
     def stretched(self, cell: Cell, reference: Cell) -> Cell:
@@ -134,6 +134,7 @@ class _Counter:
     def _size(self, config: Config) -> tuple[int, int]:
         key = f"{config.data.model_dump_json(exclude={'batch_size', 'augmentation', 'image_size'})} {config.seed}"
         if key not in self._sizes:
-            dataset = build_dataset(config.data, "train", seed=config.seed)
+            dataset = Splits(config.data, config.seed).train
+            _check_validation(dataset)
             self._sizes[key] = (len(dataset), dataset.channels)
         return self._sizes[key]

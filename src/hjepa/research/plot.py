@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from hjepa.research.summary import MEASURES
+from hjepa.research.summary import MEASURES, read_split
 from hjepa.visualization.figures.style import LIGHT, Theme, new_figure, plain_axes, to_png
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def draw_study(results: dict[str, Any], theme: Theme = LIGHT) -> bytes | None:
         _rows(axes, rows, theme, named=number == 0)
     repeated = any(row["mean"][measures[0]]["low"] is not None for row in rows if measures[0] in row["mean"])
     bars = "Dots are seeds, bars 95 % intervals of the mean" if repeated else "One seed: no intervals"
-    note = f"{bars}. Equal {results['budget'].replace('flop', 'FLOP')} in every cell"
+    note = f"{bars}. Equal {results['budget'].replace('flop', 'FLOP')} in every cell, read on {read_split(results)}"
     if differences:
         note += f"; differences are those of the left panel, paired, from {results['reference']!r}"
     figure.text(0.1 / width, 0.1 / height, note + ".", fontsize=7.5, color=theme.muted, va="bottom")

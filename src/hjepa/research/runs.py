@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from hjepa.config import Config, flat_values, load_config
+from hjepa.data import Split
 from hjepa.errors import DivergenceError, UserError
 from hjepa.evaluation import evaluate
+from hjepa.evaluation.results import results_name
 from hjepa.research.budget import Cell
 from hjepa.research.study import Study, slug
 from hjepa.research.summary import summarise
@@ -30,28 +32,32 @@ _IRRELEVANT = (
 
 
 class Ledger:
-    """The runs of a study's folder.
+    """The runs of a study's folder, as they were read on one split.
 
     Attributes:
         runs: records by cell and seed.
         controls: what the untrained encoder and raw pixels reach, once a run of the reference was evaluated with them.
+        split: what the runs are read on.
+        folder: the study's.
     """
 
-    def __init__(self, folder: Path, study: Study, cells: list[Cell]) -> None:
+    def __init__(self, folder: Path, study: Study, cells: list[Cell], split: Split = "validation") -> None:
         self.study = study
         self.cells = cells
         self.runs: dict[str, dict[int, dict[str, Any]]] = {cell.name: {} for cell in cells}
         self.controls: dict[str, Any] | None = None
-        self._folder = folder
+        self.folder = folder
+        self.split = split
 
     def run(self, cell: Cell, seed: int) -> StudyRun:
         """A run of this study, done or not."""
-        return StudyRun(self._folder / "cells" / slug(cell.name) / f"seed_{seed}", cell, seed, tuple(self.study.depths))
+        folder = self.folder / "cells" / slug(cell.name) / f"seed_{seed}"
+        return StudyRun(folder, cell, seed, tuple(self.study.depths), self.split)
 
     def read(self) -> None:
         """Take in finished runs of other calls, also of seeds that this one does not ask for."""
         for cell in self.cells:
-            for place in (self._folder / "cells" / slug(cell.name)).glob("seed_*"):
+            for place in (self.folder / "cells" / slug(cell.name)).glob("seed_*"):
                 number = place.name.removeprefix("seed_")
                 record = self.run(cell, int(number)).stored(full=False) if number.isdecimal() else None
                 if record is not None:
@@ -73,17 +79,18 @@ class Ledger:
         cells = [cell for cell in self.cells if self.runs[cell.name]]
         runs = {name: [found[seed] for seed in sorted(found)] for name, found in self.runs.items()}
         study = self.study.model_copy(update={"seeds": self.seeds})
-        return summarise(study, cells, runs, self.controls, about)
+        return summarise(study, cells, runs, self.controls, about, self.split)
 
 
 @dataclass(frozen=True)
 class StudyRun:
-    """One cell at one seed."""
+    """One cell at one seed, read on one split."""
 
     folder: Path
     cell: Cell
     seed: int
     depths: tuple[int, ...]
+    split: Split = "validation"
 
     @property
     def config(self) -> Config:
@@ -108,6 +115,7 @@ class StudyRun:
                 return None
             results = evaluate(
                 self.folder,
+                split=self.split,
                 depths=self.depths or None,
                 controls=("untrained", "pixels", "pca") if full else (),
                 device=config.device,
@@ -144,7 +152,7 @@ class StudyRun:
         Args:
             full: whether controls belong to it.
         """
-        file = self.folder / "results.json"
+        file = self.folder / results_name(self.split)
         if not file.is_file() or self._differences():
             return None
         try:
@@ -176,10 +184,19 @@ class StudyRun:
                     key: scores[key] for key in ("untrained", "untrained_depths", "pixels", "pca") if key in scores
                 } | {"untrained_last": scores["levels"][-1]["untrained"]}
         record["rank"] = results["rank"]["trained"]
-        record["train_images"], record["test_images"] = results["train_images"], results["test_images"]
+        record["split"], record["images"], record["train_images"] = (
+            self.split,
+            _images(results),
+            results["train_images"],
+        )
         record["chance"], record["description"] = results["chance"], results["description"]
         record["commit"] = results["commit"]
         return record
+
+
+def _images(results: dict[str, Any]) -> int:
+    # Files from before there was a choice of splits count test images only.
+    return int(results["images"] if "images" in results else results["test_images"])
 
 
 def _relevant(config: Config) -> dict[str, Any]:

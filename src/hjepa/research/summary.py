@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from hjepa.research.statistics import interval, paired_difference
 
 if TYPE_CHECKING:
+    from hjepa.data import Split
     from hjepa.research.budget import Cell
     from hjepa.research.study import Study
 
@@ -29,6 +30,7 @@ def summarise(
     runs: dict[str, list[dict[str, Any]]],
     controls: dict[str, Any] | None,
     environment: dict[str, Any] | None,
+    split: Split = "validation",
 ) -> dict[str, Any]:
     """Means, intervals and paired differences of everything measured so far."""
     reference = {r["seed"]: r for r in runs.get(study.reference_cell, ()) if "failed" not in r}
@@ -66,9 +68,8 @@ def summarise(
         "budget": study.budget,
         "depths": study.depths,
         "seeds": study.seeds,
-        "data": None
-        if first is None
-        else {k: first[k] for k in ("description", "train_images", "test_images", "chance")},
+        "split": split,
+        "data": None if first is None else {k: first[k] for k in ("description", "train_images", "images", "chance")},
         "controls": controls,
         "cells": rows,
         "environment": environment,
@@ -147,11 +148,21 @@ def headline(results: dict[str, Any]) -> str:
     about = (
         ""
         if data is None
-        else f"; {data['description']}, {data['train_images']} probe and {data['test_images']} test images"
+        else f"; {data['description']}, {data['train_images']} probe and {read_images(data)} {read_split(results)} images"
     )
     equal = "images seen" if results["budget"] == "images" else "FLOP"
     seeds = ", ".join(map(str, results["seeds"]))
     return f"{results['title']}: equal {equal}, seeds {seeds}; differences are paired, from {results['reference']!r}{about}"
+
+
+def read_split(results: dict[str, Any]) -> str:
+    """The split that a study was read on; files from before there was a choice read test."""
+    return str(results.get("split", "test"))
+
+
+def read_images(data: dict[str, Any]) -> int:
+    """How many images of it, from the ``data`` part of the results."""
+    return int(data["images"] if "images" in data else data["test_images"])
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -165,9 +176,15 @@ def markdown(results: dict[str, Any]) -> str:
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     lines += [
         "",
-        "Accuracies on test in per cent, mean over seeds ± half the 95 % confidence interval (Student's t). Differences are "
+        f"Accuracies on {read_split(results)} in per cent, mean over seeds ± half the 95 % confidence interval (Student's t). Differences are "
         "means of paired differences with their 95 % interval. FLOP count matrix products of training.",
     ]
+    if read_split(results) == "validation":
+        lines += [
+            "",
+            "Validation images are training images whose labels were withheld (or the data set's own); cells may be chosen "
+            "by these figures. Test was not read for this table: `hjepa ablate ... --final` does, once.",
+        ]
     about = results["environment"]
     if about:
         lines += ["", f"hjepa {about['hjepa']} at commit {about['commit']}, torch {about['torch']}, {about['device']}."]

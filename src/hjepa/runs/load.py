@@ -5,17 +5,21 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from hjepa.config import Config, load_config
-from hjepa.errors import CheckpointError
-from hjepa.models import HJEPA, build_model
+from hjepa.errors import CheckpointError, UserError
+from hjepa.methods import HJepa, Method, build_method
 from hjepa.runs.folder import RunFolder
 from hjepa.runs.locate import find_checkpoint, is_named, newest_usable, read_whole
 from hjepa.runtime.device import resolve_device
 from hjepa.runtime.dtensor import spread_like
+
+if TYPE_CHECKING:
+    from hjepa.models import HJEPA, Encoder
 
 log = logging.getLogger("hjepa")
 
@@ -25,7 +29,7 @@ class TrainedRun:
     """A checkpoint brought back to life, for reading.
 
     Attributes:
-        model: in evaluation mode.
+        method: in evaluation mode.
         config: configuration of the run.
         channels: input channels.
         mean, std: normalisation per channel.
@@ -35,7 +39,7 @@ class TrainedRun:
         run_dir: the run folder, where one can be found.
     """
 
-    model: HJEPA
+    method: Method
     config: Config
     channels: int
     mean: tuple[float, ...]
@@ -45,6 +49,27 @@ class TrainedRun:
     checkpoint: Path
     run_dir: Path | None
     seconds: float | None = None
+
+    @property
+    def encoder(self) -> Encoder:
+        """What is evaluated, packed and exported."""
+        return self.method.encoder
+
+    @property
+    def model(self) -> HJEPA:
+        """Encoders and predictor of a joint-embedding predictive method.
+
+        Raises:
+            UserError: the method has none.
+        """
+        if not isinstance(self.method, HJepa):
+            raise UserError(f"{self.checkpoint}: method {self.config.method} has no predictor over masks to look at")
+        return self.method.model
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.method.parameters()).device
 
 
 def load_run(checkpoint: str | Path, *, device: str = "auto") -> TrainedRun:
@@ -60,10 +85,10 @@ def load_run(checkpoint: str | Path, *, device: str = "auto") -> TrainedRun:
     path, state = _newest(checkpoint)
     config = load_config(state["config"])
     data = state["data"]
-    model = build_model(config, data["channels"])
-    load_weights(model, state["model_state_dict"], path)
+    method = build_method(config, data["channels"])
+    load_weights(method.weights, state["model_state_dict"], path)
     return TrainedRun(
-        model=model.to(resolve_device(device)).eval(),
+        method=method.to(resolve_device(device)).eval(),
         config=config,
         channels=data["channels"],
         mean=tuple(data["mean"]),
@@ -93,13 +118,12 @@ def _newest(checkpoint: str | Path) -> tuple[Path, dict[str, Any]]:
     return found.checkpoint, read_whole(found.checkpoint) if "shards" in found.state else found.state
 
 
-def untrained_model(run: TrainedRun) -> HJEPA:
-    """The same model with its step-0 weights, which are a function of the configuration's seed."""
-    device = next(run.model.parameters()).device
-    return build_model(run.config, run.channels).to(device).eval()
+def untrained_encoder(run: TrainedRun) -> Encoder:
+    """The same encoder with its step-0 weights, which are a function of the configuration's seed."""
+    return build_method(run.config, run.channels).to(run.device).eval().encoder
 
 
-def load_weights(model: HJEPA, weights: dict[str, torch.Tensor], path: Path) -> None:
+def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
     """Put weights into a model, all of them.
 
     Raises:

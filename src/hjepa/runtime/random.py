@@ -12,25 +12,77 @@ import numpy as np
 
 
 class Purpose(IntEnum):
-    """What a stream is for; equal seeds and counters for two purposes give unrelated numbers."""
+    """What a stream is for; equal seeds and counters for two purposes give unrelated numbers.
 
+    The numbers are part of every published result: a purpose keeps its number, and a new one takes the next free small
+    number.
+    """
+
+    PROBE_SPLIT = 0
+    """Training features held out to choose the regulariser of a linear probe."""
     ORDER = 1
+    """Order of the training images."""
     AUGMENTATION = 2
+    """Crops, flips and colours."""
     SPLIT = 3
+    """Images held out for testing, where a data set has no test split of its own."""
     SUBSET = 4
+    """Images of ``data.subset``."""
     STATISTICS = 5
+    """Images on which mean and standard deviation are measured."""
     SHARDS = 6
+    """Order of files of many images."""
+    VALIDATION = 7
+    """Training images whose labels are withheld."""
+    COLOURS = 8
+    """Greyscale, blur and solarising."""
+    REFERENCES = 0x747261
+    """Training images that an evaluation fits on."""
+    READ = 0x746573
+    """Images that an evaluation reads."""
+    FIGURES = 0x766973
+    """Images that figures show."""
+    ONLINE = 0x6F6E6C
+    """Images of the evaluation during training."""
+    MASKS = 0x6D61736B
+    """Masks of a training step."""
+    MASK_COUNTS = 0x63616C69
+    """Masks on which the number of tokens of a run is measured."""
 
 
-def stream(purpose: Purpose, seed: int, counter: int = 0) -> np.random.Generator:
-    """The generator of one purpose.
+# Drawn once per run: their number takes the place of the counter.
+_ONCE = frozenset({Purpose.PROBE_SPLIT, Purpose.REFERENCES, Purpose.READ, Purpose.FIGURES, Purpose.ONLINE})
+# The seed takes the upper half of the first word instead of the lower one.
+_SEED_FIRST = frozenset({Purpose.MASKS, Purpose.MASK_COUNTS})
+
+
+def philox_key(purpose: Purpose, seed: int, counter: int = 0) -> np.ndarray:
+    """The key of one purpose, for code that needs Philox itself rather than a generator on top of it.
+
+    Three layouts have been in use since before this module; changing one would change published numbers.
 
     Args:
         purpose: separates uses that share seed and counter.
-        seed: 0 or more, below 2**32 (the purpose takes the upper half of the 64-bit word).
-        counter: an epoch or a step, 0 or more, below 2**64.
+        seed: 0 or more, below 2**32 (the purpose takes the other half of the 64-bit word).
+        counter: an epoch or a step, 0 or more, below 2**64; 0 for what is drawn once per run.
+
+    Returns:
+        uint64 [2].
+
+    Raises:
+        ValueError: a seed out of range, or a counter for what is drawn once.
     """
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed must be at least 0 and below 2**32, got {seed}")
-    key = np.array([(int(purpose) << 32) | seed, counter], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key))
+    if purpose in _ONCE:
+        if counter:
+            raise ValueError(f"{purpose.name} is drawn once per run and has no counter, got {counter}")
+        return np.array([seed, int(purpose)], dtype=np.uint64)
+    if purpose in _SEED_FIRST:
+        return np.array([(seed << 32) | int(purpose), counter], dtype=np.uint64)
+    return np.array([(int(purpose) << 32) | seed, counter], dtype=np.uint64)
+
+
+def stream(purpose: Purpose, seed: int, counter: int = 0) -> np.random.Generator:
+    """The generator of one purpose; arguments and errors are those of `philox_key`."""
+    return np.random.Generator(np.random.Philox(key=philox_key(purpose, seed, counter)))

@@ -38,12 +38,17 @@ class JsonLines:
     Args:
         path: the file.
         step: step to go on from; later lines of an interrupted run are dropped, since they will be written again.
+        renamed: what that step is called from now on, where the batch is another one: steps of earlier lines are
+            converted alike, so that the file has one count of steps.
     """
 
-    def __init__(self, path: Path, step: int) -> None:
+    def __init__(self, path: Path, step: int, renamed: int | None = None) -> None:
         if path.exists():
             text = path.read_text(encoding="utf-8", errors="replace")
-            kept = "".join(line + "\n" for line in text.splitlines() if _step(line) <= step)
+            lines = [line for line in text.splitlines() if _step(line) <= step]
+            if renamed is not None and renamed != step:
+                lines = [_rescaled(line, renamed / step) for line in lines]
+            kept = "".join(line + "\n" for line in lines)
             if kept != text:
                 write_atomically(path, kept)
         self._path = path
@@ -88,6 +93,11 @@ class JsonLines:
                 lost = self._waiting.count(b"\n")
                 log.error("%s: %d records could not be written (%s)", self._path, lost, error.strerror)
         self._file.close()
+
+
+def _rescaled(line: str, factor: float) -> str:
+    record = json.loads(line)
+    return json.dumps(record | {"step": round(record["step"] * factor)})
 
 
 def _step(line: str) -> float:
@@ -159,11 +169,11 @@ def _numbers(record: dict[str, Any]) -> dict[str, float]:
     return {n: v for n, v in record.items() if isinstance(v, (int, float)) and n not in ("step", "time")}
 
 
-def open_sinks(config: Config, folder: Path, step: int) -> list[MetricSink]:
-    """The sinks that a configuration asks for."""
-    sinks: list[MetricSink] = [JsonLines(folder / "metrics.jsonl", step)]
+def open_sinks(config: Config, folder: Path, step: int, renamed: int | None = None) -> list[MetricSink]:
+    """The sinks that a configuration asks for; see `JsonLines` for the steps."""
+    sinks: list[MetricSink] = [JsonLines(folder / "metrics.jsonl", step, renamed)]
     if config.logging.tensorboard.enabled:
-        sinks.append(TensorBoard(folder / "tensorboard", step))
+        sinks.append(TensorBoard(folder / "tensorboard", step if renamed is None else renamed))
     if config.logging.wandb.enabled:
         sinks.append(WeightsAndBiases(config, folder))
     return sinks

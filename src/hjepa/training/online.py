@@ -13,11 +13,12 @@ from hjepa.data import eval_batches
 from hjepa.health.thresholds import HEALTHY_RANK
 from hjepa.metrics import accuracy, feature_std, knn_predict, mean_cosine, rankme
 from hjepa.models import distinct_levels
+from hjepa.runtime.random import Purpose, stream
 
 if TYPE_CHECKING:
     from hjepa.config import Config
     from hjepa.data import ImageDataset
-    from hjepa.models import HJEPA
+    from hjepa.models import Encoder
 
 log = logging.getLogger("hjepa")
 
@@ -29,7 +30,7 @@ _K = 20
 
 
 class OnlineEvaluation:
-    """Evaluates the target encoder on a fixed part of the training images, never on test images.
+    """Evaluates an encoder on a fixed part of the training images, never on test images.
 
     Args:
         config: the configuration.
@@ -52,7 +53,7 @@ class OnlineEvaluation:
         self.device = device
         affordable = int(_SHARE_OF_IMAGES * len(dataset) * config.evaluation.eval_frequency)
         count = min(config.evaluation.online_images, max(_FEWEST, affordable), len(dataset))
-        order = np.random.Generator(np.random.Philox(key=[config.seed, 0x6F6E6C])).permutation(len(dataset))
+        order = stream(Purpose.ONLINE, config.seed).permutation(len(dataset))
         chosen = dataset.first(order, count)
         labels = dataset.labels
         if labels is not None:
@@ -64,22 +65,22 @@ class OnlineEvaluation:
         self.labels = picked if picked is not None and bool((picked >= 0).all()) else None
 
     @torch.no_grad()  # not inference mode: what FSDP gathers in it could not be trained any more
-    def __call__(self, model: HJEPA) -> dict[str, float]:
+    def __call__(self, encoder: Encoder) -> dict[str, float]:
         """Evaluate.
 
         Returns:
             `knn` (accuracy) and `knn_queries` with labels, and per level `rank/level_<n>`, `std/level_<n>`, `cosine/level_<n>`; `rank` of
             all levels side by side.
         """
-        features = self._features(model)
+        features = self._features(encoder)
         if not all(bool(torch.isfinite(f).all()) for f in features):
             log.warning("online evaluation: the features are not finite; the model has diverged")
             return {"rank": 0.0} | {f"rank/level_{level}": 0.0 for level in range(len(features))}
-        chosen = [features[level] for level in distinct_levels(model.geometry)]
+        chosen = [features[level] for level in distinct_levels(encoder.geometry)]
         together = torch.cat([torch.nn.functional.normalize(f, dim=1) for f in chosen], dim=1)
         values: dict[str, float] = {}
         if self.labels is not None:
-            # Every fourth image asks, the others answer.
+            # Every fourth image is a query; the rest are references.
             asks = torch.arange(len(together)) % 4 == 3
             k = min(_K, int((~asks).sum()))
             predicted = knn_predict(together[~asks], self.labels[~asks], together[asks], k=k)[k]
@@ -92,22 +93,22 @@ class OnlineEvaluation:
             values[f"cosine/level_{level}"] = mean_cosine(level_features)
         return values
 
-    def _features(self, model: HJEPA) -> list[Tensor]:
-        was_training = model.training
-        model.eval()
+    def _features(self, encoder: Encoder) -> list[Tensor]:
+        was_training = encoder.training
+        encoder.eval()
         mean, std = self.normalisation
         batches = eval_batches(
             self.dataset,
             self.indices,
-            model.geometry.image_size,
+            encoder.geometry.height_width,
             mean=mean,
             std=std,
             batch_size=max(self.config.data.batch_size, 64),
             num_workers=self.config.data.num_workers,
             device=self.device,
         )
-        parts = [[f.mean(dim=1).float().cpu() for f in model(batch.images)] for batch in batches]
-        model.train(was_training)
+        parts = [[f.mean(dim=1).float().cpu() for f in encoder.levels(batch.images)] for batch in batches]
+        encoder.train(was_training)
         return [torch.cat(level) for level in zip(*parts, strict=True)]
 
 

@@ -13,30 +13,28 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hjepa.config import flat_values
-from hjepa.data import TrainLoader, build_dataset, measure_statistics
+from hjepa.data import build_dataset
 from hjepa.errors import UserError
-from hjepa.models import build_model
+from hjepa.methods import find_method
 from hjepa.runs.checkpoint import remove_leftovers, require_space
 from hjepa.runs.folder import RunFolder, locate
 from hjepa.runs.locate import Start, find_checkpoint, newest_usable, read_start
 from hjepa.runs.sharded import settle_leftovers
 from hjepa.runtime import distribution
 from hjepa.runtime.device import configure_backend, resolve_device
-from hjepa.training.distributed.strategy import check_strategy, choose_strategy
+from hjepa.training.build import assemble
+from hjepa.training.distributed.strategy import check_strategy
 from hjepa.training.interrupt import StopRequest
-from hjepa.training.loggers import LogFile, open_sinks
-from hjepa.training.online import OnlineEvaluation
-from hjepa.training.parts import build_sampler, check_batch
+from hjepa.training.loggers import LogFile
 from hjepa.training.precision import settle_precision
 from hjepa.training.progress import Progress, duration
-from hjepa.training.saving import Retention, ShardedFolders, WholeFiles
-from hjepa.training.trainer import Trainer
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from hjepa.config import Config
     from hjepa.data import ImageDataset
-    from hjepa.models import HJEPA
+    from hjepa.training.trainer import Trainer
 
 log = logging.getLogger("hjepa")
 
@@ -83,9 +81,7 @@ def run_training(
     world = distribution.read_world(config.distributed)
     device = resolve_device(config.device, world.local_rank)
     configure_backend(config.training, device, processes=world.local_size)
-    build_sampler(config)
-    check_batch(config, world.size)
-    check_strategy(config, world.size)
+    find_method(config.method).check(config, world.size)
     folder = locate(config, output_dir)
     if world.restarts and resume is None:
         # torchrun has started everything again; nobody is there to say where to go on.
@@ -108,6 +104,7 @@ def run_training(
             _keep_threads(config, start.state)
         before = None if start is None else start.state["config"]["training"].get("use_amp")
         config = settle_precision(config, device, before)
+        check_strategy(config, world.size)
         if world.is_main:
             folder.describe(config, device, world.size, run)
         return _train(config, folder, device, world, start, console and world.is_main, run)
@@ -122,75 +119,30 @@ def _train(
     console: bool,
     run: str,
 ) -> Outcome:
-    state = None if begin is None else begin.state
     for note in () if begin is None else begin.notes:
         log.warning("%s", note)
     dataset = build_dataset(config.data, "train", seed=config.seed)
-    data_state = _data_state(config, dataset) if state is None else state["data"]
-    torch.manual_seed(config.seed * 1009 + world.rank)
-    model = build_model(config, data_state["channels"])
-    strategy = choose_strategy(config, model, world, device)
-    loader = TrainLoader(
-        dataset,
-        config.data,
-        model.geometry.image_size,
-        mean=tuple(data_state["mean"]),
-        std=tuple(data_state["std"]),
-        seed=config.seed,
-        accumulation_steps=config.training.accumulation_steps,
-        rank=world.rank,
-        world_size=world.size,
-        device=device,
-    )
-    online = OnlineEvaluation(config, dataset, tuple(data_state["mean"]), tuple(data_state["std"]), device)
-    retention = Retention(
-        folder.checkpoints,
-        config.checkpoint.keep_best_n,
-        background=config.checkpoint.background,
-        files=ShardedFolders() if strategy == "fsdp" else WholeFiles(),
-    )
-    start = 0 if state is None else int(state["step"])
-    sinks = open_sinks(config, folder.root, start) if world.is_main else []
-    trainer = Trainer(
-        config,
-        model,
-        loader,
-        online,
-        retention,
-        sinks,
-        world=world,
-        data_state=data_state,
-        run_dir=folder.root,
-        run=run,
-        compiled=_compiled(config, device, begin),
-        strategy=strategy,
-    )
-    if begin is not None:
-        _say_what_changed(config, begin.state["config"])
-        _compare_data(dataset, data_state)
-        trainer.restore(begin.state, begin.checkpoint)
+    trainer = assemble(config, dataset, device=device, world=world, folder=folder, begin=begin, run=run)
     if trainer.step >= trainer.last_step:
         log.info("%s: finished at step %d, nothing left to do", folder.root, trainer.step)
-        for sink in sinks:
-            sink.close()
+        trainer.close()
         return _outcome(trainer, folder, already_done=True)
     if world.is_main:
-        _check_space(folder, model, config.checkpoint.keep_best_n)
-    _announce(trainer, dataset, model, device)
+        _check_space(folder, trainer.method, config.checkpoint.keep_best_n)
+    _announce(trainer, dataset)
     with StopRequest() as stop:
         progress = Progress(trainer.step, trainer.last_step, bar=None if console else False)
         try:
             trainer.run(stop, progress)
         finally:
             progress.close()
-            for sink in sinks:
-                sink.close()
+            trainer.close()
     outcome = _outcome(trainer, folder, interrupted=trainer.step < trainer.last_step)
     if outcome.interrupted:
         log.info("stopped at step %d of %d; saved %s", trainer.step, trainer.last_step, outcome.checkpoint)
         log.info("go on with: hjepa train --resume %s --output-dir %s", outcome.checkpoint, folder.root)
     else:
-        log.info("trained %d steps in %s; saved %s", trainer.step, duration(trainer._elapsed()), outcome.checkpoint)
+        log.info("trained %d steps in %s; saved %s", trainer.step, duration(trainer.elapsed), outcome.checkpoint)
     return outcome
 
 
@@ -238,38 +190,6 @@ def _look(folder: RunFolder, resume: str | Path | None) -> Start | None:
     return Start(path, read_start(path))
 
 
-def _compiled(config: Config, device: torch.device, begin: Start | None) -> bool:
-    """Whether the networks are compiled. A resumed run computes as it did before."""
-    wanted = config.training.compile
-    if wanted != "auto":
-        return wanted
-    if begin is not None and "compiled" in begin.state:
-        return bool(begin.state["compiled"])
-    return device.type == "cuda"
-
-
-def _data_state(config: Config, dataset: ImageDataset) -> dict[str, Any]:
-    if config.data.mean is not None and config.data.std is not None:
-        for key, values in (("mean", config.data.mean), ("std", config.data.std)):
-            if len(values) != dataset.channels:
-                raise UserError(f"data.{key}: {len(values)} values for images of {dataset.channels} channels")
-        mean, std = tuple(config.data.mean), tuple(config.data.std)
-    else:
-        mean, std = measure_statistics(dataset, config.seed)
-    return {"channels": dataset.channels, "mean": list(mean), "std": list(std), "images": len(dataset)}
-
-
-def _compare_data(dataset: ImageDataset, data_state: dict[str, Any]) -> None:
-    before = data_state.get("images", len(dataset))
-    if before != len(dataset):
-        log.warning(
-            "%s has %d images and had %d when the run began: from here on their order is another one",
-            dataset.name,
-            len(dataset),
-            before,
-        )
-
-
 def _keep_threads(config: Config, state: dict[str, Any]) -> None:
     """The number of threads decides the order of sums, and so the last bits of every result."""
     before, now = state.get("threads"), torch.get_num_threads()
@@ -282,10 +202,10 @@ def _keep_threads(config: Config, state: dict[str, Any]) -> None:
         log.warning("%d CPU threads now and %d before: results agree up to rounding only", now, before)
 
 
-def _check_space(folder: RunFolder, model: HJEPA, keep: int) -> None:
+def _check_space(folder: RunFolder, method: nn.Module, keep: int) -> None:
     """Raise `UserError` where not even one checkpoint fits; warn where not all will that are to be kept."""
     # Weights, and two moments for each trained one.
-    size = sum(p.numel() * p.element_size() * (3 if p.requires_grad else 1) for p in model.parameters())
+    size = sum(p.numel() * p.element_size() * (3 if p.requires_grad else 1) for p in method.parameters())
     require_space(folder.checkpoints, size, folder.checkpoints / "last.pth")
     # last.pth, the best one, the ones to keep, the newest, and one that is being written
     needed = size * (keep + 4)
@@ -300,57 +220,36 @@ def _check_space(folder: RunFolder, model: HJEPA, keep: int) -> None:
         )
 
 
-def _say_what_changed(config: Config, before: dict[str, Any]) -> None:
-    old, new = flat_values(before), flat_values(config)
-    changed = [f"{key} {old.get(key)} -> {value}" for key, value in new.items() if old.get(key) != value]
-    if changed:
-        log.info("resuming with changed keys: %s", ", ".join(changed))
-
-
-def _announce(trainer: Trainer, dataset: ImageDataset, model: HJEPA, device: torch.device) -> None:
-    geometry, counts = model.geometry, trainer.masks.counts
-    schedules, t = trainer.schedules, trainer.config.training
-    size = sum(p.numel() for p in model.context_encoder.parameters()) / 1e6
-    levels = ", ".join(
-        f"depth {level.depth} " + (f"stride {level.stride}" if level.stride else "whole image")
-        for level in geometry.levels
-    )
+def _announce(trainer: Trainer, dataset: ImageDataset) -> None:
+    schedules, training, world = trainer.schedules, trainer.config.training, trainer.world
+    first, *rest = trainer.method.describe() or [type(trainer.method).__name__]
+    log.info("%s: %d images; %s", dataset.name, len(dataset), first)
+    for line in rest:
+        log.info("%s", line)
     log.info(
-        "%s: %d images; encoder %d x %d, %.1f M parameters, %dx%d tokens; levels: %s",
-        dataset.name,
-        len(dataset),
-        geometry.embed_dim,
-        geometry.depth,
-        size,
-        *geometry.grid,
-        levels,
-    )
-    log.info(
-        "each image: %d of %d tokens seen, %s cells predicted%s; global batch %d; peak learning rate %.3g; on %s",
-        counts.context,
-        geometry.num_tokens,
-        "/".join(map(str, counts.targets)),
-        " and the seen ones" if trainer.config.model.predictor.predict_visible else "",
+        "global batch %d; peak learning rate %.3g; on %s",
         schedules.global_batch,
-        t.lr * schedules.lr_factor,
-        device,
+        training.lr * schedules.lr_factor,
+        trainer.device,
     )
-    if t.warmup_epochs >= t.epochs:
+    if training.warmup_epochs >= training.epochs:
         log.warning(
-            "training.warmup_epochs %g spans all %g epochs: the learning rate only rises", t.warmup_epochs, t.epochs
+            "training.warmup_epochs %g spans all %g epochs: the learning rate only rises",
+            training.warmup_epochs,
+            training.epochs,
         )
-    if trainer.world.size > 1:
+    if world.size > 1:
         log.info(
             "%s: %d processes x %d images x %d micro-batches = %d images per update; learning rate %.3g x %.3g "
             "(training.lr_scaling=%s)",
-            "DDP" if trainer.strategy == "ddp" else "FSDP",
-            trainer.world.size,
-            trainer.batch_size,
-            trainer.accumulation_steps,
+            "DDP" if trainer.parts.strategy == "ddp" else "FSDP",
+            world.size,
+            trainer.micro.batch_size,
+            trainer.micro.steps,
             schedules.global_batch,
-            t.lr,
+            training.lr,
             schedules.lr_factor,
-            t.lr_scaling,
+            training.lr_scaling,
         )
     if trainer.step:
         log.info("going on from step %d", trainer.step)

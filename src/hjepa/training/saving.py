@@ -1,10 +1,11 @@
-"""Which checkpoints of a run are written and kept."""
+"""Which checkpoints of a run are written and kept, and writing them beside training."""
 
 from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from hjepa.errors import UserError
 from hjepa.runs.checkpoint import copy_checkpoint, save_checkpoint, snapshot
 from hjepa.runs.sharded import SUFFIX, copy_sharded, save_sharded
 from hjepa.runtime import distribution
-from hjepa.training.background import BackgroundJob
 
 log = logging.getLogger("hjepa")
 
@@ -65,6 +65,47 @@ class ShardedFolders:
     def remove(self, path: Path) -> None:
         """Remove a checkpoint, if it is there."""
         distribution.by_main(lambda: shutil.rmtree(path, ignore_errors=True))
+
+
+class BackgroundJob:
+    """Runs one job at a time; whoever hands over the next one waits for the one in flight.
+
+    The thread is no daemon: a program that ends lets it finish, so that a checkpoint is never half written because
+    training was done.
+
+    Args:
+        enabled: use a thread; otherwise jobs run at once, in the caller.
+    """
+
+    def __init__(self, *, enabled: bool) -> None:
+        self._enabled = enabled
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def start(self, job: Callable[[], None]) -> None:
+        """Run a job. Call `finish` first: its error would be lost otherwise."""
+        assert self._thread is None
+
+        def run() -> None:
+            try:
+                job()
+            except BaseException as error:
+                self._error = error
+
+        if not self._enabled:
+            run()
+            return
+        self._thread = threading.Thread(target=run, name="hjepa-checkpoint")
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Wait for the job in flight. Raises what it raised."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
 
 class Retention:
@@ -154,7 +195,7 @@ class Retention:
         return self.folder / self.file(LAST)
 
     def wait(self) -> None:
-        """Wait for the save in flight; one that failed is said aloud and forgotten."""
+        """Wait for the save in flight; one that failed is logged and dropped."""
         try:
             self._job.finish()
         except UserError as error:

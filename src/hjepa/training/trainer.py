@@ -6,49 +6,48 @@ import logging
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from hjepa.errors import DivergenceError
+from hjepa.methods import Horizon
 from hjepa.runs.load import load_weights
 from hjepa.runs.sharded import load_shards, read_sharded
 from hjepa.runtime import distribution
-from hjepa.training import guard
+from hjepa.training import nonfinite
 from hjepa.training.distributed.state import gather_process_states, restore_process_state
 from hjepa.training.distributed.strategy import Strategy, let_go, spread, synchronise_gradients
-from hjepa.training.interval import Interval
-from hjepa.training.ladder import agree_on_micro_batch, step_down
-from hjepa.training.memory import MicroBatchTooLargeError, is_out_of_memory
 from hjepa.training.online import OnlineEvaluation, score
 from hjepa.training.optim.build import build_optimizer, load_optimizer, set_hyperparameters
 from hjepa.training.optim.schedules import Schedules
-from hjepa.training.parts import build_objective, build_sampler
+from hjepa.training.out_of_memory import MicroBatches, MicroBatchTooLargeError, is_out_of_memory
 from hjepa.training.precision import Precision
-from hjepa.training.saving import Retention
-from hjepa.training.skipping import SkippedUpdates
-from hjepa.training.update import Update
+from hjepa.training.step import Interval, Update
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from hjepa.config import Config
     from hjepa.data import Batch, TrainLoader
-    from hjepa.models import HJEPA
+    from hjepa.methods import Method
     from hjepa.training.interrupt import StopRequest
     from hjepa.training.loggers import MetricSink
     from hjepa.training.progress import Progress
+    from hjepa.training.saving import Retention
 
 log = logging.getLogger("hjepa")
 
 
-class Trainer:
-    """Trains a model.
+@dataclass(frozen=True)
+class TrainerParts:
+    """What a trainer works with; `hjepa.training.build.assemble` makes it.
 
-    Args:
+    Attributes:
         config: the configuration.
-        model: in one piece; the trainer brings it to its device, whole or in part.
+        method: in one piece; the trainer brings it to its device, whole or in part.
         loader: micro-batches of training images.
         online: evaluation during training.
         retention: checkpoints.
@@ -57,50 +56,56 @@ class Trainer:
         data_state: what a checkpoint must know of the data (`channels`, `mean`, `std`).
         run_dir: the run folder, recorded in checkpoints.
         run: identity of the run, recorded in checkpoints.
-        compiled: whether the networks are compiled; as `training.compile` says when not given, `auto` being no.
-        strategy: how the model is spread over processes.
+        compiled: whether the networks are compiled.
+        strategy: how the method is spread over processes.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        model: HJEPA,
-        loader: TrainLoader,
-        online: OnlineEvaluation,
-        retention: Retention,
-        sinks: list[MetricSink],
-        *,
-        world: distribution.World,
-        data_state: dict[str, Any],
-        run_dir: Path,
-        run: str = "",
-        compiled: bool | None = None,
-        strategy: Strategy = "ddp",
-    ) -> None:
-        self.config = config
-        self.model = model
-        self.loader = loader
-        self.online = online
-        self.retention = retention
-        self.sinks = sinks
-        self.world = world
-        self.data_state = data_state
-        self.run_dir = run_dir
-        self.run_id = run
-        self.batch_size = config.data.batch_size
-        self.accumulation_steps = config.training.accumulation_steps
+    config: Config
+    method: Method
+    loader: TrainLoader
+    online: OnlineEvaluation
+    retention: Retention
+    sinks: list[MetricSink]
+    world: distribution.World
+    data_state: dict[str, Any]
+    run_dir: Path
+    run: str = ""
+    compiled: bool = False
+    strategy: Strategy = "ddp"
+
+
+class Trainer:
+    """Trains a method: one optimiser step after another, evaluating and saving where that is due.
+
+    Args:
+        parts: what it works with.
+    """
+
+    def __init__(self, parts: TrainerParts) -> None:
+        self.parts = parts
+        self.config = config = parts.config
+        self.method = parts.method
+        self.loader = loader = parts.loader
+        self.world = parts.world
         self.device = loader.device
         self.schedules = Schedules(config, loader.steps_per_epoch, loader.global_batch)
-        self.masks = build_sampler(config)
-        self.objective = build_objective(config)
-        self.compiled = config.training.compile is True if compiled is None else compiled
-        self.strategy = strategy
-        self.network: nn.Module = spread(model, strategy, config, self.device, compiled=self.compiled)
-        # After the model was spread: with fsdp its parameters are others than before.
-        self.optimizer = build_optimizer(model, config.training)
+        self.method.start(Horizon(loader.steps_per_epoch, self.schedules.total_steps))
+        self.micro = MicroBatches(
+            config.data.batch_size,
+            config.training.accumulation_steps,
+            self.method.fewest_images(self.world.size),
+            self.method.compares_images,
+            self.world,
+            self.device,
+        )
+        self.network: nn.Module = spread(self.method, parts.strategy, config, self.device, compiled=parts.compiled)
+        # After the method was spread: with fsdp its parameters are others than before.
+        self.optimizer = build_optimizer(self.method, config.training)
         self.precision = Precision(config.training, self.device)
-        self.skips = SkippedUpdates(config.training.non_finite, run_dir, loader.dataset.identifiers, world.rank)
-        self.update = Update(model, self.optimizer, self.precision, config.training, strategy, self.skips)
+        self.skips = nonfinite.SkippedUpdates(
+            config.training.non_finite, parts.run_dir, loader.dataset.identifiers, self.world.rank
+        )
+        self.update = Update(self.method, self.optimizer, self.precision, config.training, parts.strategy, self.skips)
         self.step = 0
         self.loss = float("nan")
         self._values: dict[str, float] = {}
@@ -117,126 +122,129 @@ class Trainer:
 
     def run(self, stop: StopRequest, progress: Progress) -> bool:
         """Train to the last step, or until asked to stop. Returns whether the last step was reached."""
-        self.model.train()
-        agree_on_micro_batch(self)
+        self.method.train()
+        self._agree_on_micro_batches()
         batches = self.loader.batches(self.step, self.last_step)
         self._begin()
         while self.step < self.last_step:
             try:
-                targets, norm = self.train_step(batches)
+                norm = self.train_step(batches)
             except MicroBatchTooLargeError as error:
                 # The same step again, in smaller pieces.
-                batches = step_down(self, error)
+                self.micro.shrink(str(error))
+                batches = self._divide_again()
                 continue
             progress.advance(self.step)
             if self._due(self.config.logging.log_frequency):
                 self._settle()
                 if self._interval.micro_batches:
-                    progress.report(self._record(targets, norm), self._seconds_left())
+                    progress.report(self._record(norm), self._seconds_left())
             self._look_after()
             if distribution.any_process(stop.requested):
                 break
         self._save_last()
         if self._saves:
-            self.retention.ensure_best()
+            self.parts.retention.ensure_best()
         distribution.barrier()
         return self.step >= self.last_step
 
-    def train_step(self, batches: Iterator[Batch]) -> tuple[list[Tensor], Tensor | None]:
-        """One optimiser step: gradients, guard, update, moving average.
+    def train_step(self, batches: Iterator[Batch]) -> Tensor | None:
+        """One optimiser step: gradients, guard, update, what the method does after it.
 
         Returns:
-            the targets of the last micro-batch, and the norm of the gradient, or none if the update was skipped. On a GPU
-            the norm may still say so itself, by not being finite.
+            the norm of the gradient, or none if the update was skipped. On a GPU the norm may still say so itself, by not
+            being finite.
 
         Raises:
             MicroBatchTooLargeError: memory ran out before the update; weights and step are as they were.
             UserError: the gradient is not finite and the configuration, or the number of such steps, says stop.
         """
-        set_hyperparameters(self.optimizer, self.schedules.lr(self.step), self.schedules.weight_decay(self.step))
-        micro_batches, targets = self._accumulate(batches)
-        norm = self.update(
-            self.step,
-            micro_batches,
-            self._interval,
-            lr=self.schedules.lr(self.step),
-            momentum=self.schedules.momentum(self.step),
-        )
+        lr = self.schedules.lr(self.step)
+        set_hyperparameters(self.optimizer, lr, self.schedules.weight_decay(self.step))
+        micro_batches = self._accumulate(batches)
+        facts = {"lr": lr, **self.method.hyperparameters(self.step)}
+        norm = self.update(self.step, micro_batches, self._interval, facts)
         self._go_on()
         self.step += 1
         if self.update.is_full:
             self._settle()
-        return targets, norm
+        return norm
 
-    def _accumulate(self, batches: Iterator[Batch]) -> tuple[list[guard.MicroBatch], list[Tensor]]:
-        """Forward and backward of all micro-batches of a step; returns them and the targets of the last one."""
+    def _accumulate(self, batches: Iterator[Batch]) -> list[nonfinite.MicroBatch]:
+        """Forward and backward of all micro-batches of a step."""
         try:
             return self._gradients(batches)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            problem = self._ran_out(error)
+            problem = self.micro.too_large(self.step, error)
         # Out here, because the handler's traceback keeps every tensor of the failed pass alive.
         self.optimizer.zero_grad(set_to_none=True)
         raise MicroBatchTooLargeError(problem)
 
-    def _gradients(self, batches: Iterator[Batch]) -> tuple[list[guard.MicroBatch], list[Tensor]]:
-        steps = self.accumulation_steps
-        seen: list[guard.MicroBatch] = []
-        targets: list[Tensor] = []
-        for micro in range(steps):
+    def _gradients(self, batches: Iterator[Batch]) -> list[nonfinite.MicroBatch]:
+        seen: list[nonfinite.MicroBatch] = []
+        for number in range(self.micro.steps):
             waited = time.perf_counter()
             batch = next(batches)
             self._interval.waiting += time.perf_counter() - waited
-            masks = self.masks(self.step, self._positions(micro, len(batch.images))).to(self.device)
-            last = micro == steps - 1
+            plan = self._plan(number, batch)
+            last = number == self.micro.steps - 1
             with synchronise_gradients(self.network, last):
                 with self.precision.autocast():
-                    output = self.network(batch.images, masks)
-                    terms = self.objective(
-                        output.predictions,
-                        output.targets,
-                        output.pooled,
-                        log_scales=output.log_scales,
-                        step=self.step,
-                    )
-                seen.append(guard.observe(batch, output, terms))
-                total = terms.total * guard.poison([m.terms.total for m in seen]) if last else terms.total
+                    output = self.network(batch, plan, self.step)
+                seen.append(nonfinite.observe(batch, output))
+                total = output.total
+                if last:
+                    total = total * nonfinite.poison([micro.total for micro in seen])
                 # Divided, so that the sum over micro-batches is the gradient of the large batch.
-                self.precision.scaler.scale(total / steps).backward()  # type: ignore[no-untyped-call]
-            targets = output.targets
-        return seen, targets
+                self.precision.scaler.scale(total / self.micro.steps).backward()
+        return seen
 
-    def try_micro_batch(self) -> str | None:
+    def _plan(self, number: int, batch: Batch) -> Any:
+        """What the method draws for a micro-batch, on the device."""
+        start = (number * self.world.size + self.world.rank) * self.micro.batch_size
+        plan = self.method.plan(self.step, range(start, start + len(batch.images)))
+        return None if plan is None else plan.to(self.device)
+
+    # -- memory --------------------------------------------------------------------------------------------------
+
+    def _agree_on_micro_batches(self) -> None:
+        # With fsdp passes are exchanges: a trial by one process alone is not possible.
+        if self.world.size == 1 or self.parts.strategy == "fsdp":
+            return
+        while self.micro.agree(self.step, self._try_micro_batch):
+            self._divide_again()
+
+    def _try_micro_batch(self) -> str | None:
         """Forward and backward of one micro-batch by this process alone; nothing changes, and no process waits for it.
 
         Returns:
             what was said when memory ran out, if it did.
         """
         batch = next(self.loader.batches(self.step, self.last_step))
-        masks = self.masks(self.step, self._positions(0, len(batch.images))).to(self.device)
-        alone = build_objective(self.config, gather=None)
+        plan = self._plan(0, batch)
         problem = None
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), self.method.alone():
             try:
-                self.model.alone = True
                 with self.precision.autocast():
-                    # The model itself, not what spreads it: its hooks would exchange gradients.
-                    output = self.model(batch.images, masks)
-                    terms = alone(output.predictions, output.targets, output.pooled, log_scales=output.log_scales)
-                terms.total.backward()  # type: ignore[no-untyped-call]
+                    # The method itself, not what spreads it: its hooks would exchange gradients.
+                    output = self.method(batch, plan, self.step)
+                output.total.backward()
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                problem = self._ran_out(error)
-            finally:
-                self.model.alone = False
+                problem = self.micro.too_large(self.step, error)
         self.optimizer.zero_grad(set_to_none=True)
         return problem
 
-    def _ran_out(self, error: BaseException) -> str:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no memory left"
-        return f"step {self.step}: out of memory on {self.device} with data.batch_size={self.batch_size} ({reason})"
+    def _divide_again(self) -> Iterator[Batch]:
+        """Go on with micro-batches of another size; the effective batch stays."""
+        self.loader.split(self.micro.batch_size, self.micro.steps)
+        return self.loader.batches(self.step, self.last_step)
+
+    # -- updates that were not made ------------------------------------------------------------------------------
 
     def _settle(self) -> None:
         """Learn which updates were skipped since the last time."""
@@ -248,16 +256,6 @@ class Trainer:
         if self.update.lost is not None:
             self._save_last()
             raise DivergenceError(self.update.lost)
-
-    def split(self, batch_size: int, accumulation_steps: int) -> None:
-        """Go on with micro-batches of another size; the effective batch stays."""
-        self.batch_size, self.accumulation_steps = batch_size, accumulation_steps
-        self.loader.split(batch_size, accumulation_steps)
-
-    def _positions(self, micro: int, size: int) -> range:
-        """Positions of this process's micro-batch in the global batch."""
-        start = (micro * self.world.size + self.world.rank) * self.batch_size
-        return range(start, start + size)
 
     # -- what happens beside it ----------------------------------------------------------------------------------
 
@@ -276,9 +274,9 @@ class Trainer:
         every = self.config.checkpoint.save_every_steps
         names = []
         if epoch_done and (epoch % self.config.checkpoint.save_frequency == 0):
-            names.append(self.retention.file(f"checkpoint_epoch_{epoch}"))
+            names.append(self.parts.retention.file(f"checkpoint_epoch_{epoch}"))
         if every is not None and self.step % every == 0:
-            names.append(self.retention.file(f"checkpoint_step_{self.step}"))
+            names.append(self.parts.retention.file(f"checkpoint_step_{self.step}"))
         if names or evaluated:
             started = time.perf_counter()
             self._settle()
@@ -286,33 +284,38 @@ class Trainer:
             state = self.state()
             if self._saves:
                 self._settle_records()
-                self.retention.save(state, periodic=names, score=self._score(), best=evaluated)
+                self.parts.retention.save(state, periodic=names, score=self._score(), best=evaluated)
             self._interval.started += time.perf_counter() - started
 
     @property
     def _saves(self) -> bool:
-        return self.world.is_main or self.retention.together
+        return self.world.is_main or self.parts.retention.together
 
     def _save_last(self) -> None:
         state = self.state()
         if self._saves:
             self._settle_records()
-            self.retention.save_last(state)
+            self.parts.retention.save_last(state)
 
     def _settle_records(self) -> None:
         # Records reach the disk before the checkpoint that follows them: a resumed run does not write them again.
-        for sink in self.sinks:
+        for sink in self.parts.sinks:
             sink.settle()
+
+    def close(self) -> None:
+        """Flush and close where records go."""
+        for sink in self.parts.sinks:
+            sink.close()
 
     def _evaluate(self) -> None:
         started = time.perf_counter()
-        if self.world.is_main or self.strategy == "fsdp":
+        if self.world.is_main or self.parts.strategy == "fsdp":
             # A model in parts answers only to all processes at once.
-            self._values = self.online(self.model)
+            self._values = self.parts.online(self.method.encoder)
             let_go(self.network)
         if self.world.is_main:
             seconds = time.perf_counter() - started
-            record = {"kind": "eval", "step": self.step, "epoch": self._epoch(), "time": self._elapsed()} | self._values
+            record = {"kind": "eval", "step": self.step, "epoch": self._epoch(), "time": self.elapsed} | self._values
             self._write(record | {"seconds": seconds})
             knn = f"k-NN {self._values['knn']:.1%}  " if "knn" in self._values else ""
             log.info("step %d  online: %seffective rank %.1f", self.step, knn, self._values["rank"])
@@ -323,7 +326,7 @@ class Trainer:
     def _score(self) -> float:
         if not self._values and self.config.checkpoint.best_metric != "loss":
             return 0.0
-        return score(self._values, self.config.checkpoint.best_metric, self.loss, self.model.embed_dim)
+        return score(self._values, self.config.checkpoint.best_metric, self.loss, self.method.encoder.embed_dim)
 
     # -- records -------------------------------------------------------------------------------------------------
 
@@ -342,18 +345,18 @@ class Trainer:
         """Seconds spent waiting for data in this interval."""
         return self._interval.waiting
 
-    def _record(self, targets: list[Tensor], norm: Tensor | None) -> dict[str, Any]:
+    def _record(self, norm: Tensor | None) -> dict[str, Any]:
         """Write the record of the interval that ends here, and begin the next."""
         interval = self._interval
-        means = interval.means(self.objective.chance(targets))
+        means = interval.means(self.method.diagnostics())
         seconds = max(1e-9, time.perf_counter() - interval.started)
         steps = self.step - self._interval_step
         self.loss = means["loss"]
-        record: dict[str, Any] = {"kind": "train", "step": self.step, "epoch": self._epoch(), "time": self._elapsed()}
+        record: dict[str, Any] = {"kind": "train", "step": self.step, "epoch": self._epoch(), "time": self.elapsed}
         record |= means
         record |= {
             "lr": self.schedules.lr(self.step - 1),
-            "momentum": self.schedules.momentum(self.step - 1),
+            **self.method.hyperparameters(self.step - 1),
             "weight_decay": self.schedules.weight_decay(self.step - 1),
             "grad_norm": norm.item() if norm is not None and math.isfinite(norm) else None,
             "skipped": self.skips.count,
@@ -367,13 +370,15 @@ class Trainer:
 
     def _write(self, record: dict[str, Any]) -> None:
         if self.world.is_main:
-            for sink in self.sinks:
+            for sink in self.parts.sinks:
                 sink.write(record)
 
     def _epoch(self) -> float:
         return self.step / self.schedules.steps_per_epoch
 
-    def _elapsed(self) -> float:
+    @property
+    def elapsed(self) -> float:
+        """Seconds of training, online evaluations and checkpoints included."""
         return self._seconds + time.perf_counter() - self._started
 
     def _seconds_left(self) -> float:
@@ -390,40 +395,47 @@ class Trainer:
             "epoch": self.step // self.schedules.steps_per_epoch,
             "step": self.step,
             "loss": self.loss,
-            "model_state_dict": self.model.state_dict(),
+            "model_state_dict": self.method.weights.state_dict(),
             "optimizer_state_dict": self.optimizer.state_dict(),
             "scaler_state_dict": self.precision.scaler.state_dict(),
             "config": self.config.model_dump(mode="json"),
-            "data": self.data_state,
+            "data": self.parts.data_state,
             **processes[0],
             "processes": processes[1:],
             "skipped": self.skips.count,
             "skipped_in_a_row": self.skips.in_a_row,
-            "micro_batch": {"batch_size": self.batch_size, "accumulation_steps": self.accumulation_steps},
+            "micro_batch": {"batch_size": self.micro.batch_size, "accumulation_steps": self.micro.steps},
+            "global_batch": self.loader.global_batch,
+            "steps_per_epoch": self.schedules.steps_per_epoch,
             "threads": torch.get_num_threads(),
-            "compiled": self.compiled,
-            "run": self.run_id,
+            "compiled": self.parts.compiled,
+            "run": self.parts.run,
             "online": dict(self._values),
-            "seconds": self._elapsed(),
-            "run_dir": str(self.run_dir),
+            "seconds": self.elapsed,
+            "run_dir": str(self.parts.run_dir),
         }
 
-    def restore(self, state: dict[str, Any], path: Path) -> None:
+    def restore(self, state: dict[str, Any], path: Path, step: int) -> None:
         """Go on from a checkpoint, bit by bit.
+
+        Args:
+            state: what the checkpoint holds.
+            path: the checkpoint.
+            step: to go on from, in the terms of this run (`hjepa.training.resume`).
 
         Raises:
             CheckpointError: it belongs to another model or optimiser.
         """
-        if "shards" in state and self.strategy == "fsdp":
-            load_shards(path, state, self.model, self.optimizer)
+        if "shards" in state and self.parts.strategy == "fsdp":
+            load_shards(path, state, self.method.weights, self.optimizer)
         else:
             if "shards" in state:
                 state = read_sharded(path, verify=False)
-            load_weights(self.model, state["model_state_dict"], path)
+            load_weights(self.method.weights, state["model_state_dict"], path)
             load_optimizer(self.optimizer, state["optimizer_state_dict"], path)
         if self.precision.scaler.is_enabled() and state["scaler_state_dict"]:
             self.precision.scaler.load_state_dict(state["scaler_state_dict"])
-        self.step = state["step"]
+        self.step = step
         self.loss = state["loss"]
         self.skips.count = state["skipped"]
         self.skips.in_a_row = state["skipped_in_a_row"]
@@ -432,12 +444,13 @@ class Trainer:
         self._restore_micro_batch(state)
         self._values = dict(state["online"])
         self._seconds = state["seconds"]
-        self.retention.restore(state.get("retention", {"scores": {}, "best": None}))
+        self.parts.retention.restore(state.get("retention", {"scores": {}, "best": None}))
 
     def _restore_micro_batch(self, state: dict[str, Any]) -> None:
         """A run that had to take smaller micro-batches keeps them, unless the configuration asks for other ones now."""
         before = state["config"]["data"]["batch_size"], state["config"]["training"]["accumulation_steps"]
         used = state["micro_batch"]["batch_size"], state["micro_batch"]["accumulation_steps"]
-        if before == (self.batch_size, self.accumulation_steps) != used:
+        if before == (self.micro.batch_size, self.micro.steps) != used:
             log.info("going on with micro-batches of %d x %d, as memory ran out with %d x %d", *used, *before)
-            self.split(*used)
+            self.micro.batch_size, self.micro.steps = used
+            self.loader.split(*used)

@@ -13,7 +13,7 @@ from hjepa.errors import DataError, UserError
 
 if TYPE_CHECKING:
     from hjepa.models import HJEPA
-    from hjepa.visualization.held_out import HeldOutImages
+    from hjepa.visualization.split_images import SplitImages
 
 LARGEST_GALLERY = 1500
 SMALLEST_GALLERY = 200
@@ -77,7 +77,7 @@ def gallery_size(model: HJEPA, available: int) -> int:
 
 
 @torch.inference_mode()
-def encode_gallery(images: HeldOutImages, trained: HJEPA, untrained: HJEPA) -> Gallery:
+def encode_gallery(images: SplitImages, trained: HJEPA, untrained: HJEPA) -> Gallery:
     """Encode the first images of the random order.
 
     Raises:
@@ -96,9 +96,7 @@ def encode_gallery(images: HeldOutImages, trained: HJEPA, untrained: HJEPA) -> G
             )
         )
     if not parts:
-        raise DataError(
-            f"data.dataset={images.dataset.name}: no readable image in the test split; check data.data_path"
-        )
+        raise no_image(images)
     found, ours, control, pixels = (torch.cat(column) for column in zip(*parts, strict=True))
     if not torch.isfinite(ours).all():
         raise UserError("the features are NaN or infinite, so the run has diverged; use an earlier checkpoint")
@@ -107,7 +105,7 @@ def encode_gallery(images: HeldOutImages, trained: HJEPA, untrained: HJEPA) -> G
 
 
 @torch.inference_mode()
-def encode_tokens(images: HeldOutImages, trained: HJEPA, untrained: HJEPA, count: int = TOKEN_IMAGES) -> TokenFeatures:
+def encode_tokens(images: SplitImages, trained: HJEPA, untrained: HJEPA, count: int = TOKEN_IMAGES) -> TokenFeatures:
     """Features of the cells of the first `count` images of the random order."""
     kept: list[Tensor] = []
     ours: list[list[Tensor]] = []
@@ -117,13 +115,35 @@ def encode_tokens(images: HeldOutImages, trained: HJEPA, untrained: HJEPA, count
         ours.append([level.float().cpu() for level in trained(batch.images)])
         control.append([level.float().cpu() for level in untrained(batch.images)])
     if not kept:
-        raise DataError(
-            f"data.dataset={images.dataset.name}: no readable image in the test split; check data.data_path"
-        )
+        raise no_image(images)
     return TokenFeatures(
         torch.cat(kept),
         [torch.cat(level) for level in zip(*ours, strict=True)],
         [torch.cat(level) for level in zip(*control, strict=True)],
+    )
+
+
+@torch.inference_mode()
+def encode_cells(images: SplitImages, trained: HJEPA, count: int = TOKEN_IMAGES) -> list[Tensor]:
+    """The trained encoder's cell features of the first `count` images of the random order, [B, cells, D] per level.
+
+    Raises:
+        DataError: not one image can be read.
+    """
+    found = [
+        [level.float().cpu() for level in trained(batch.images)]
+        for batch in images.batches(images.order[:count], batch_size=32)
+    ]
+    if not found:
+        raise no_image(images)
+    return [torch.cat(level) for level in zip(*found, strict=True)]
+
+
+def no_image(images: SplitImages) -> DataError:
+    """The error for a split of which nothing can be read."""
+    dataset = images.dataset
+    return DataError(
+        f"data.dataset={dataset.name}: no readable image in the {dataset.split} split; check data.data_path"
     )
 
 

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from hjepa.config import Config, dump_config, load_config, parse_override
+from hjepa.data import Split, Splits
 from hjepa.errors import UserError
 from hjepa.health.evidence import Evidence
 from hjepa.health.verdict import judge
 from hjepa.masking import MaskSampler
 from hjepa.metrics import position_share
+from hjepa.models import build_model
 from hjepa.runs.records import read_json, read_records
-from hjepa.training import TrainedRun, load_run, untrained_model
-from hjepa.visualization.features import encode_gallery, encode_tokens
+from hjepa.training import TrainedRun, load_run
+from hjepa.visualization.features import encode_cells, encode_gallery, encode_tokens
 from hjepa.visualization.figures.curves import curves_figure
 from hjepa.visualization.figures.embedding import embedding_figure
 from hjepa.visualization.figures.figure import Figure, Omitted
@@ -25,10 +27,10 @@ from hjepa.visualization.figures.maps import maps_figure
 from hjepa.visualization.figures.masks import masks_figure
 from hjepa.visualization.figures.neighbours import neighbours_figure
 from hjepa.visualization.figures.style import DARK, LIGHT, to_png
-from hjepa.visualization.held_out import HeldOutImages
 from hjepa.visualization.report.build import Report
 from hjepa.visualization.report.pictures import DrawnFigure
 from hjepa.visualization.report.summary import level_name, run_summary, subtitle
+from hjepa.visualization.split_images import SplitImages
 
 log = logging.getLogger("hjepa")
 
@@ -132,17 +134,19 @@ def _gather(run: TrainedRun, home: Path, config: Config) -> _Gathered:
     records = read_records(home / "metrics.jsonl")
     if records.unreadable:
         log.warning("%s: %d line(s) cannot be read and are left out", home / "metrics.jsonl", records.unreadable)
-    results = read_json(home / "results.json", f"evaluate again with `hjepa evaluate --checkpoint {home}`")
+    results = _read_results(home)
     environment = read_json(home / "environment.json", "remove the file, nothing else depends on it")
     sampler = MaskSampler(
         run.config.masking, geometry.grid, [level.stride for level in geometry.levels], seed=run.config.seed
     )
-    images = HeldOutImages(run, config.data)
-    untrained = untrained_model(run)
+    splits = Splits(config.data.model_copy(update={"channels": run.channels}), run.config.seed)
+    images = SplitImages(run, splits)
+    untrained = build_model(run.config, run.channels).to(run.device).eval()
     log.info("figures: encoding held-out images of %s", images.dataset.description)
     tokens = encode_tokens(images, run.model, untrained)
     gallery = encode_gallery(images, run.model, untrained)
-    position = [position_share(level) for level in tokens.trained]
+    # Evidence for the next run, so not from test images.
+    position = [position_share(level) for level in encode_cells(SplitImages(run, splits, _choosing(splits)), run.model)]
     names = [level_name(geometry, level) for level in range(run.model.num_levels)]
     sections = [
         curves_figure(records, names, run.step, f"`hjepa train --output-dir {home} --resume auto`"),
@@ -161,6 +165,21 @@ def _gather(run: TrainedRun, home: Path, config: Config) -> _Gathered:
         position=position,
     )
     return _Gathered(run, sampler, evidence, environment, images.dataset.description, sections)
+
+
+def _choosing(splits: Splits) -> Split:
+    """The split that advice may be drawn from."""
+    return "train" if splits.validation is None else "validation"
+
+
+def _read_results(home: Path) -> dict[str, Any] | None:
+    """The final table of a run with the validation figures that were read beside it or by themselves."""
+    again = f"evaluate again with `hjepa evaluate --checkpoint {home}`"
+    results = read_json(home / "results.json", again)
+    alone = read_json(home / "results_validation.json", f"{again} --split validation")
+    if results is None or alone is None or "validation" in results or results.get("step") != alone.get("step"):
+        return alone if results is None else results
+    return results | {"validation": {key: alone[key] for key in ("linear_probe", "knn", "images") if key in alone}}
 
 
 def _check_overrides(overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hjepa.config.grid import by
+
 if TYPE_CHECKING:
     from hjepa.config import Config
 
@@ -62,9 +64,11 @@ def _time(seconds: float | None) -> str:
     return "" if seconds is None else f", {seconds / 60:.0f} minutes"
 
 
-def _level(depth: int, stride: int) -> str:
-    how = {0: ", whole image", 1: ""}.get(stride, f", {stride}x{stride} averaged")
-    return f"after block {depth}{how}"
+def _level(depth: int, stride: int | list[int]) -> str:
+    if stride == 0:
+        return f"after block {depth}, whole image"
+    cell = [stride, stride] if isinstance(stride, int) else stride
+    return f"after block {depth}" + ("" if stride == 1 else f", {by(cell)} averaged")
 
 
 def _table(results: dict[str, Any]) -> list[str]:

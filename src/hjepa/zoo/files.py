@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from hjepa.config import load_config
+from hjepa.data.images.preprocess import Preprocess
 from hjepa.errors import CheckpointError
-from hjepa.models import build_model
+from hjepa.methods import Method, build_method
 from hjepa.runtime.device import resolve_device
 from hjepa.training import TrainedRun
-
-if TYPE_CHECKING:
-    from hjepa.models import HJEPA
 
 WEIGHTS, ABOUT, CONFIG, CARD, RESULTS = "model.safetensors", "model.json", "config.yaml", "README.md", "results.json"
 FORMAT_VERSION = 1
@@ -63,15 +61,16 @@ def read_packed(folder: Path, device: str) -> TrainedRun:
     from safetensors.torch import load_file
 
     about = read_about(folder)
+    _check_preprocess(about, folder)
     config = load_config(folder / CONFIG)
-    model = build_model(config, about["channels"])
+    method = build_method(config, about["channels"])
     try:
         weights = {name: value.float() for name, value in load_file(folder / WEIGHTS).items()}
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder / WEIGHTS}: damaged ({error}); pack the run again") from None
-    _put(model, weights, folder)
+    _put(method, weights, folder)
     return TrainedRun(
-        model=model.to(resolve_device(device)).eval(),
+        method=method.to(resolve_device(device)).eval(),
         config=config,
         channels=about["channels"],
         mean=tuple(about["mean"]),
@@ -85,10 +84,22 @@ def read_packed(folder: Path, device: str) -> TrainedRun:
     )
 
 
-def _put(model: HJEPA, weights: dict[str, torch.Tensor], folder: Path) -> None:
-    for encoder in (model.target_encoder, model.context_encoder):
-        own = encoder.state_dict()
-        wrong = sorted(own.keys() ^ weights.keys()) or sorted(n for n in own if own[n].shape != weights[n].shape)
-        if wrong:
-            raise CheckpointError(f"{folder}: weight {wrong[0]} does not fit its {CONFIG}; pack the run again")
-        encoder.load_state_dict(weights)
+def _check_preprocess(about: dict[str, Any], folder: Path) -> None:
+    """Refuse an encoder that is read with another view of images than this version has."""
+    if "preprocess" not in about:  # packed before it was written down
+        return
+    try:
+        Preprocess.from_dict(about["preprocess"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / ABOUT}: {error}; update hjepa, or pack the run again") from None
+
+
+def _put(method: Method, weights: dict[str, torch.Tensor], folder: Path) -> None:
+    own = method.encoder.state_dict()
+    wrong = sorted(own.keys() ^ weights.keys()) or sorted(n for n in own if own[n].shape != weights[n].shape)
+    if wrong:
+        raise CheckpointError(f"{folder}: weight {wrong[0]} does not fit its {CONFIG}; pack the run again")
+    for network in method.networks():
+        # Context encoder and moving average are one network here: what was packed.
+        if isinstance(network, type(method.encoder)):
+            network.load_state_dict(weights)

@@ -53,8 +53,8 @@ def load_pretrained(source: str | Path, *, device: str = "cpu") -> PretrainedEnc
     results = (folder or run.run_dir or run.checkpoint.parent) / RESULTS
     if results.is_file():
         card["results"] = json.loads(results.read_text(encoding="utf-8"))
-    encoder = PretrainedEncoder(run.model, run.mean, run.std, card)
-    return encoder.to(next(run.model.parameters()).device).eval()
+    encoder = PretrainedEncoder(run.encoder, run.mean, run.std, card)
+    return encoder.to(run.device).eval()
 
 
 def _packed_folder(source: str | Path) -> Path | None:

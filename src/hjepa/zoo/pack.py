@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from hjepa.config import dump_config, load_config
+from hjepa.data.images.preprocess import Preprocess
 from hjepa.errors import UserError
 from hjepa.runtime.files import write_atomically
 from hjepa.training import TrainedRun, load_run
@@ -87,11 +88,11 @@ def _results(run: TrainedRun) -> dict[str, Any] | None:
 def _about(run: TrainedRun, name: str, command: str | None) -> dict[str, Any]:
     written = (run.run_dir or run.checkpoint.parent) / "environment.json"
     environment: dict[str, Any] = json.loads(written.read_text(encoding="utf-8")) if written.is_file() else {}
-    geometry = run.model.geometry
+    geometry = run.encoder.geometry
     return {
         "format_version": FORMAT_VERSION,
         "name": name,
-        "parameters": sum(p.numel() for p in run.model.target_encoder.parameters()),
+        "parameters": sum(p.numel() for p in run.encoder.parameters()),
         "image_size": list(geometry.image_size),
         "patch_size": geometry.patch_size,
         "embed_dim": geometry.embed_dim,
@@ -100,6 +101,7 @@ def _about(run: TrainedRun, name: str, command: str | None) -> dict[str, Any]:
         "channels": run.channels,
         "mean": list(run.mean),
         "std": list(run.std),
+        "preprocess": Preprocess(geometry.height_width, tuple(run.mean), tuple(run.std)).as_dict(),
         "step": run.step,
         "epoch": run.epoch,
         "seconds": run.seconds,
@@ -112,7 +114,7 @@ def _about(run: TrainedRun, name: str, command: str | None) -> dict[str, Any]:
 def _write_weights(run: TrainedRun, path: Path) -> None:
     from safetensors.torch import save
 
-    state = {name: value.half().contiguous() for name, value in run.model.target_encoder.state_dict().items()}
+    state = {name: value.half().contiguous() for name, value in run.encoder.state_dict().items()}
     temporary = path.with_name(f".{path.name}")
     # `save_file` makes a file that nobody else may read.
     temporary.write_bytes(save(state))
@@ -122,10 +124,10 @@ def _write_weights(run: TrainedRun, path: Path) -> None:
 @torch.no_grad()
 def _check_half(run: TrainedRun, folder: Path) -> float:
     """Mean relative error of the packed encoder's features on random pictures."""
-    packed = read_packed(folder, "cpu").model
+    packed = read_packed(folder, "cpu").encoder
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(16, run.channels, *run.model.geometry.image_size, generator=generator)
-    before, after = (model.extract_features(images) for model in (run.model, packed))
+    images = torch.randn(16, run.channels, *run.encoder.geometry.image_size, generator=generator)
+    before, after = (encoder.extract_features(images) for encoder in (run.encoder, packed))
     error = float((after - before).norm(dim=1).div(before.norm(dim=1)).mean())
     if not error <= _TOLERANCE:
         raise UserError(f"{folder}: half precision changes the features by {error:.1%}, more than {_TOLERANCE:.0%}")

@@ -6,18 +6,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hjepa.data.images.preprocess import Preprocess
+
 if TYPE_CHECKING:
-    from hjepa.models import HJEPA
+    from hjepa.models import Encoder
 
 
 class PretrainedEncoder(nn.Module):
-    """The target encoder of a trained model, with its normalisation.
+    """A trained encoder with its normalisation.
 
     Args:
-        model: the model that was trained.
+        encoder: what was trained.
         mean, std: normalisation per channel, for pixel values between 0 and 1.
         card: what is known about it: `name`, `step`, `commit`, `results` and so on.
 
@@ -33,9 +34,10 @@ class PretrainedEncoder(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: HJEPA, mean: Sequence[float], std: Sequence[float], card: dict[str, Any]) -> None:
+    def __init__(self, encoder: Encoder, mean: Sequence[float], std: Sequence[float], card: dict[str, Any]) -> None:
         super().__init__()
-        self.model = model
+        self.encoder = encoder
+        self.view = Preprocess(encoder.geometry.height_width, tuple(mean), tuple(std))
         self.card = card
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1), persistent=False)
@@ -43,50 +45,35 @@ class PretrainedEncoder(nn.Module):
     @property
     def embed_dim(self) -> int:
         """Width of each level's features."""
-        return self.model.embed_dim
+        return self.encoder.embed_dim
 
     @property
     def num_levels(self) -> int:
         """Number of levels."""
-        return self.model.num_levels
+        return self.encoder.num_levels
 
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width that the encoder works at."""
-        return self.model.geometry.image_size
+        return self.encoder.geometry.height_width
 
     def preprocess(self, images: Tensor) -> Tensor:
-        """Bring pictures to the form that the encoder was trained on.
+        """Bring pictures to the form in which the evaluation reads them; see `hjepa.data.images.preprocess`.
 
         Args:
-            images: [B, C, H, W] of any size, uint8 (0 to 255) or float (0 to 1).
+            images: [B, C, H, W] of any size, uint8 (0 to 255), uint16 (0 to 65535) or float (0 to 1).
 
         Returns:
-            float [B, C, h, w]: resized so that the shorter side fits, cropped in the middle, normalised.
+            float32 [B, C, h, w]: the largest centred crop of the right shape, resized with antialiasing, normalised.
 
         Raises:
-            ValueError: another number of axes or channels.
+            ValueError: another number of axes or channels, or another type.
         """
-        if images.ndim != 4 or images.shape[1] != len(self.mean):
-            raise ValueError(
-                f"images of shape {tuple(images.shape)} for an encoder of {len(self.mean)} channels; give "
-                f"[B, {len(self.mean)}, H, W]"
-            )
-        x = images.to(self.mean.device)
-        x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
-        height, width = self.image_size
-        if x.shape[2:] != (height, width):
-            scale = max(height / x.shape[2], width / x.shape[3])
-            size = (max(height, round(x.shape[2] * scale)), max(width, round(x.shape[3] * scale)))
-            x = F.interpolate(x, size=size, mode="bilinear", antialias=True, align_corners=False)
-            top, left = (size[0] - height) // 2, (size[1] - width) // 2
-            x = x[:, :, top : top + height, left : left + width]
-        return (x - self.mean) / self.std
+        return self.view(images.to(self.mean.device))
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Features of every level of preprocessed images, [B, cells, D] each, finest first. Differentiable."""
-        levels: list[Tensor] = self.model(images)
-        return levels
+        return self.encoder.levels(images)
 
     def extract_features(
         self,
@@ -96,8 +83,8 @@ class PretrainedEncoder(nn.Module):
         depths: Sequence[int] | None = None,
         pool: Literal["mean", "none"] = "mean",
     ) -> Tensor:
-        """Features of preprocessed images; see `hjepa.HJEPA.extract_features`."""
-        return self.model.extract_features(images, level=level, depths=depths, pool=pool)
+        """Features of preprocessed images; see `hjepa.models.Encoder.extract_features`."""
+        return self.encoder.extract_features(images, level=level, depths=depths, pool=pool)
 
     @torch.no_grad()
     def embed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from hjepa.runtime.random import Purpose, stream
 
 if TYPE_CHECKING:
-    from hjepa.config import AugmentationConfig
+    from hjepa.data.views import ViewSpec
 
 _ATTEMPTS = 10
 _AREA = slice(0, _ATTEMPTS)
@@ -17,7 +18,14 @@ _RATIO = slice(_ATTEMPTS, 2 * _ATTEMPTS)
 _TOP, _LEFT, _FLIP = 2 * _ATTEMPTS, 2 * _ATTEMPTS + 1, 2 * _ATTEMPTS + 2
 _JITTER = slice(_FLIP + 1, _FLIP + 4)
 DRAWS = _FLIP + 4
-"""Uniform numbers that one image needs."""
+"""Uniform numbers that one view of an image needs for cut, mirror and colour jitter."""
+# The view's number shares the counter with the step, which stays far below this.
+_VIEW_SHIFT = 48
+
+_GREY, _BLUR, _SIGMA, _SOLARIZE = range(DRAWS, DRAWS + 4)
+COLOUR_DRAWS = 4
+"""Further numbers for greyscale, blur and solarising."""
+_SIGMAS = (0.1, 2.0)
 
 
 class Crops(NamedTuple):
@@ -29,33 +37,54 @@ class Crops(NamedTuple):
     """bool ``[B]``: mirrored after cutting."""
 
 
-def augmentation_draws(seed: int, step: int, global_batch: int) -> np.ndarray:
-    """The uniform numbers of a step: float64 ``[global_batch, DRAWS]``, row p for global position p.
+def augmentation_draws(seed: int, step: int, global_batch: int, *, view: int = 0) -> np.ndarray:
+    """The uniform numbers of one view at a step: float64 ``[global_batch, DRAWS]``, row p for global position p.
 
-    Rows do not depend on how many follow, so that any process may draw as many as it needs.
+    Rows do not depend on how many follow, nor on how many other views there are, so that any process may draw as many
+    as it needs.
     """
-    return stream(Purpose.AUGMENTATION, seed, step).random((global_batch, DRAWS))
+    return stream(Purpose.AUGMENTATION, seed, view << _VIEW_SHIFT | step).random((global_batch, DRAWS))
 
 
-def random_crops(
-    draws: np.ndarray, sizes: np.ndarray, out_size: tuple[int, int], augmentation: AugmentationConfig
-) -> Crops:
-    """Boxes of random resized crops (Szegedy et al., arXiv:1409.4842) and random mirroring.
+def view_draws(specs: Sequence[ViewSpec], seed: int, step: int, global_batch: int) -> np.ndarray:
+    """The uniform numbers of all views at a step: float64 ``[global_batch, V, D]``.
 
-    Area (uniform in ``crop_scale`` of the image's) and aspect ratio (log-uniform in ``crop_ratio``) are independent
-    draws; of ten candidates the first that fits the image is taken, and every position at which it fits is equally
-    likely. Where none fits: the largest centred box of the nearest ratio allowed, as in torchvision.
+    D is `DRAWS`, and `COLOUR_DRAWS` more where a view needs them; those come from a stream of their own.
 
     Args:
-        draws: float64 ``[B, DRAWS]``.
-        sizes: int64 ``[B, 2]``, height and width of each image.
-        out_size: height and width after resizing; its shape is that of the centred crop without ``random_crop``.
-        augmentation: which of it is done.
+        specs: one per view.
+        seed: of the run.
+        step: of the optimiser.
+        global_batch: positions.
     """
-    flips = draws[:, _FLIP] < (0.5 if augmentation.horizontal_flip else 0.0)
-    if not augmentation.random_crop:
-        return Crops(centre_boxes(sizes, out_size), flips)
-    (low, high), (narrow, wide) = augmentation.crop_scale, augmentation.crop_ratio
+    shape = (global_batch, COLOUR_DRAWS)
+    more = any(spec.recolours_beyond_jitter for spec in specs)
+    views = []
+    for view in range(len(specs)):
+        draws = augmentation_draws(seed, step, global_batch, view=view)
+        if more:
+            colours = stream(Purpose.COLOURS, seed, view << _VIEW_SHIFT | step).random(shape)
+            draws = np.concatenate([draws, colours], axis=1)
+        views.append(draws)
+    return np.stack(views, axis=1)
+
+
+def random_crops(draws: np.ndarray, sizes: np.ndarray, spec: ViewSpec) -> Crops:
+    """Boxes of random resized crops (Szegedy et al., arXiv:1409.4842) and random mirroring.
+
+    Area (uniform in ``scale`` of the image's) and aspect ratio (log-uniform in ``ratio``) are independent draws; of ten
+    candidates the first that fits the image is taken, and every position at which it fits is equally likely. Where none
+    fits: the largest centred box of the nearest ratio allowed, as in torchvision.
+
+    Args:
+        draws: float64 ``[B, D]``, of which the first `DRAWS` are used; ``[B, 0]`` will do for a view without chance.
+        sizes: int64 ``[B, 2]``, height and width of each image.
+        spec: of the view.
+    """
+    flips = draws[:, _FLIP] < spec.flip if spec.flip else np.zeros(len(draws), dtype=bool)
+    if not spec.random_crop:
+        return Crops(centre_boxes(sizes, spec.plane), flips)
+    (low, high), (narrow, wide) = spec.scale, spec.ratio
     height, width = sizes[:, :1].astype(np.float64), sizes[:, 1:].astype(np.float64)
     area = height * width * (low + (high - low) * draws[:, _AREA])
     ratio = np.exp(np.log(narrow) + (np.log(wide) - np.log(narrow)) * draws[:, _RATIO])
@@ -82,6 +111,25 @@ def centre_boxes(sizes: np.ndarray, out_size: tuple[int, int]) -> np.ndarray:
 def jitter_factors(draws: np.ndarray, strength: float) -> np.ndarray:
     """Factors of brightness, contrast and saturation: float32 ``[B, 3]``, uniform in [1 - s, 1 + s]."""
     return (1 - strength + 2 * strength * draws[:, _JITTER]).astype(np.float32)
+
+
+def colour_table(draws: np.ndarray, spec: ViewSpec) -> np.ndarray | None:
+    """What is done to the colours of each image: float32 ``[B, 6]`` as in `View.colours`, or None for nothing.
+
+    Args:
+        draws: float64 ``[B, D]`` of `view_draws`.
+        spec: of the view.
+    """
+    if not spec.recolours:
+        return None
+    table = np.zeros((len(draws), 6), dtype=np.float32)
+    table[:, :3] = jitter_factors(draws, spec.color_jitter) if spec.color_jitter else 1
+    if spec.recolours_beyond_jitter:
+        low, high = _SIGMAS
+        table[:, 3] = draws[:, _GREY] < spec.grayscale
+        table[:, 4] = np.where(draws[:, _BLUR] < spec.blur, low + (high - low) * draws[:, _SIGMA], 0)
+        table[:, 5] = draws[:, _SOLARIZE] < spec.solarize
+    return table
 
 
 def _fallback(sizes: np.ndarray, narrow: float, wide: float) -> np.ndarray:

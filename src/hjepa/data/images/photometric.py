@@ -1,14 +1,21 @@
-"""What happens to pixel values after the crop: colour jitter and normalisation, in batches on the device."""
+"""What happens to pixel values after the crop: colours and normalisation, in batches on the device."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hjepa.data.images.decode import LUMINANCE
+from hjepa.data.images.transfer import send
+
+# Kernels of the blur as a share of the view's side (Chen et al., arXiv:2002.05709).
+_BLUR_SHARE = 0.1
+_LEAST_KERNEL = 3
 
 
 def color_jitter(images: Tensor, factors: Tensor) -> Tensor:
@@ -32,6 +39,73 @@ def color_jitter(images: Tensor, factors: Tensor) -> Tensor:
     return images
 
 
+def recolour(images: Tensor, colours: np.ndarray | None) -> Tensor:
+    """Colour jitter, greyscale, blur and solarising, in this order, each image as its row says.
+
+    Args:
+        images: float32 ``[B, C, H, W]`` in [0, 1]; may be changed in place.
+        colours: float32 ``[B, 6]`` as in `View.colours`; None leaves the images as they are.
+
+    Returns:
+        float32 ``[B, C, H, W]`` in [0, 1].
+    """
+    if colours is None:
+        return images
+    from torchvision.transforms.v2 import functional as tv
+
+    factors, (grey, sigma, inverted) = colours[:, :3], colours[:, 3:].T
+    if (factors != 1).any():
+        images = color_jitter(images, send(np.ascontiguousarray(factors), images.device))
+    if images.shape[1] == 3:
+        images = _some(images, grey > 0, lambda part, _: tv.rgb_to_grayscale(part, num_output_channels=3))
+    images = _some(images, sigma > 0, lambda part, rows: gaussian_blur(part, send(sigma[rows], part.device)))
+    return _some(images, inverted > 0, lambda part, _: tv.solarize(part, 0.5))
+
+
+def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
+    """Gaussian blur, each image with its own standard deviation; the border is mirrored.
+
+    What ``torchvision.transforms.v2.functional.gaussian_blur`` gives image by image, in two convolutions for all.
+
+    Args:
+        images: float32 ``[B, C, H, W]``.
+        sigma: float32 ``[B]``, above 0, in pixels.
+
+    Returns:
+        float32 ``[B, C, H, W]``.
+    """
+    batch, channels, height, width = images.shape
+    flat = images.reshape(1, batch * channels, height, width)
+    each = sigma.repeat_interleave(channels)[:, None]
+    with torch.autocast(images.device.type, enabled=False):
+        for down, side in ((True, height), (False, width)):
+            size = min(blur_kernel(side), 2 * side - 1)
+            offsets = torch.arange(size, device=images.device) - size // 2
+            weights = torch.exp(-0.5 * (offsets / each) ** 2)
+            weights = weights / weights.sum(dim=1, keepdim=True)
+            rim = size // 2
+            padded = F.pad(flat, [0, 0, rim, rim] if down else [rim, rim, 0, 0], mode="reflect")
+            kernels = weights.view(-1, 1, size, 1) if down else weights.view(-1, 1, 1, size)
+            flat = F.conv2d(padded, kernels, groups=batch * channels)
+    return flat.view(images.shape)
+
+
+def blur_kernel(side: int) -> int:
+    """Taps of the blur along an axis of so many pixels: odd, a tenth of them, at least three."""
+    return max(_LEAST_KERNEL, 2 * round(_BLUR_SHARE * side / 2 - 0.5) + 1)
+
+
+def _some(images: Tensor, chosen: np.ndarray, change: Callable[[Tensor, np.ndarray], Tensor]) -> Tensor:
+    """Change some images of a batch in place; which ones is known on the host, so that nothing waits for a GPU."""
+    rows = np.flatnonzero(chosen)
+    if len(rows) == len(images):
+        return change(images, rows).contiguous()  # torchvision's grey image is one plane in three places
+    if len(rows):
+        where = send(rows, images.device)
+        images[where] = change(images[where], rows)
+    return images
+
+
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Subtract ``mean`` and divide by ``std`` per channel, in place.
 
@@ -47,7 +121,9 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 @lru_cache(maxsize=64)
 def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
     """float32 ``[1, C, 1, 1]``, sent to the device once: a host waits for copies of memory that is not page-locked."""
-    return torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)
+    # Kept for later calls too, which may be differentiated: a tensor made in inference mode could not be.
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)
 
 
 def _grey(images: Tensor) -> Tensor:

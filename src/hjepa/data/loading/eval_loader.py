@@ -1,4 +1,4 @@
-"""Images without augmentation: the largest centred crop of the right shape, resized with antialiasing."""
+"""Images without augmentation, as `hjepa.data.images.preprocess` cuts and normalises them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,24 @@ import torch
 from torch import Tensor
 
 from hjepa.data.dataset import ImageDataset
-from hjepa.data.images.crops import centre_boxes
-from hjepa.data.images.decode import unit_scale
-from hjepa.data.images.photometric import normalise
-from hjepa.data.images.resample import crop_batch
-from hjepa.data.loading.loader import Batch, check_statistics
-from hjepa.data.loading.workers import Job, JobSampler, Preparation, centre_rule, job_loader, note_bad, reads_files
+from hjepa.data.images.crops import Crops
+from hjepa.data.images.preprocess import Preprocess
+from hjepa.data.loading.assemble import check_statistics, check_targets, make_view, read_targets, unit
+from hjepa.data.loading.batch import Batch
+from hjepa.data.loading.worker_loader import WorkerLoader
+from hjepa.data.loading.workers import Job, Preparation, note_bad, reads_files
+from hjepa.data.targets import Target
+from hjepa.data.views import centre_view
+
+_Cut = tuple[Tensor, Crops, np.ndarray, Tensor, Target | None]
+"""Images, how they were cut, their sizes, their indices, their targets."""
 
 
 class EvalLoader:
     """Evaluation batches, in the order of ``indices``; may be iterated any number of times.
 
     A file that cannot be read is left out of its batch and counted in ``dataset.bad_files`` (or an error, under
-    ``data.bad_images=stop``): go by `Batch.indices`.
+    ``data.bad_images=stop``): go by `Batch.indices`. A worker process that dies or stalls is a `DataError`.
 
     Args:
         dataset: a split.
@@ -33,9 +38,10 @@ class EvalLoader:
         num_workers: decoding processes, for images that do not lie in memory.
         device: where batches go.
         pin_memory: page-locked memory for the copies of workers to a GPU.
+        with_targets: whether batches have the data set's targets.
 
     Raises:
-        UserError: ``mean`` or ``std`` do not have one value per channel.
+        UserError: ``mean`` or ``std`` do not have one value per channel, or targets are asked for and there are none.
     """
 
     def __init__(
@@ -50,14 +56,17 @@ class EvalLoader:
         num_workers: int = 0,
         device: torch.device,
         pin_memory: bool = False,
+        with_targets: bool = False,
     ) -> None:
         check_statistics(dataset, mean, std)
+        self._targets = check_targets(dataset, with_targets)
         self.dataset = dataset
         self.indices = torch.arange(len(dataset)) if indices is None else indices.cpu()
         self.image_size = image_size
+        self.view = centre_view(image_size)
         self.batch_size = batch_size
         self.device = device
-        self._mean, self._std = tuple(mean), tuple(std)
+        self.preprocess = Preprocess(image_size, tuple(mean), tuple(std))
         self._num_workers = num_workers
         self._pin_memory = pin_memory and device.type == "cuda"
 
@@ -67,44 +76,43 @@ class EvalLoader:
     def __iter__(self) -> Iterator[Batch]:
         images = self.dataset.images
         source = self._from_files() if images is None else self._from_memory(images)
-        for pixels, indices in source:
-            yield Batch(normalise(pixels, self._mean, self._std), indices)
+        for pixels, crops, sizes, indices, targets in source:
+            view = make_view(self.preprocess.normalise(pixels), crops, sizes, None, self.view)
+            yield Batch((view,), indices, None if targets is None else targets.to(self.device))
 
-    def _from_memory(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        box = centre_boxes(np.array([images.shape[2:]]), self.image_size)
-        whole = tuple(box[0].tolist()) == (0, 0, *self.image_size) and tuple(images.shape[2:]) == self.image_size
+    def _from_memory(self, images: Tensor) -> Iterator[_Cut]:
+        size = np.array([images.shape[2:]])
+        box = np.array([self.preprocess.box(*images.shape[2:])])
         for indices in torch.split(self.indices, self.batch_size):
-            chosen = images[indices].to(self.device)
-            if whole:
-                yield chosen.to(torch.float32) * unit_scale(images.dtype), indices
-                continue
-            boxes = torch.from_numpy(box).to(self.device).expand(len(indices), 4)
-            flips = torch.zeros(len(indices), dtype=torch.bool, device=self.device)
-            yield crop_batch(chosen, boxes, flips, self.image_size), indices
+            crops = Crops(np.repeat(box, len(indices), axis=0), np.zeros(len(indices), dtype=bool))
+            sizes = np.repeat(size, len(indices), axis=0)
+            targets = None
+            if self._targets is not None:
+                targets = read_targets(self.dataset, self._targets, indices, [crops], sizes, [self.view])
+            yield self.preprocess.cut(images[indices].to(self.device)), crops, sizes, indices, targets
 
-    def _from_files(self) -> Iterator[tuple[Tensor, Tensor]]:
-        sampler = JobSampler()
-        none = np.empty(0)
-        sampler.batches = lambda: (
-            [Job(index, none) for index in part.tolist()] for part in torch.split(self.indices, self.batch_size)
-        )
-        loader = job_loader(
-            Preparation(self.dataset.pixels, self.image_size, centre_rule, substitute=False),
-            sampler,
+    def _from_files(self) -> Iterator[_Cut]:
+        none = np.empty((1, 0))
+        workers = WorkerLoader(
+            Preparation(self.dataset.pixels, (self.view,), targets=self._targets, substitute=False),
             # Processes are worth their start for decoding only.
             num_workers=self._num_workers if reads_files(self.dataset) else 0,
             prefetch_factor=2,
             pin_memory=self._pin_memory,
             persistent=False,
         )
-        for prepared in loader:
+
+        def jobs() -> Iterator[list[Job]]:
+            for part in torch.split(self.indices, self.batch_size):
+                yield [Job(index, none) for index in part.tolist()]
+
+        for prepared in workers.work(jobs):
             note_bad(self.dataset, prepared.bad)
             if not len(prepared.indices):
                 continue
-            images = prepared.images.to(self.device, non_blocking=True)
-            if images.dtype == torch.uint8:
-                images = images.to(torch.float32).mul_(unit_scale(torch.uint8))
-            yield images, prepared.indices
+            (images,), (boxes, flips, sizes) = prepared.views, prepared.cuts
+            crops = Crops(boxes[:, 0], flips[:, 0])
+            yield unit(images, self.device), crops, sizes, prepared.indices, prepared.targets
 
 
 def eval_batches(
@@ -118,6 +126,7 @@ def eval_batches(
     num_workers: int = 0,
     device: torch.device,
     pin_memory: bool = False,
+    with_targets: bool = False,
 ) -> Iterator[Batch]:
     """One pass over an `EvalLoader` with these arguments."""
     return iter(
@@ -131,5 +140,6 @@ def eval_batches(
             num_workers=num_workers,
             device=device,
             pin_memory=pin_memory,
+            with_targets=with_targets,
         )
     )

@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
-from itertools import islice
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hjepa.data.dataset import EncodedPixels, ImageDataset, MemoryPixels
-from hjepa.data.images.crops import augmentation_draws, jitter_factors, random_crops
+from hjepa.data.images.crops import Crops, colour_table, random_crops, view_draws
 from hjepa.data.images.decode import unit_scale
-from hjepa.data.images.photometric import color_jitter, normalise
+from hjepa.data.images.photometric import normalise, recolour
 from hjepa.data.images.resample import crop_batch, crop_one
+from hjepa.data.images.transfer import send
+from hjepa.data.loading.assemble import check_statistics, check_targets, make_view, read_targets, unit
+from hjepa.data.loading.batch import Batch, View
 from hjepa.data.loading.first_read import MEMORY_LIMIT
 from hjepa.data.loading.order import ShardOrder, StepOrder, micro_batch
-from hjepa.data.loading.worker_pool import Crew
+from hjepa.data.loading.worker_loader import WorkerLoader
 from hjepa.data.loading.workers import Job, Preparation, note_bad
 from hjepa.data.shards.ahead import Ahead
 from hjepa.data.shards.blobs import ShardBlobs
+from hjepa.data.views import ViewSpec, default_views, one_per_view
 from hjepa.errors import DataError, UserError
 
 if TYPE_CHECKING:
     from hjepa.config import DataConfig
-
-
-class Batch(NamedTuple):
-    """What a model sees."""
-
-    images: Tensor
-    """float32 ``[B, C, H, W]``, normalised, on the device."""
-    indices: Tensor
-    """int64 ``[B]`` into the data set, on the CPU."""
 
 
 class TrainLoader:
@@ -42,12 +35,12 @@ class TrainLoader:
 
     A step has ``global_batch = batch_size * accumulation_steps * world_size`` positions; micro-batch m of rank r holds
     the positions from ``(m * world_size + r) * batch_size`` on. Which image stands at a position and how it is cut
-    follows from (seed, step, position) alone.
+    follows from (seed, step, position, number of the view) alone: a view is the same whatever others there are.
 
     Args:
         dataset: the training split.
         data: the ``data`` section: batch size, augmentation, storage, workers.
-        image_size: (H, W) of the batches.
+        image_size: (H, W) of the batches, where ``views`` do not say otherwise.
         mean: per channel, in [0, 1].
         std: per channel.
         seed: of the run.
@@ -55,15 +48,19 @@ class TrainLoader:
         rank: this process.
         world_size: number of processes.
         device: where batches go, and where images lie with ``storage`` ``"device"``.
+        views: what a method wants to see; the one view of ``data.augmentation`` when not given.
+        with_targets: whether batches have the data set's targets. Left out they are not even read.
 
     Attributes:
+        views: one specification per view, in the order of `Batch.views`.
         storage: ``"device"`` (images lie there and are cut in batches) or ``"workers"`` (cut one by one as they are
             read).
         global_batch: images per optimiser step.
         steps_per_epoch: optimiser steps per pass; the rest of a pass that fills no step is dropped.
 
     Raises:
-        UserError: ``mean`` or ``std`` do not have one value per channel.
+        UserError: ``mean`` or ``std`` do not have one value per channel, or targets are asked for and there are none.
+        ValueError: views of two kinds share a name, or do not have two axes.
     """
 
     def __init__(
@@ -79,14 +76,18 @@ class TrainLoader:
         rank: int = 0,
         world_size: int = 1,
         device: torch.device,
+        views: Sequence[ViewSpec] | None = None,
+        with_targets: bool = False,
     ) -> None:
         check_statistics(dataset, mean, std)
+        self._targets = check_targets(dataset, with_targets)
         self.dataset = dataset
         self.device = device
-        self.image_size = image_size
+        self.views = one_per_view(default_views(data, image_size) if views is None else views)
+        for spec in self.views:
+            _ = spec.plane  # raises where a view does not have two axes
         self._mean, self._std = tuple(mean), tuple(std)
         self._seed = seed
-        self._augmentation = data.augmentation
         self._batch_size = data.batch_size
         self._accumulation_steps = accumulation_steps
         self._rank, self._world_size = rank, world_size
@@ -97,19 +98,18 @@ class TrainLoader:
         if self.storage == "device":
             self._images = _on_device(dataset, device)
         else:
-            self._crew = Crew(
+            self._workers = WorkerLoader(
                 Preparation(
                     dataset.pixels,
-                    image_size,
-                    partial(random_crops, augmentation=data.augmentation),
+                    self.views,
+                    targets=self._targets,
                     substitute=data.bad_images == "skip",
                     reduce=data.jpeg_reduction,
                 ),
                 num_workers=data.num_workers,
                 prefetch_factor=data.prefetch_factor,
                 pin_memory=data.pin_memory and device.type == "cuda",
-                timeout=data.worker_timeout,
-                restarts=data.worker_restarts,
+                persistent=True,
             )
             self._ahead = _ahead(dataset)
 
@@ -119,7 +119,8 @@ class TrainLoader:
         Yields ``accumulation_steps`` batches per step, in the order (step, micro-batch).
 
         Raises:
-            DataError: a file cannot be read and the policy is ``stop``, or nothing readable was found.
+            DataError: a file cannot be read and the policy is ``stop``, nothing readable was found, or a worker process
+                died or stalled.
         """
         return (
             self._from_device(start_step, stop_step)
@@ -138,12 +139,12 @@ class TrainLoader:
         self._batch_size, self._accumulation_steps = batch_size, accumulation_steps
 
     def _plan(self, start_step: int, stop_step: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Indices ``[B]`` and draws ``[B, D]`` of every micro-batch of this process."""
+        """Indices ``[B]`` and draws ``[B, V, D]`` of every micro-batch of this process."""
         for step in range(start_step, stop_step):
             indices = self._order.indices(step)
             if self.storage == "workers":
                 self._look_ahead(step, first=step == start_step)
-            draws = augmentation_draws(self._seed, step, self.global_batch)
+            draws = view_draws(self.views, self._seed, step, self.global_batch)
             for number in range(self._accumulation_steps):
                 here = micro_batch(self._batch_size, self._world_size, self._rank, number)
                 yield indices[here], draws[here]
@@ -162,38 +163,40 @@ class TrainLoader:
 
     def _from_device(self, start_step: int, stop_step: int) -> Iterator[Batch]:
         for indices, draws in self._plan(start_step, stop_step):
-            if isinstance(self._images, Tensor):
-                height, width = self._images.shape[2:]
-                crops = random_crops(
-                    draws, np.tile([[height, width]], (len(draws), 1)), self.image_size, self._augmentation
-                )
-                where = torch.from_numpy(indices)
-                images = crop_batch(
-                    self._images[_send(indices, self.device)],
-                    _send(crops.boxes, self.device),
-                    _send(crops.flips, self.device),
-                    self.image_size,
-                )
-            else:
-                chosen = [self._images[index] for index in indices.tolist()]
-                sizes = np.array([image.shape[1:] for image in chosen])
-                crops = random_crops(draws, sizes, self.image_size, self._augmentation)
-                images = torch.stack(
-                    [
-                        crop_one(image, (box[0], box[1], box[2], box[3]), flip, self.image_size)
-                        for image, box, flip in zip(chosen, crops.boxes.tolist(), crops.flips.tolist(), strict=True)
-                    ]
-                )
-                where = torch.from_numpy(indices)
-            yield Batch(self._finish(images, draws), where)
+            images, sizes = self._choose(indices)
+            where = torch.from_numpy(indices)
+            crops = [random_crops(draws[:, number], sizes, spec) for number, spec in enumerate(self.views)]
+            views = tuple(
+                self._view(self._cut(images, crop, spec.plane), crop, sizes, draws[:, number], spec)
+                for number, (crop, spec) in enumerate(zip(crops, self.views, strict=True))
+            )
+            targets = None
+            if self._targets is not None:
+                targets = read_targets(self.dataset, self._targets, where, crops, sizes, self.views).to(self.device)
+            yield Batch(views, where, targets)
+
+    def _choose(self, indices: np.ndarray) -> tuple[Tensor | list[Tensor], np.ndarray]:
+        """Some images on the device, and int64 ``[B, 2]`` with the height and width of each."""
+        if isinstance(self._images, Tensor):
+            height, width = self._images.shape[2:]
+            return self._images[send(indices, self.device)], np.tile([[height, width]], (len(indices), 1))
+        chosen = [self._images[index] for index in indices.tolist()]
+        return chosen, np.array([image.shape[1:] for image in chosen])
+
+    def _cut(self, images: Tensor | list[Tensor], crops: Crops, out_size: tuple[int, int]) -> Tensor:
+        if isinstance(images, Tensor):
+            return crop_batch(images, send(crops.boxes, self.device), send(crops.flips, self.device), out_size)
+        cuts = zip(images, crops.boxes.tolist(), crops.flips.tolist(), strict=True)
+        return torch.stack(
+            [crop_one(image, (box[0], box[1], box[2], box[3]), flip, out_size) for image, box, flip in cuts]
+        )
 
     def _from_workers(self, start_step: int, stop_step: int) -> Iterator[Batch]:
-        def jobs(done: int) -> Iterator[list[Job]]:
-            step, inside = divmod(done, self._accumulation_steps)
-            for indices, draws in islice(self._plan(start_step + step, stop_step), inside, None):
+        def jobs() -> Iterator[list[Job]]:
+            for indices, draws in self._plan(start_step, stop_step):
                 yield [Job(index, row) for index, row in zip(indices.tolist(), draws, strict=True)]
 
-        for prepared in self._crew.work(jobs):
+        for prepared in self._workers.work(jobs):
             note_bad(self.dataset, prepared.bad)
             if len(prepared.indices) < self._batch_size:
                 raise DataError(
@@ -201,32 +204,18 @@ class TrainLoader:
                     f"({len(self.dataset.bad_files)} so far, the last one: {self.dataset.bad_files[-1].reason}); check "
                     "data.data_path with `hjepa data check`"
                 )
-            images = prepared.images.to(self.device, non_blocking=True)
-            if images.dtype == torch.uint8:
-                images = images.to(torch.float32).mul_(unit_scale(torch.uint8))
-            yield Batch(self._finish(images, prepared.draws.numpy()), prepared.indices)
+            views = []
+            for number, (spec, images) in enumerate(zip(self.views, prepared.views, strict=True)):
+                boxes, flips, sizes = prepared.cuts
+                crops = Crops(boxes[:, number], flips[:, number])
+                views.append(self._view(unit(images, self.device), crops, sizes, prepared.draws[:, number], spec))
+            targets = None if prepared.targets is None else prepared.targets.to(self.device)
+            yield Batch(tuple(views), prepared.indices, targets)
 
-    def _finish(self, images: Tensor, draws: np.ndarray) -> Tensor:
-        strength = self._augmentation.color_jitter
-        if strength:
-            images = color_jitter(images, _send(jitter_factors(draws, strength), self.device))
-        return normalise(images, self._mean, self._std)
-
-
-def _send(values: np.ndarray, device: torch.device) -> Tensor:
-    """Small numbers on the device. Page-locked on their way to a GPU, or the host would wait for the copy."""
-    tensor = torch.from_numpy(values)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
-
-def check_statistics(dataset: ImageDataset, mean: Sequence[float], std: Sequence[float]) -> None:
-    """One value per channel, or a `UserError`."""
-    for key, values in (("mean", mean), ("std", std)):
-        if len(values) != dataset.channels:
-            raise UserError(
-                f"data.{key}: {len(values)} values for images of {dataset.channels} channels; give one per channel, "
-                "or set data.channels"
-            )
+    def _view(self, images: Tensor, crops: Crops, sizes: np.ndarray, draws: np.ndarray, spec: ViewSpec) -> View:
+        colours = colour_table(draws, spec)
+        images = normalise(recolour(images, colours), self._mean, self._std)
+        return make_view(images, crops, sizes, colours, spec)
 
 
 def _storage(dataset: ImageDataset, data: DataConfig) -> Literal["device", "workers"]:

@@ -6,21 +6,22 @@ the main process from (seed, step, position), so that their number changes nothi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, get_worker_info
 
 from hjepa.data.dataset import BadFile, EncodedPixels, ImageDataset, Pixels, UnreadableStretchError
-from hjepa.data.images.crops import Crops, centre_boxes
+from hjepa.data.images.crops import random_crops
 from hjepa.data.images.decode import UnreadableImageError
 from hjepa.data.images.resample import Box, crop_one, crop_one_8_bit, crop_reduced, largest_reduction
-
-CropRule = Callable[[np.ndarray, np.ndarray, tuple[int, int]], Crops]
-"""(draws ``[B, D]``, sizes ``[B, 2]``, output size) to `Crops`; must be picklable."""
+from hjepa.data.images.target_crops import seen_in_views
+from hjepa.data.loading.parcel import Cuts, Parcel, Prepared, pack
+from hjepa.data.targets import TargetKind, Targets, TargetValue, collate_targets
+from hjepa.data.views import ViewSpec
 
 # A run of this many unreadable files in a row is no accident.
 _SUBSTITUTES = 100
@@ -32,160 +33,164 @@ class Job(NamedTuple):
     row: int
     """Its index in the data set."""
     draws: np.ndarray
-    """float64 ``[D]``, empty for evaluation."""
+    """float64 ``[V, D]``, of `view_draws`; ``[V, 0]`` for evaluation."""
 
 
-class Prepared(NamedTuple):
-    """A batch as workers hand it over."""
+_NO_CUTS = Cuts(np.zeros((0, 4), dtype=np.int64), np.zeros(0, dtype=bool), np.zeros(2, dtype=np.int64))
 
-    images: Tensor
-    """``[B, C, H, W]``: uint8, or float32 in [0, 1] where a source has more than 8 bits."""
-    indices: Tensor
-    """int64 ``[B]``, of the images really used."""
-    draws: Tensor
-    """float64 ``[B, D]``."""
+
+class Item(NamedTuple):
+    """One image as a worker has prepared it."""
+
+    views: list[Tensor]
+    """``[C, H, W]`` each; none where nothing could be read."""
+    row: int
+    """Index of the image really used."""
+    draws: np.ndarray
+    cuts: Cuts
+    seen: list[TargetValue]
+    """The target as each view shows it; none where targets are not asked for."""
     bad: list[tuple[int, str]]
     """Index and reason of every file met that cannot be read."""
 
 
-class Preparation(Dataset[tuple[Tensor | None, int, np.ndarray, list[tuple[int, str]]]]):
-    """Decodes and cuts single images.
+class Preparation(Dataset[Item]):
+    """Decodes single images, once each, and cuts their views.
 
     Args:
         pixels: the images.
-        out_size: (H, W).
-        rule: how to cut.
+        views: one specification per view.
+        targets: of the images, where batches shall have them.
         substitute: whether the next readable image takes the place of one that cannot be read.
-        reduce: whether JPEG files are decoded smaller where the crop is shrunk that much anyway.
+        reduce: whether JPEG files are decoded smaller where every view shrinks them that much anyway.
     """
 
     def __init__(
-        self, pixels: Pixels, out_size: tuple[int, int], rule: CropRule, *, substitute: bool, reduce: bool = False
+        self,
+        pixels: Pixels,
+        views: Sequence[ViewSpec],
+        *,
+        targets: Targets | None = None,
+        substitute: bool,
+        reduce: bool = False,
     ) -> None:
         self.pixels = pixels
-        self.out_size = out_size
-        self.rule = rule
+        self.targets = targets
+        self.views = tuple(views)
         self.substitute = substitute
         self.reduce = reduce
 
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def __getitem__(self, job: Job) -> tuple[Tensor | None, int, np.ndarray, list[tuple[int, str]]]:
+    def __getitem__(self, job: Job) -> Item:
         bad: list[tuple[int, str]] = []
         index = job.row
         for _ in range(min(_SUBSTITUTES, len(self)) if self.substitute else 1):
             try:
-                image = self._read_and_cut(index, job.draws)
+                views, cuts = self._read_and_cut(index, job.draws)
+                seen = self._see(index, cuts)
             except UnreadableImageError as error:
                 bad.append((index, str(error)))
                 index = (index + (error.length if isinstance(error, UnreadableStretchError) else 1)) % len(self)
                 continue
-            return image, index, job.draws, bad
-        return None, job.row, job.draws, bad
+            return Item(views, index, job.draws, cuts, seen, bad)
+        return Item([], job.row, job.draws, _NO_CUTS, [], bad)
 
-    def _read_and_cut(self, index: int, draws: np.ndarray) -> Tensor:
-        """8-bit images stay so: a quarter of the memory between processes, half a grey level of rounding."""
-        plan = _Plan(self.rule, draws, self.out_size)
+    def _read_and_cut(self, index: int, draws: np.ndarray) -> tuple[list[Tensor], Cuts]:
+        plan = _Plan(self.views, draws)
         if isinstance(self.pixels, EncodedPixels):
             image, _, reduction = self.pixels.read_for_crop(index, plan.reduction if self.reduce else None)
         else:
             image, reduction = self.pixels.read(index), 1
-        if reduction > 1:
-            return crop_reduced(image, reduction, plan.box, plan.flip, self.out_size)
-        plan.make(*image.shape[1:])
-        cut = crop_one_8_bit if image.dtype == torch.uint8 else crop_one
-        return cut(image, plan.box, plan.flip, self.out_size)
+        if reduction == 1:
+            plan.make(*image.shape[1:])
+        cuts = plan.cuts
+        views = [
+            _cut(image, reduction, box, flip, spec.plane)
+            for spec, box, flip in zip(self.views, _boxes(cuts.boxes), cuts.flips.tolist(), strict=True)
+        ]
+        return views, cuts
+
+    def _see(self, index: int, cuts: Cuts) -> list[TargetValue]:
+        if self.targets is None:
+            return []
+        height, width = cuts.sizes.tolist()
+        target = self.targets.read(index)
+        return seen_in_views(target, _boxes(cuts.boxes), cuts.flips.tolist(), (height, width), self.views)
 
 
 class _Plan:
     """How one image is cut, made once when its size is known, which may be before it is decoded."""
 
-    def __init__(self, rule: CropRule, draws: np.ndarray, out_size: tuple[int, int]) -> None:
-        self._rule, self._draws, self._out_size = rule, draws, out_size
-        self._made_for: tuple[int, int] | None = None
-        self.box: Box = (0, 0, 0, 0)
-        self.flip = False
+    def __init__(self, views: Sequence[ViewSpec], draws: np.ndarray) -> None:
+        self._views, self._draws = views, draws
+        self.cuts = _NO_CUTS
 
     def make(self, height: int, width: int) -> None:
-        if self._made_for == (height, width):
+        size = np.array([height, width])
+        if np.array_equal(self.cuts.sizes, size):
             return
-        boxes, flips = self._rule(self._draws[None], np.array([[height, width]]), self._out_size)
-        top, left, box_height, box_width = boxes[0].tolist()
-        self.box, self.flip = (top, left, box_height, box_width), bool(flips[0])
-        self._made_for = height, width
+        crops = [random_crops(row[None], size[None], spec) for row, spec in zip(self._draws, self._views, strict=True)]
+        self.cuts = Cuts(
+            np.concatenate([crop.boxes for crop in crops]), np.concatenate([crop.flips for crop in crops]), size
+        )
 
     def reduction(self, height: int, width: int) -> int:
+        """The largest that leaves every view the pixels that it needs."""
         self.make(height, width)
-        return largest_reduction(self.box, self._out_size)
+        boxes = _boxes(self.cuts.boxes)
+        return min(largest_reduction(box, spec.plane) for box, spec in zip(boxes, self._views, strict=True))
 
 
-def collate(items: list[tuple[Tensor | None, int, np.ndarray, list[tuple[int, str]]]]) -> Prepared:
-    """Stack what could be read."""
-    bad = [entry for item in items for entry in item[3]]
-    read = [(image, index, draws) for image, index, draws, _ in items if image is not None]
-    images = [image for image, _, _ in read]
-    if len({image.dtype for image in images}) > 1:
-        images = [image.to(torch.float32) / 255 if image.dtype == torch.uint8 else image for image in images]
+def _boxes(boxes: np.ndarray) -> list[Box]:
+    return [(top, left, height, width) for top, left, height, width in boxes.tolist()]
+
+
+def _cut(image: Tensor, reduction: int, box: Box, flip: bool, out_size: tuple[int, int]) -> Tensor:
+    """8-bit images stay so: a quarter of the memory between processes, half a grey level of rounding."""
+    if reduction > 1:
+        return crop_reduced(image, reduction, box, flip, out_size)
+    return (crop_one_8_bit if image.dtype == torch.uint8 else crop_one)(image, box, flip, out_size)
+
+
+class Collation:
+    """Stacks what could be read; in a worker process, packs it for the way.
+
+    Args:
+        preparation: where the images come from.
+    """
+
+    def __init__(self, preparation: Preparation) -> None:
+        self._kind: TargetKind | None = None if preparation.targets is None else preparation.targets.kind
+
+    def __call__(self, items: list[Item]) -> Prepared | Parcel:
+        """A batch from its images."""
+        batch = collate(items, self._kind)
+        return batch if get_worker_info() is None else pack(batch)
+
+
+def collate(items: list[Item], kind: TargetKind | None = None) -> Prepared:
+    """Stack what could be read, with targets of some kind or none."""
+    bad = [entry for item in items for entry in item.bad]
+    read = [item for item in items if item.views]
+    indices = torch.tensor([item.row for item in read], dtype=torch.int64)
+    if not read:
+        return Prepared([], indices, np.zeros((0, 0, 0)), _NO_CUTS, None, bad)
     return Prepared(
-        torch.stack(images) if images else torch.empty(0),
-        torch.tensor([index for _, index, _ in read], dtype=torch.int64),
-        torch.from_numpy(np.stack([draws for _, _, draws in read])) if read else torch.empty(0, 0),
+        [_stack(list(same)) for same in zip(*(item.views for item in read), strict=True)],
+        indices,
+        np.stack([item.draws for item in read]),
+        Cuts(*(np.stack(same) for same in zip(*(item.cuts for item in read), strict=True))),
+        None if kind is None else collate_targets(kind, [item.seen for item in read]),
         bad,
     )
 
 
-def no_jobs() -> Iterator[list[Job]]:
-    """Nothing to do."""
-    return iter(())
-
-
-class JobSampler(Sampler[list[Job]]):
-    """Hands out the lists of jobs of whatever was asked for last; can start anywhere."""
-
-    def __init__(self) -> None:
-        self.batches: Callable[[], Iterator[list[Job]]] = no_jobs
-        self._running: Iterator[list[Job]] | None = None
-
-    def __iter__(self) -> Iterator[list[Job]]:
-        self._running = self.batches()
-        return self._running
-
-    def forget(self) -> None:
-        """Let go of the jobs in hand and of whatever they refer to."""
-        self.batches = no_jobs
-        if isinstance(self._running, Generator):
-            self._running.close()
-        self._running = None
-
-
-def centre_rule(draws: np.ndarray, sizes: np.ndarray, out_size: tuple[int, int]) -> Crops:
-    """The evaluation view: the largest centred box, never mirrored."""
-    return Crops(centre_boxes(sizes, out_size), np.zeros(len(draws), dtype=bool))
-
-
-def job_loader(
-    preparation: Preparation,
-    sampler: JobSampler,
-    *,
-    num_workers: int,
-    prefetch_factor: int,
-    pin_memory: bool,
-    persistent: bool,
-    timeout: float = 0,
-) -> DataLoader[Any]:
-    """A `DataLoader` over jobs. Draws nothing from the global generator."""
-    return DataLoader(
-        preparation,
-        batch_sampler=sampler,
-        collate_fn=collate,
-        num_workers=num_workers,
-        prefetch_factor=prefetch_factor if num_workers else None,
-        persistent_workers=persistent and num_workers > 0,
-        pin_memory=pin_memory,
-        timeout=timeout if num_workers else 0,
-        generator=torch.Generator().manual_seed(0),
-    )
+def _stack(images: list[Tensor]) -> Tensor:
+    if len({image.dtype for image in images}) > 1:
+        images = [image.to(torch.float32) / 255 if image.dtype == torch.uint8 else image for image in images]
+    return torch.stack(images)
 
 
 def note_bad(dataset: ImageDataset, bad: list[tuple[int, str]]) -> None:

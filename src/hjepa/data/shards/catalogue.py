@@ -40,7 +40,7 @@ class Entry:
     labels: tuple[str, ...] | None = None
     """Their labels as text, where a list says so."""
     split: str | None = None
-    """``"train"`` or ``"test"``, where that is known."""
+    """Its split by the name it was found under, where that is known."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,17 @@ class Catalogue:
     class_names: tuple[str, ...] | None = None
     """In the order of labels, where a list says so."""
 
-    def divided(self) -> tuple[list[Entry], list[Entry]]:
-        """Shards for training and testing; none for testing where the set is still to be divided."""
-        tests = ([entry for entry in self.entries if entry.split == name] for name in _TEST_NAMES)
-        test = next((found for found in tests if found), [])
+    def divided(self) -> dict[str, list[Entry]]:
+        """Shards by split; all of them under ``"train"`` where the set is still to be divided."""
+        held = [[entry for entry in self.entries if entry.split == name] for name in _TEST_NAMES]
+        there = [found for found in held if found]
         train = [entry for entry in self.entries if entry.split == "train"]
         train = train or [entry for entry in self.entries if entry.split is None]
-        return (train, test) if train and test else (list(self.entries), [])
+        if not (train and there):
+            return {"train": list(self.entries)}
+        parts = {"train": train, "test": there[0]}
+        # What is called validation holds test images unless others are called so.
+        return parts | ({"validation": there[1]} if held[0] and len(there) > 1 else {})
 
 
 def read_catalogue(given: Path, cache: ShardCache) -> Catalogue:

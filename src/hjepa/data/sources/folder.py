@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import torch
 
-from hjepa.data.dataset import EncodedPixels, Split
+from hjepa.data.dataset import Division, EncodedPixels, Split
 from hjepa.data.images.decode import SUFFIXES
 from hjepa.data.listing import Listing
 from hjepa.data.sources.labels import read_labels, sort_classes
@@ -50,7 +50,7 @@ def find(data: DataConfig, split: Split, path: Path) -> Listing:
     """List the pictures of a folder.
 
     * ``train/`` beside ``test/`` (or ``val/``, ``valid/``, ``validation/``) and nothing else: those are the splits.
-      Otherwise the split is drawn from the seed.
+      Beside ``test/``, one of the other names holds the validation images. Otherwise the split is drawn from the seed.
     * Class: the first folder below the split, however deep the file lies in it. Pictures that lie directly in it
       have none. A lone folder that holds everything is stepped into.
     * With ``data.labels_file`` the table says the class and folders say nothing.
@@ -86,6 +86,7 @@ def find(data: DataConfig, split: Split, path: Path) -> Listing:
         root=path,
         sample=EncodedPixels(FileBlobs(path, listed["train"])),
         description=description,
+        division=Division(own_validation="validation" in parts),
     )
 
 
@@ -106,7 +107,7 @@ def list_split(root: Path, split: Split, parts: dict[str, Path], name: str) -> L
     folder = parts.get(split, parts.get("train", root))
     if not names:
         raise _nothing(folder)
-    # Both splits decide the numbering, so that a class that one of them lacks does not shift the others.
+    # All splits decide the numbering, so that a class that one of them lacks does not shift the others.
     depth = {part: len(parts[part].relative_to(root).parts) if part in parts else 0 for part in listed}
     classes = sort_classes(
         {c for part, files in listed.items() for n in files if (c := _class(n, depth[part])) is not None}
@@ -129,6 +130,7 @@ def list_split(root: Path, split: Split, parts: dict[str, Path], name: str) -> L
         whole="test" not in parts,
         root=folder,
         sample=EncodedPixels(FileBlobs(root, listed["train"])),
+        division=Division(own_validation="validation" in parts),
     )
 
 
@@ -173,15 +175,17 @@ def _step_into(root: Path) -> Path:
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
-    """``train`` and ``test`` where the folders below ``root`` are named as splits, all of them."""
+    """``train``, ``test`` and perhaps ``validation``, where the folders below ``root`` are named as splits, all of
+    them."""
     folders = {entry.name.lower(): entry for entry in _entries(root) if entry.is_dir()}
     if "train" not in folders or not set(folders) <= {"train", *_TEST_NAMES}:
         return {}
     parts = {"train": folders["train"]}
-    for name in _TEST_NAMES:
-        if name in folders:
-            parts["test"] = folders[name]
-            break
+    there = [folders[name] for name in _TEST_NAMES if name in folders]
+    parts |= {"test": there[0]} if there else {}
+    # What is called validation holds test images unless others are called so.
+    if "test" in folders and len(there) > 1:
+        parts["validation"] = there[1]
     return parts
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hjepa.data.dataset import EncodedPixels, Split
+from hjepa.data.dataset import Division, EncodedPixels, Split
 from hjepa.data.listing import Listing
 from hjepa.data.sources.hub import fetch_parquet
 from hjepa.data.sources.labels import sort_classes
@@ -91,8 +91,9 @@ class ColumnBlobs:
 def find(data: DataConfig, split: Split, path: Path) -> Listing:
     """List the rows of ``data.data_path``: a Parquet file, a folder of them, or ``user/name`` on the hub.
 
-    In a folder, files named ``train*`` and ``test*`` (or ``validation*``, ``valid*``, ``val*``) are the splits; the
-    split is drawn from the seed where there are no such files, and for a single file.
+    In a folder, files named ``train*`` and ``test*`` (or ``validation*``, ``valid*``, ``val*``) are the splits; beside
+    ``test*``, one of the other names holds the validation images. The split is drawn from the seed where there are no
+    such files, and for a single file.
 
     Raises:
         UserError: no ``data.data_path``.
@@ -107,7 +108,9 @@ def find(data: DataConfig, split: Split, path: Path) -> Listing:
         if not _HUB_NAME.fullmatch(path.as_posix()):
             raise DataError(f"data.data_path: {path} does not exist; give a Parquet file or a folder of them")
         path = fetch_parquet(path.as_posix(), download=data.download)
-    files, others = _files(path, split)
+    parts = _files(path)
+    files = parts.get(split, parts["train"])
+    others = [file for name, found in parts.items() if name != split for file in found] if "test" in parts else []
     tables = [_schema(file) for file in files]
     column, label = _image_column(files[0], tables[0][0]), _label_column(tables[0][0])
     for file, (schema, _) in zip(files, tables, strict=True):
@@ -115,7 +118,7 @@ def find(data: DataConfig, split: Split, path: Path) -> Listing:
             raise DataError(f"{file}: has other columns than {files[0].name}; keep one layout under data.data_path")
     counts = [count for _, count in tables]
     root = path if path.is_dir() else path.parent
-    train = others if others and split == "test" else files
+    train = parts["train"]
     identifiers = [
         f"{file.relative_to(root).as_posix()}/{row}" for file, n in zip(files, counts, strict=True) for row in range(n)
     ]
@@ -130,29 +133,32 @@ def find(data: DataConfig, split: Split, path: Path) -> Listing:
         # The first file only, so that the test split does not bring all training images into memory.
         sample=EncodedPixels(ColumnBlobs(train[:1], column, [_schema(train[0])[1]])),
         description=f"parquet {data.data_path.name}",
+        division=Division(own_validation="validation" in parts),
     )
 
 
-def _files(path: Path, split: Split) -> tuple[list[Path], list[Path]]:
-    """The files of a split and those of the other one; no others where the set is still to be divided."""
+def _files(path: Path) -> dict[str, list[Path]]:
+    """The files of each split; all of them under ``"train"`` where the set is still to be divided."""
     if path.is_file():
-        return [path], []
+        return {"train": [path]}
     files = sorted(
         file for file in path.rglob("*.parquet") if not any(p.startswith(".") for p in file.relative_to(path).parts)
     )
     if not files:
         raise DataError(f"data.data_path: no .parquet files in {path}; give a Parquet file or a folder of them")
     train = [file for file in files if _TRAIN.match(file.name)]
-    tests = ([file for file in files if pattern.match(file.name)] for pattern in _TEST)
-    test = next((found for found in tests if found), [])
+    held = [[file for file in files if pattern.match(file.name)] for pattern in _TEST]
+    there = [found for found in held if found]
     folders = sorted({file.parent for file in train})
     if len(folders) > 1:
         raise DataError(
             f"data.data_path: train files lie in several folders ({', '.join(map(str, folders[:5]))}); give one"
         )
-    if not (train and test):
-        return train or files, []
-    return (train, test) if split == "train" else (test, train)
+    if not (train and there):
+        return {"train": train or files}
+    parts = {"train": train, "test": there[0]}
+    # What is called validation holds test images unless others are called so.
+    return parts | ({"validation": there[1]} if held[0] and len(there) > 1 else {})
 
 
 def _schema(file: Path) -> tuple[pyarrow.Schema, int]:
@@ -216,7 +222,7 @@ def _label_column(schema: pyarrow.Schema) -> str | None:
 def _labels(
     files: Sequence[Path], others: Sequence[Path], column: str, schema: pyarrow.Schema
 ) -> tuple[Tensor, tuple[str, ...]]:
-    """Labels of ``files``; both splits decide the numbering, so that a label means the same in each."""
+    """Labels of ``files``; all splits decide the numbering, so that a label means the same in each."""
     import pyarrow as pa
 
     values = [value for file in files for value in _read_columns(file, [column])[column].to_pylist()]

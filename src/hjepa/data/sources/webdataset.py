@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hjepa.data.dataset import BadFile, EncodedPixels, Shards, Split
+from hjepa.data.dataset import BadFile, Division, EncodedPixels, Shards, Split
 from hjepa.data.listing import Listing
 from hjepa.data.shards.blobs import ShardBlobs, ShardNames, open_shard
 from hjepa.data.shards.cache import FetchError, ShardCache
@@ -52,25 +52,29 @@ def find(data: DataConfig, split: Split, path: Path) -> Listing:
     cache = ShardCache(folder / "shards", round(data.cache_gib * 2**30))
     store = IndexStore(folder / "indexes")
     catalogue = read_catalogue(path, cache)
-    train, test = catalogue.divided()
-    mine, others = (test, train) if test and split == "test" else (train, test)
-    here = _look(mine, cache, store, data)
-    there = _look(others, cache, store, data)
+    parts = catalogue.divided()
+    found = {name: _look(entries, cache, store, data) for name, entries in parts.items()}
+    name = split if split in parts else "train"
+    mine, here, train = parts[name], found[name], parts["train"]
+    there = [shard for other, shards in found.items() if other != name for shard in shards]
     counts = [found.count for found in here]
     blobs = ShardBlobs([entry.shard for entry in mine], counts, store, cache)
     labels, names = _labels(here, there, catalogue.class_names)
     shards = Shards(blobs.numbers(), fetched=any(isinstance(entry.shard.place, str) for entry in mine))
-    sample = blobs if mine is train else ShardBlobs([e.shard for e in train], [f.count for f in there], store, cache)
+    sample = blobs
+    if name != "train":
+        sample = ShardBlobs([e.shard for e in train], [f.count for f in found["train"]], store, cache)
     return Listing(
         EncodedPixels(blobs),
         ShardNames(blobs),
         labels,
         names,
-        whole=not test,
+        whole="test" not in parts,
         root=path,
         sample=_sample(sample, fetched=any(isinstance(entry.shard.place, str) for entry in train)),
         description=f"webdataset {path.name}",
         shards=shards,
+        division=Division(own_validation="validation" in parts),
         bad_files=tuple(BadFile(e.shard.name, f.damage) for e, f in zip(mine, here, strict=True) if f.damage),
     )
 
@@ -134,7 +138,7 @@ def _sample(blobs: ShardBlobs, *, fetched: bool) -> EncodedPixels:
 def _labels(
     here: Sequence[_Found], there: Sequence[_Found], names: tuple[str, ...] | None
 ) -> tuple[Tensor | None, tuple[str, ...] | None]:
-    """Labels of this split; both decide the numbering, so that a label means the same in each."""
+    """Labels of this split; all decide the numbering, so that a label means the same in each."""
     texts = np.array([label for found in here for label in found.labels], dtype=object)
     values = {label for found in (*here, *there) for label in found.labels} - {""}
     if not values:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from hjepa.runtime import distribution
-from hjepa.training.interval import Interval, mean_state
+from hjepa.training.step import Interval, mean_state
 
 
 def gather_process_states(interval: Interval, device: torch.device) -> list[dict[str, Any]]:

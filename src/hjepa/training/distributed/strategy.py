@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch.distributed.fsdp import FSDPModule
 
     from hjepa.config import Config
-    from hjepa.models import HJEPA
+    from hjepa.methods import Method
     from hjepa.runtime.distribution import World
 
 log = logging.getLogger("hjepa")
@@ -68,7 +68,7 @@ def check_strategy(config: Config, processes: int) -> None:
         )
 
 
-def choose_strategy(config: Config, model: nn.Module, world: World, device: torch.device) -> Strategy:
+def choose_strategy(config: Config, method: nn.Module, world: World, device: torch.device) -> Strategy:
     """The strategy of a run: as configured, or by what DDP would keep; one process needs none and counts as DDP."""
     wanted = config.distributed.strategy
     if world.size == 1:
@@ -77,7 +77,7 @@ def choose_strategy(config: Config, model: nn.Module, world: World, device: torc
         return "ddp"
     if wanted != "auto":
         return wanted
-    needed, there = ddp_bytes(model), device_bytes(device, world.local_size)
+    needed, there = ddp_bytes(method), device_bytes(device, world.local_size)
     training = config.training
     if training.optimizer == "muon" or (training.use_amp and training.amp_dtype == "fp16"):
         return "ddp"
@@ -92,28 +92,31 @@ def choose_strategy(config: Config, model: nn.Module, world: World, device: torc
     return "fsdp"
 
 
-def spread(model: HJEPA, strategy: Strategy, config: Config, device: torch.device, *, compiled: bool) -> nn.Module:
-    """Spread a model over the processes; in one process there is nothing to do but to compile it.
+def spread(method: Method, strategy: Strategy, config: Config, device: torch.device, *, compiled: bool) -> nn.Module:
+    """Spread a method over the processes; in one process there is nothing to do but to compile it.
 
-    FSDP2 (`fully_shard`): one unit per transformer block of both encoders and of the predictors, one for the rest. The
+    FSDP2 (`fully_shard`): one unit per transformer block of every network, one for what else
+    the network has. The
     target encoder is spread exactly as the context encoder is, so that its moving average needs no exchange.
 
     Returns:
         what the forward pass goes through.
     """
     if strategy == "ddp":
-        model.to(device)
+        method.to(device)
         if compiled:
-            model.compile_parts()
+            # One by one and in place, so that names of weights stay as they are.
+            for network in method.networks():
+                network.compile(mode=config.training.compile_mode)
         if not torch.distributed.is_initialized():
-            return model
+            return method
         # Buffers are constants. Exchanging them in the forward pass would leave others waiting for a process that has run
         # out of memory in its own.
         known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
         keyword = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         settings: dict[str, Any] = {keyword: False}
         devices = [device.index] if device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(model, device_ids=devices, **settings)
+        return nn.parallel.DistributedDataParallel(method, device_ids=devices, **settings)
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -126,14 +129,16 @@ def spread(model: HJEPA, strategy: Strategy, config: Config, device: torch.devic
     policy = MixedPrecisionPolicy(
         param_dtype=half, reduce_dtype=None if half is None else torch.float32, cast_forward_inputs=False
     )
-    for network in (model.context_encoder, model.target_encoder, *model.predictors):
+    for network in method.networks():
         for block in cast(nn.ModuleList, network.blocks):
             if compiled:
                 # Around what FSDP does between blocks, which a compiler would only trip over.
                 block.compile()
             fully_shard(block, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh, mp_policy=policy)
-    return model
+        # A unit of its own, so that it can be asked for features without the rest.
+        fully_shard(network, mesh=mesh, mp_policy=policy)
+    fully_shard(method, mesh=mesh, mp_policy=policy)
+    return method
 
 
 def let_go(network: nn.Module) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hjepa.config import TrainingConfig
+    from hjepa.methods import Method
 
 
 class OptimizerPair:
@@ -63,38 +64,44 @@ class OptimizerPair:
             member.load_state_dict(own)
 
 
-def parameter_groups(parameters: Sequence[Tensor], weight_decay: float) -> list[dict[str, object]]:
-    """Parameters in two groups: matrices, which decay, and the rest, which does not.
-
-    Norms, biases, LayerScale factors and mask tokens have one axis; every weight matrix has more.
-    """
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay, "decays": True},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0, "decays": False},
-    ]
-
-
-def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer | OptimizerPair:
+def build_optimizer(method: Method, config: TrainingConfig) -> torch.optim.Optimizer | OptimizerPair:
     """The optimiser of a configuration.
 
-    `adamw`: fused, one kernel over all parameters. `muon`: Muon (Jordan et al., 2024) for the matrices inside
-    transformer blocks, AdamW for everything else; updates are scaled to the size of AdamW's (Liu et al.,
-    arXiv:2502.16982), so that both follow one learning rate.
+    `adamw`: fused, one kernel over all parameters. `muon`: Muon (Jordan et al., 2024) for hidden matrices, AdamW for
+    everything else; updates are scaled to the size of AdamW's (Liu et al., arXiv:2502.16982), so that both follow one
+    learning rate.
+
+    Args:
+        method: says which parameters are trained, and which of them decay and are hidden matrices.
+        config: the ``training`` section.
     """
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    hidden = [(name, p) for name, p in named if config.optimizer == "muon" and p.ndim == 2 and "blocks." in name]
-    taken = {id(p) for _, p in hidden}
-    rest = [p for _, p in named if id(p) not in taken]
-    adamw = torch.optim.AdamW(parameter_groups(rest, config.weight_decay), lr=config.lr, betas=config.betas, fused=True)
+    groups = method.param_groups()
+    place = {id(p): number for number, p in enumerate(method.weights.parameters())}
+    hidden = [group for group in groups if group.hidden and config.optimizer == "muon"]
+
+    def rest(decays: bool) -> list[nn.Parameter]:
+        found = [p for group in groups if group not in hidden and group.decays == decays for p in group.parameters]
+        # In the order of the weights: states of optimisers are kept by number.
+        return sorted(found, key=lambda p: place.get(id(p), len(place)))
+
+    adamw = torch.optim.AdamW(
+        [
+            {"params": rest(True), "weight_decay": config.weight_decay, "decays": True},
+            {"params": rest(False), "weight_decay": 0.0, "decays": False},
+        ],
+        lr=config.lr,
+        betas=config.betas,
+        fused=True,
+    )
     if not hidden:
         return adamw
-    groups = [
-        # Queries, keys and values are made by one matrix and are three.
-        {"params": [p for name, p in hidden if (".qkv." in name) == (pieces == 3)], "pieces": pieces, "decays": True}
-        for pieces in (3, 1)
-    ]
-    bf16 = config.use_amp is True and config.amp_dtype == "bf16"
-    return OptimizerPair([Muon(groups, lr=config.lr, weight_decay=config.weight_decay, bf16=bf16), adamw])
+    muon = Muon(
+        [{"params": group.parameters, "pieces": group.pieces, "decays": group.decays} for group in hidden],
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        bf16=config.use_amp is True and config.amp_dtype == "bf16",
+    )
+    return OptimizerPair([muon, adamw])
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer | OptimizerPair, state: dict[str, Any], path: Path) -> None:
@@ -123,7 +130,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer | OptimizerPair, state: dict
 def tell(optimizer: torch.optim.Optimizer | OptimizerPair, found_inf: Tensor) -> None:
     """Say in a scalar on the device whether the next update has to be left out (1)."""
     for member in optimizer.members if isinstance(optimizer, OptimizerPair) else (optimizer,):
-        # What a GradScaler does, by the same door: a fused optimiser leaves everything as it is where this says 1.
+        # The attributes that GradScaler sets: a fused optimiser skips its update where `found_inf` is 1.
         member.found_inf = found_inf  # type: ignore[attr-defined]
         member.grad_scale = None  # type: ignore[attr-defined]
 

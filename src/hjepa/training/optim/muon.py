@@ -119,3 +119,10 @@ def orthogonalise(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tenso
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C), x, beta=_A)
     return x.mT if tall else x
+
+
+def flop_of_orthogonalising(rows: int, columns: int) -> float:
+    """FLOP of `orthogonalise` for one matrix: in each step the Gram matrix of the shorter side, its square, and their
+    product with the matrix."""
+    short, long = sorted((rows, columns))
+    return _STEPS * (2.0 * 2 * short * short * long + 2 * short**3)

@@ -1,10 +1,12 @@
-"""Learning rate, weight decay and EMA momentum as functions of the optimiser step."""
+"""Learning rate and weight decay as functions of the optimiser step."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from hjepa.methods.schedule import cosine
 
 if TYPE_CHECKING:
     from hjepa.config import Config
@@ -59,20 +61,8 @@ class Schedules:
         t = self.config.training
         if t.weight_decay_end is None:
             return t.weight_decay
-        return _cosine(t.weight_decay, t.weight_decay_end, _share(step, self.total_steps))
-
-    def momentum(self, step: int) -> float:
-        """EMA momentum after ``step``: a linear rise from 0, then a cosine from start to end."""
-        ema = self.config.model.ema
-        warmup = ema.momentum_warmup_epochs * self.steps_per_epoch
-        if step < warmup:
-            return ema.momentum * step / warmup
-        return _cosine(ema.momentum, ema.momentum_end, _share(step - warmup, self.total_steps - warmup))
+        return cosine(t.weight_decay, t.weight_decay_end, _share(step, self.total_steps))
 
 
 def _share(done: float, total: float) -> float:
     return min(1.0, max(0.0, done / max(1.0, total)))
-
-
-def _cosine(start: float, end: float, share: float) -> float:
-    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * share))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hjepa.config.grid import plane
 from hjepa.metrics import PCA
 from hjepa.visualization.figures.figure import Figure
 from hjepa.visualization.figures.style import Picture, Theme, column_title, picture_grid, show
@@ -16,14 +17,14 @@ from hjepa.visualization.figures.style import Picture, Theme, column_title, pict
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as MatplotlibFigure
 
-    from hjepa.config import Geometry
+    from hjepa.config import Geometry, Grid
     from hjepa.visualization.features import TokenFeatures
-    from hjepa.visualization.held_out import HeldOutImages
+    from hjepa.visualization.split_images import SplitImages
 
 _SHOWN = 6
 
 
-def maps_figure(images: HeldOutImages, tokens: TokenFeatures, geometry: Geometry, shares: list[float | None]) -> Figure:
+def maps_figure(images: SplitImages, tokens: TokenFeatures, geometry: Geometry, shares: list[float | None]) -> Figure:
     """Maps of the trained encoder beside those of its untrained copy.
 
     Args:
@@ -64,12 +65,12 @@ def maps_figure(images: HeldOutImages, tokens: TokenFeatures, geometry: Geometry
     )
 
 
-def pca_rgb(tokens: Tensor, grid: tuple[int, int], count: int) -> list[Picture]:
+def pca_rgb(tokens: Tensor, grid: Grid, count: int) -> list[Picture]:
     """Features of cells as colours.
 
     Args:
         tokens: [B, cells, D]; the projection is fitted to all of them.
-        grid: rows and columns.
+        grid: rows and columns; `UserError` for signals and clips.
         count: how many images to colour.
 
     Returns:
@@ -87,7 +88,7 @@ def pca_rgb(tokens: Tensor, grid: tuple[int, int], count: int) -> list[Picture]:
     scaled = torch.where(silent, 0.5, (projected - low) / torch.where(silent, 1.0, spread)).clamp(0, 1)
     if components < 3:
         scaled = torch.cat([scaled, torch.full((len(scaled), 3 - components), 0.5)], dim=1)
-    colours = (scaled * 255).round().to(torch.uint8).reshape(len(tokens), *grid, 3)
+    colours = (scaled * 255).round().to(torch.uint8).reshape(len(tokens), *plane(grid), 3)
     return [np.ascontiguousarray(picture.numpy()) for picture in colours[:count]]
 
 
@@ -100,7 +101,7 @@ class _MapFigure:
 
     def draw(self, theme: Theme) -> MatplotlibFigure:
         levels = len(self.geometry.levels)
-        height, width = self.geometry.image_size
+        height, width = self.geometry.height_width
         figure, axes = picture_grid(
             len(self.pictures), 1 + 2 * levels, height / width, theme, top=0.42, groups=(1, 1 + levels)
         )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hjepa.config.grid import per_axis, plane
 from hjepa.health.evidence import levels_text, listing
 from hjepa.visualization.figures.figure import Figure
 from hjepa.visualization.figures.style import Picture, Theme, column_title, picture_grid, show
@@ -16,19 +18,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as MatplotlibFigure
 
-    from hjepa.config import Geometry
+    from hjepa.config import Geometry, Grid, PerAxis
     from hjepa.masking import MaskSampler
-    from hjepa.visualization.held_out import HeldOutImages
+    from hjepa.visualization.split_images import SplitImages
 
 _IMAGES = 4
 # Draws by number of groups of levels, so that pictures stay large enough to read.
 _DRAWS = {1: 5, 2: 3, 3: 2, 4: 2}
 _UNSEEN = 0.2
 
-Grid = NDArray[np.bool_]
+Cells = NDArray[np.bool_]
 
 
-def masks_figure(images: HeldOutImages, sampler: MaskSampler, geometry: Geometry) -> Figure:
+def masks_figure(images: SplitImages, sampler: MaskSampler, geometry: Geometry) -> Figure:
     """Masks of the first training steps on a few images."""
     batch, _ = images.normalised(images.order[:_IMAGES])
     pictures = images.pictures(batch)
@@ -71,8 +73,8 @@ def masks_figure(images: HeldOutImages, sampler: MaskSampler, geometry: Geometry
 class _Overlay:
     """Masks of one draw: context on the token grid [B, rows, columns], targets per group on its level's grid."""
 
-    context: Grid
-    targets: list[Grid]
+    context: Cells
+    targets: list[Cells]
 
 
 def _draw(
@@ -83,9 +85,9 @@ def _draw(
     return _Overlay(_on_grid(masks.context[:count].numpy(), geometry.grid), targets)
 
 
-def _on_grid(index: NDArray[np.int64], grid: tuple[int, int]) -> Grid:
+def _on_grid(index: NDArray[np.int64], grid: Grid) -> Cells:
     """Row-major indices [B, n] as booleans [B, rows, columns]."""
-    cells = np.zeros((len(index), grid[0] * grid[1]), dtype=bool)
+    cells = np.zeros((len(index), math.prod(plane(grid))), dtype=bool)
     np.put_along_axis(cells, index, True, axis=1)
     return cells.reshape(-1, *grid)
 
@@ -109,7 +111,7 @@ class _MaskFigure:
         groups = len(self.groups)
         columns = 1 + len(self.overlays) * groups
         starts = [1 + draw * groups for draw in range(len(self.overlays))] if groups > 1 else [1]
-        height, width = self.geometry.image_size
+        height, width = self.geometry.height_width
         figure, axes = picture_grid(
             len(self.pictures), columns, height / width, theme, top=0.42 if groups > 1 else 0.28, groups=starts
         )
@@ -128,28 +130,29 @@ class _MaskFigure:
             show(axes[row][0], picture)
         return figure
 
-    def _paint(self, axes: Axes, picture: Picture, context: Grid, target: Grid, stride: int, color: str) -> None:
+    def _paint(self, axes: Axes, picture: Picture, context: Cells, target: Cells, stride: PerAxis, color: str) -> None:
         from matplotlib.collections import LineCollection
         from matplotlib.colors import to_rgb
 
-        patch = self.geometry.patch_size
-        seen = _enlarge(context, patch)[..., None]
-        wanted = _enlarge(target, patch * stride)[..., None]
+        patch = plane(self.geometry.patch)
+        down, across = (side * step for side, step in zip(patch, per_axis(stride, 2), strict=True))
+        seen = _enlarge(context, *patch)[..., None]
+        wanted = _enlarge(target, down, across)[..., None]
         tint = 255 * np.array(to_rgb(color))
         pixels = np.where(seen, picture, _UNSEEN * picture)
         # In the level's colour alone, so that a target cannot be taken for context on an image of that colour.
         bright = picture.mean(axis=2, keepdims=True) / 255
         pixels = np.where(wanted, tint * (0.3 + 0.7 * bright) + 70 * bright, pixels)
         show(axes, np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
-        edges = [[(x * patch * stride - 0.5, y * patch * stride - 0.5) for x, y in edge] for edge in outline(target)]
+        edges = [[(x * across - 0.5, y * down - 0.5) for x, y in edge] for edge in outline(target)]
         axes.add_collection(LineCollection(edges, colors=[color], linewidths=1.3, capstyle="round"))
-        if stride > 1:
+        if stride != 1:
             # Faint lines between neighbouring cells tell coarse levels from fine ones.
-            inner = [[(x * patch * stride - 0.5, y * patch * stride - 0.5) for x, y in edge] for edge in seams(target)]
+            inner = [[(x * across - 0.5, y * down - 0.5) for x, y in edge] for edge in seams(target)]
             axes.add_collection(LineCollection(inner, colors=["#ffffff"], linewidths=0.7, alpha=0.6))
 
 
-def outline(cells: Grid) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+def outline(cells: Cells) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     """The edges between cells inside and outside of a region.
 
     Args:
@@ -167,7 +170,7 @@ def outline(cells: Grid) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     return edges
 
 
-def seams(cells: Grid) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+def seams(cells: Cells) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     """The edges between neighbouring cells inside a region; arguments and result as of `outline`."""
     edges = []
     for row, column in zip(*np.nonzero(cells[:-1] & cells[1:]), strict=True):
@@ -177,5 +180,5 @@ def seams(cells: Grid) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     return edges
 
 
-def _enlarge(cells: Grid, factor: int) -> Grid:
-    return cells.repeat(factor, axis=0).repeat(factor, axis=1)
+def _enlarge(cells: Cells, height: int, width: int) -> Cells:
+    return cells.repeat(height, axis=0).repeat(width, axis=1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hjepa.config.grid import per_axis, shown
+
 if TYPE_CHECKING:
     from hjepa.config import Geometry
     from hjepa.health.evidence import Evidence
@@ -13,8 +15,7 @@ if TYPE_CHECKING:
 
 def level_name(geometry: Geometry, level: int) -> str:
     """For legends: "level 1 (block 4, 8x8)"."""
-    rows, columns = geometry.level_grid(level)
-    return f"level {level} (block {geometry.levels[level].depth}, {_by(rows, columns)})"
+    return f"level {level} (block {geometry.levels[level].depth}, {times(*geometry.level_grid(level))})"
 
 
 def run_summary(
@@ -50,12 +51,11 @@ def subtitle(run: TrainedRun, description: str, evidence: Evidence) -> str:
     levels = "flat (one level)" if len(g.levels) == 1 else f"{len(g.levels)} levels"
     epochs = evidence.epochs
     length = _many(run.step, "step") if epochs is None else f"{epochs:.3g} epoch{'' if epochs == 1 else 's'}"
-    patch = f"patch {g.patch_size} at {_by(*g.image_size)}"
-    return f"{description} \N{MIDDLE DOT} ViT {_by(g.embed_dim, g.depth)}, {patch} \N{MIDDLE DOT} {levels} \N{MIDDLE DOT} {length}"
+    patch = f"patch {shown(g.patch_size)} at {times(*g.image_size)}"
+    return f"{description} \N{MIDDLE DOT} ViT {times(g.embed_dim, g.depth)}, {patch} \N{MIDDLE DOT} {levels} \N{MIDDLE DOT} {length}"
 
 
 def _images(run: TrainedRun, description: str) -> str:
-    height, width = run.model.geometry.image_size
     data = run.config.data
     crops = [
         f"random crops of {data.augmentation.crop_scale[0]:g} to {data.augmentation.crop_scale[1]:g} of the area"
@@ -68,13 +68,13 @@ def _images(run: TrainedRun, description: str) -> str:
         crops.append(f"colour jitter {data.augmentation.color_jitter:g}")
     subset = f", subset of {data.subset:,}" if data.subset is not None else ""
     channels = _many(run.channels, "channel")
-    return f"{description}{subset}; seen at {_by(height, width)}, {channels}; {', '.join(crops)}"
+    return f"{description}{subset}; seen at {times(*run.model.geometry.image_size)}, {channels}; {', '.join(crops)}"
 
 
 def _encoder(run: TrainedRun) -> str:
     g = run.model.geometry
     return (
-        f"ViT, width {g.embed_dim}, {_many(g.depth, 'block')}, {_many(g.num_heads, 'head')}, patch {g.patch_size}, {_by(*g.grid)} tokens, "
+        f"ViT, width {g.embed_dim}, {_many(g.depth, 'block')}, {_many(g.num_heads, 'head')}, patch {shown(g.patch_size)}, {times(*g.grid)} tokens, "
         f"{_count(run.model.context_encoder)} parameters"
     )
 
@@ -83,12 +83,11 @@ def _levels(run: TrainedRun) -> str:
     g = run.model.geometry
     parts = []
     for i, level in enumerate(g.levels):
-        rows, columns = g.level_grid(i)
         if level.stride == 0:
             parts.append(f"{i}: after block {level.depth}, averaged over the whole image")
             continue
-        pooled = f", pooled {_by(level.stride, level.stride)}" if level.stride > 1 else ""
-        parts.append(f"{i}: after block {level.depth}{pooled}, {_by(rows, columns)} cells")
+        pooled = f", pooled {times(*per_axis(level.stride, g.axes))}" if level.stride != 1 else ""
+        parts.append(f"{i}: after block {level.depth}{pooled}, {times(*g.level_grid(i))} cells")
     flat = " (flat I-JEPA)" if len(parts) == 1 else ""
     return "; ".join(parts) + flat
 
@@ -173,8 +172,9 @@ def _code(environment: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _by(rows: int, columns: int) -> str:
-    return f"{rows}\N{MULTIPLICATION SIGN}{columns}"
+def times(*sizes: int) -> str:
+    """Sizes along each axis with multiplication signs."""
+    return "\N{MULTIPLICATION SIGN}".join(map(str, sizes))
 
 
 def _many(number: int, noun: str) -> str:

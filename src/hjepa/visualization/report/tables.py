@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hjepa.health.evidence import Evidence, Reading
+from hjepa.health.evidence import Evidence
+from hjepa.visualization.report.summary import times
 
 if TYPE_CHECKING:
     from hjepa.config import Geometry
@@ -65,7 +66,7 @@ class Table:
 
 
 def controls_table(evidence: Evidence) -> Table | None:
-    """Accuracy on test and effective rank of every representation; nothing where nothing was measured."""
+    """Accuracy and effective rank of every representation; nothing where nothing was measured."""
     results = evidence.results or {}
     rank = results.get("rank", {})
     readings = list(_readings(results))
@@ -76,7 +77,7 @@ def controls_table(evidence: Evidence) -> Table | None:
     if readings and isinstance(chance["chance"], float):
         rows["chance"] = "Chance"
     columns = []
-    for _, title, reading in readings:
+    for title, reading in readings:
         scores = reading | chance
         ahead = [Cell() if who == "trained" else _difference(scores["trained"], scores.get(who)) for who in rows]
         columns.append(Column(f"{title}, %", [_bar(scores.get(who)) for who in rows], "num whole"))
@@ -84,7 +85,7 @@ def controls_table(evidence: Evidence) -> Table | None:
     columns.append(Column("Effective rank", [_number(rank.get(who)) for who in rows]))
     several = len(rank.get("levels") or []) > 1
     caption = "Against controls, all levels together" if several else "Against controls"
-    return Table(caption, "Features", list(rows.values()), columns)
+    return Table(caption + _read_on(results), "Features", list(rows.values()), columns)
 
 
 def levels_table(evidence: Evidence, geometry: Geometry, targets: tuple[int, ...]) -> Table:
@@ -96,17 +97,18 @@ def levels_table(evidence: Evidence, geometry: Geometry, targets: tuple[int, ...
         targets: cells predicted per level.
     """
     levels = range(len(geometry.levels))
-    grids = [geometry.level_grid(level) for level in levels]
+    results = evidence.results or {}
     columns = [
-        Column("Cells", [Cell(f"{rows}\N{MULTIPLICATION SIGN}{across}") for rows, across in grids], "text"),
+        Column("Cells", [Cell(times(*geometry.level_grid(level))) for level in levels], "text"),
         Column("Predicted", [Cell(str(targets[level])) for level in levels]),
     ]
-    for name, title, _ in _readings(evidence.results or {}):
-        trained, untrained = evidence.level_scores(name), evidence.level_scores(name, "untrained")
-        alone = [_number(100 * trained[level] if level in trained else None) for level in levels]
-        ahead = [_difference(trained.get(level), untrained.get(level)) for level in levels]
-        columns += [Column(f"{title}, %", alone, "num whole"), Column("Ahead of untrained", ahead)]
-    cka = (evidence.results or {}).get("cka") or []
+    for title, scores in _readings(results):
+        entries: dict[int, dict[str, Any]] = {entry["level"]: entry for entry in scores.get("levels") or []}
+        alone = [entries.get(level, {}) for level in levels]
+        ahead = [_difference(entry.get("trained"), entry.get("untrained")) for entry in alone]
+        columns.append(Column(f"{title}, %", [_points(entry.get("trained")) for entry in alone], "num whole"))
+        columns.append(Column("Ahead of untrained", ahead))
+    cka = results.get("cka") or []
     optional: list[tuple[str, Mapping[int, float | None], Callable[[float | None], Cell]]] = [
         ("Effective rank", evidence.ranks(), _number),
         ("Untrained rank", evidence.ranks("untrained"), _number),
@@ -116,7 +118,7 @@ def levels_table(evidence: Evidence, geometry: Geometry, targets: tuple[int, ...
     ]
     columns += [Column(title, [cell(found.get(i)) for i in levels]) for title, found, cell in optional if found]
     return Table(
-        "Each level alone",
+        "Each level alone" + _read_on(results),
         "Level",
         [f"{i}: block {level.depth}" for i, level in enumerate(geometry.levels)],
         columns,
@@ -124,13 +126,17 @@ def levels_table(evidence: Evidence, geometry: Geometry, targets: tuple[int, ...
     )
 
 
-def _readings(results: dict[str, Any]) -> Iterator[tuple[Reading, str, dict[str, Any]]]:
-    """The readings that were made: key in the results, title, scores."""
+def _readings(results: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The readings that were made: title and scores."""
     probe, knn = results.get("linear_probe", {}), results.get("knn", {})
     if "trained" in probe:
-        yield "linear_probe", "Linear probe", probe
+        yield "Linear probe", probe
     if "trained" in knn:
-        yield "knn", f"k-NN-{knn.get('k', 20)}", knn
+        yield f"k-NN-{knn.get('k', 20)}", knn
+
+
+def _read_on(results: dict[str, Any]) -> str:
+    return f" (accuracy on {results.get('split', 'test')} images)" if any(_readings(results)) else ""
 
 
 def _bar(value: float | None) -> Cell:
@@ -144,6 +150,10 @@ def _difference(ours: float | None, control: float | None) -> Cell:
     # A minus sign, not a hyphen, so that columns line up.
     text = f"{value:+.1f}".replace("-", "\N{MINUS SIGN}") if value else "0.0"
     return Cell(text, tone="up" if value > 0 else "down" if value < 0 else "even")
+
+
+def _points(value: float | None) -> Cell:
+    return Cell(None if value is None else f"{100 * value:.1f}")
 
 
 def _number(value: float | None) -> Cell:

@@ -1,12 +1,11 @@
-"""Taking cells by preference, against a plain sort; rectangles, against a loop."""
+"""Taking cells by preference, against a plain sort; blocks, against a loop."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from hjepa.masking.blocks import cover
-from hjepa.masking.select import RANDOM_BITS, choose, indices
+from hjepa.masking.draw import RANDOM_BITS, Box, choose, cover, indices
 
 
 @pytest.mark.parametrize("values", [3, 2**RANDOM_BITS], ids=["many equal keys", "hardly any"])
@@ -27,15 +26,13 @@ def test_highest_preference_and_random_number_do_not_overflow() -> None:
     assert indices(choose(preference, random, 2), 2).tolist() == [[1, 2]]
 
 
-def test_rectangles_cover_their_cells() -> None:
+@pytest.mark.parametrize("grid", [(70,), (5, 70), (4, 3, 9)])
+def test_blocks_cover_their_cells(grid: tuple[int, ...]) -> None:
     generator = np.random.default_rng(0)
-    rows, columns = 5, 70
-    height, width = generator.integers(1, rows + 1, (40, 3)), generator.integers(1, columns + 1, (40, 3))
-    top, left = generator.integers(0, rows - height + 1), generator.integers(0, columns - width + 1)
-    expected = np.zeros((40, rows, columns), dtype=bool)
+    sizes = np.stack([generator.integers(1, side + 1, (40, 3)) for side in grid], axis=-1)
+    starts = generator.integers(0, np.array(grid) - sizes + 1)
+    expected = np.zeros((40, *grid), dtype=bool)
     for image in range(40):
-        for block in range(3):
-            down = slice(top[image, block], top[image, block] + height[image, block])
-            across = slice(left[image, block], left[image, block] + width[image, block])
-            expected[image, down, across] = True
-    assert np.array_equal(cover((top, left, height, width), (rows, columns)), expected.reshape(40, -1))
+        for first, size in zip(starts[image], sizes[image], strict=True):
+            expected[image][tuple(slice(f, f + n) for f, n in zip(first, size, strict=True))] = True
+    assert np.array_equal(cover(Box(starts, sizes), grid), expected.reshape(40, -1))

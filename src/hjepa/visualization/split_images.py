@@ -1,4 +1,4 @@
-"""The held-out images that figures show, as the model sees them and as a person sees them."""
+"""Images of a split for figures, as the model sees them and as a person sees them."""
 
 from __future__ import annotations
 
@@ -10,44 +10,42 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hjepa.data import build_dataset, eval_batches
+from hjepa.data import eval_batches
 from hjepa.errors import DataError
+from hjepa.runtime.random import Purpose, stream
 from hjepa.visualization.figures.style import Picture
 
 if TYPE_CHECKING:
-    from hjepa.config import DataConfig
-    from hjepa.data import Batch, ImageDataset
+    from hjepa.data import Batch, ImageDataset, Split, Splits
     from hjepa.training import TrainedRun
 
-_STREAM = 0x766973
 _LARGEST_CLASS = 24
 
 
-class HeldOutImages:
-    """Images of the test split, in a random order that is a function of the run's seed.
+class SplitImages:
+    """Images of a split, in a random order that is a function of the run's seed.
 
     Args:
         run: the run.
-        data: where its images are.
+        splits: its data set, in the channels of the run.
+        split: the one to show.
 
     Attributes:
-        dataset: the test split.
+        dataset: the split.
         order: all its rows in random order, labelled ones first where some are and some are not.
 
     Raises:
         DataError: they cannot be found or read.
     """
 
-    def __init__(self, run: TrainedRun, data: DataConfig) -> None:
-        config = data.model_copy(update={"channels": run.channels})
-        self.dataset: ImageDataset = build_dataset(config, "test", seed=run.config.seed)
-        self.data = data
-        self.size = run.model.geometry.image_size
+    def __init__(self, run: TrainedRun, splits: Splits, split: Split = "test") -> None:
+        self.dataset: ImageDataset = splits.of(split)
+        self.data = splits.data
+        self.size = run.encoder.geometry.height_width
         self.channels = run.channels
         self._mean, self._std = run.mean, run.std
-        self._device = next(run.model.parameters()).device
-        draw = np.random.Generator(np.random.Philox(key=[run.config.seed, _STREAM]))
-        order = torch.from_numpy(draw.permutation(len(self.dataset)))
+        self._device = run.device
+        order = torch.from_numpy(stream(Purpose.FIGURES, run.config.seed).permutation(len(self.dataset)))
         if self.labels is not None:
             order = order[torch.argsort((self.labels[order] < 0).to(torch.int8), stable=True)]
         self.order = order
@@ -93,7 +91,8 @@ class HeldOutImages:
         parts = list(self.batches(rows))
         if not parts:
             raise DataError(
-                f"data.dataset={self.dataset.name}: no readable image in the test split; check data.data_path"
+                f"data.dataset={self.dataset.name}: no readable image in the {self.dataset.split} split; check "
+                "data.data_path"
             )
         return torch.cat([p.images for p in parts]), torch.cat([p.indices for p in parts])
 

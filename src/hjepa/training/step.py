@@ -1,30 +1,101 @@
-"""From gradients to new weights: norm, guard, clipping, optimiser, moving average."""
+"""From gradients to new weights: norm, guard, clipping, optimiser, what the method does after it; and the sums of records."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from hjepa.runtime import distribution
 from hjepa.runtime.dtensor import local_part
 from hjepa.training.distributed.strategy import Strategy, gradient_norm, parameter_norms
-from hjepa.training.ema import TargetUpdate
 from hjepa.training.optim.build import tell
 
 if TYPE_CHECKING:
     from hjepa.config import TrainingConfig
-    from hjepa.models import HJEPA
-    from hjepa.training.guard import MicroBatch
-    from hjepa.training.interval import Interval
+    from hjepa.methods import Method
+    from hjepa.training.nonfinite import MicroBatch, SkippedUpdates
     from hjepa.training.optim.build import OptimizerPair
     from hjepa.training.precision import Precision
-    from hjepa.training.skipping import SkippedUpdates
 
 # What is kept of updates that the host has not asked about yet stays small.
 _MOST_OPEN = 64
+
+
+@dataclass
+class Interval:
+    """Sums between two records, in float32; tensors stay on the device until the record is written.
+
+    Attributes:
+        sums: of the loss and its terms, by name.
+        micro_batches: how many were summed.
+        waiting: seconds spent waiting for data.
+        started: clock at its beginning.
+    """
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    micro_batches: int = 0
+    waiting: float = 0.0
+    started: float = 0.0
+
+    def add(self, micro: MicroBatch, made: Tensor | None = None) -> None:
+        """Add a micro-batch.
+
+        Args:
+            micro: with its loss.
+            made: whether its update is made, if only the device knows; where it is not, nothing is added, and whoever
+                learns of it takes the micro-batch off the count.
+        """
+        self.micro_batches += 1
+        for name, value in {"loss": micro.total, **micro.terms}.items():
+            # A sum of bf16 numbers in bf16 stops growing once a term is below its last bit.
+            value = value.detach().float()
+            value = value if made is None else torch.where(made, value, torch.zeros_like(value))
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def means(self, diagnostics: dict[str, Tensor]) -> dict[str, float]:
+        """Means over micro-batches and processes, as a record names them.
+
+        Args:
+            diagnostics: scalars of the last micro-batch, averaged over processes alone.
+        """
+        summed = torch.stack(list(self.sums.values())) / self.micro_batches
+        extra = [value.float().reshape(1) for value in diagnostics.values()]
+        numbers = distribution.mean_over_processes(torch.cat([summed, *extra])).tolist()
+        return dict(zip([*self.sums, *diagnostics], numbers, strict=True))
+
+    def state(self) -> dict[str, Any]:
+        """The sums, for a checkpoint between two records."""
+        return {"sums": dict(self.sums), "micro_batches": self.micro_batches}
+
+    def restore(self, state: dict[str, Any], device: torch.device) -> None:
+        """Put the sums back."""
+        state = _by_name(state)
+        self.sums = {name: value.to(device) for name, value in state["sums"].items()}
+        self.micro_batches = state["micro_batches"]
+
+
+def mean_state(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The mean of the sums of several processes, from which another number of processes goes on."""
+    named = [_by_name(state) for state in states]
+    sums = {name: torch.stack([s["sums"][name] for s in named]).mean(dim=0) for name in named[0]["sums"]}
+    return {"sums": sums, "micro_batches": named[0]["micro_batches"]}
+
+
+def _by_name(state: dict[str, Any]) -> dict[str, Any]:
+    """Sums by name; checkpoints of version 0.1 kept the levels in one tensor."""
+    if "sums" in state:
+        return state
+    if state["loss"] is None:
+        return {"sums": {}, "micro_batches": 0}
+    levels = {f"loss/level_{i}": value for i, value in enumerate(state["levels"].unbind())}
+    return {
+        "sums": {"loss": state["loss"], **levels, **(state["regularisers"] or {})},
+        "micro_batches": state["micro_batches"],
+    }
 
 
 @dataclass
@@ -52,7 +123,7 @@ class Update:
     in `settle`, at the next record. Both ways lead to the same weights, counts and reports.
 
     Args:
-        model: with its gradients; spread over processes or not.
+        method: with its gradients; spread over processes or not.
         optimizer: over its trained parameters.
         precision: scales float16 losses.
         config: the ``training`` section.
@@ -61,13 +132,12 @@ class Update:
         late: whether the device decides; by the rule above when not given.
 
     Attributes:
-        target: the moving average.
         lost: why the run has to stop, once it has to.
     """
 
     def __init__(
         self,
-        model: HJEPA,
+        method: Method,
         optimizer: torch.optim.Optimizer | OptimizerPair,
         precision: Precision,
         config: TrainingConfig,
@@ -76,7 +146,7 @@ class Update:
         *,
         late: bool | None = None,
     ) -> None:
-        self.target = TargetUpdate(model.context_encoder, model.target_encoder)
+        self._method = method
         self.lost: str | None = None
         if late is None:
             late = precision.device.type == "cuda" and _can_be_told(precision, strategy, skips)
@@ -85,12 +155,12 @@ class Update:
         self._precision = precision
         self._limit = config.clip_grad
         self._skips = skips
-        self._named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        self._named = [(name, p) for name, p in method.weights.named_parameters() if p.requires_grad]
         self._parameters = [p for _, p in self._named]
         self._open: list[_Open] = []
 
     def __call__(
-        self, step: int, micro_batches: list[MicroBatch], interval: Interval, *, lr: float, momentum: float
+        self, step: int, micro_batches: list[MicroBatch], interval: Interval, facts: dict[str, float]
     ) -> Tensor | None:
         """Make the update of one step, or skip it.
 
@@ -98,14 +168,13 @@ class Update:
             step: optimiser step.
             micro_batches: of this step, on this process.
             interval: sums up the losses of updates that are made.
-            lr: as the optimiser has it, for a report.
-            momentum: of the moving average.
+            facts: values of the step, for a report.
 
         Returns:
             the norm of the gradient before clipping; none if the update is known to be skipped.
         """
         way = self._decided_there if self.late else self._decided_here
-        norm = way(step, micro_batches, interval, {"lr": lr, "momentum": momentum})
+        norm = way(step, micro_batches, interval, facts)
         self._optimizer.zero_grad(set_to_none=True)
         return norm
 
@@ -119,10 +188,10 @@ class Update:
             self._clip(norm)
             self._precision.step(self._optimizer)
             self._skips.in_a_row = 0
-            self.target(facts["momentum"])
+            self._method.after_update(step)
         if finite or self._skipped(step, micro_batches, self._broken(), facts):
             for micro in micro_batches:
-                interval.add(micro.terms)
+                interval.add(micro)
         self._precision.scaler.update()
         return norm if finite else None
 
@@ -135,9 +204,9 @@ class Update:
         self._clip(norm)
         tell(self._optimizer, (~made).float())
         self._optimizer.step()
-        self.target(facts["momentum"], made)
+        self._method.after_update(step, made)
         for micro in micro_batches:
-            interval.add(micro.terms, made)
+            interval.add(micro, made)
         self._open.append(_Open(step, made, norms, micro_batches, facts))
         return norm
 

@@ -1,0 +1,20 @@
+"""Self-supervised methods: everything that the training loop needs to know of an algorithm."""
+
+from hjepa.methods.jepa import HJepa, IJepa
+from hjepa.methods.method import Method, ParameterGroup, Plan, StepOutput
+from hjepa.methods.registry import build_method, find_method, method_names, register
+from hjepa.methods.schedule import Horizon
+
+__all__ = [
+    "HJepa",
+    "Horizon",
+    "IJepa",
+    "Method",
+    "ParameterGroup",
+    "Plan",
+    "StepOutput",
+    "build_method",
+    "find_method",
+    "method_names",
+    "register",
+]

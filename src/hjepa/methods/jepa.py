@@ -1,0 +1,275 @@
+"""Joint-embedding prediction as methods: H-JEPA with several levels, I-JEPA with one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+
+from hjepa.config.grid import by, shown
+from hjepa.errors import UserError
+from hjepa.masking import Masks, MaskSampler
+from hjepa.methods.method import Method, StepOutput
+from hjepa.methods.moving_average import MovingAverage, ema_momentum
+from hjepa.models import JepaOutput, build_model
+from hjepa.models.cost import StepCost, answered_cells, step_cost
+from hjepa.objectives import Candidates, Objective, Peers
+from hjepa.objectives.info_nce import flop_of_info_nce
+from hjepa.objectives.sliced_gaussian import flop_of_sliced_gaussian
+from hjepa.objectives.variance_covariance import flop_of_covariance
+from hjepa.runtime import distribution
+
+if TYPE_CHECKING:
+    from hjepa.config import Config
+    from hjepa.data import Batch
+    from hjepa.models import Encoder
+
+# Statistics of a batch with fewer rows say too little about variance and covariance.
+SMALLEST_REGULARISED_BATCH = 16
+_ALONE = "training.accumulation_steps does not help, the terms are computed per micro-batch"
+
+
+class HJepa(Method):
+    """Predict at several levels what an EMA target encoder says of the hidden cells (I-JEPA, arXiv:2301.08243, is one level).
+
+    Args:
+        config: the configuration; sections ``model``, ``masking`` and ``loss`` describe the method.
+        channels: input channels.
+
+    Attributes:
+        model: context encoder, predictor and target encoder.
+        masks: draws what is seen and what is predicted.
+        objective: distance per level, regularisers.
+    """
+
+    def __init__(self, config: Config, channels: int) -> None:
+        super().__init__(config, channels)
+        self.model = build_model(config, channels)
+        self.masks = build_sampler(config)
+        self.objective = build_objective(config)
+        self._objective_alone = build_objective(config, gather=None)
+        self._average = MovingAverage(self.model.context_encoder, self.model.target_encoder)
+        self._targets: Sequence[Tensor] = ()
+        self.compares_images = _is_regularised(config) or config.model.center_targets
+
+    @classmethod
+    def check(cls, config: Config, processes: int) -> None:
+        """Check the masks on their grid, and that a micro-batch has images enough for the terms that compare them.
+
+        Raises:
+            UserError: it has too few, or a mask does not fit; the message names the keys.
+        """
+        build_sampler(config)
+        rows = config.data.batch_size * processes * config.masking.sets_per_image
+        if _is_regularised(config) and rows < SMALLEST_REGULARISED_BATCH:
+            raise UserError(
+                f"data.batch_size: {_there(config, processes)} gives the variance, covariance and Gaussian terms {rows} images, and they need "
+                f"{SMALLEST_REGULARISED_BATCH}; raise data.batch_size ({_ALONE}) or set their weights to 0"
+            )
+        cls.check_candidates(config, processes)
+
+    @staticmethod
+    def check_candidates(config: Config, processes: int) -> None:
+        """Check that a micro-batch has the images that `infonce` compares a prediction with.
+
+        Raises:
+            UserError: it has too few; the message names the keys.
+        """
+        images, wanted = config.data.batch_size * processes, config.loss.candidate_images
+        if config.loss.type == "infonce" and images < wanted:
+            raise UserError(
+                f"data.batch_size: {_there(config, processes)} is fewer images than loss.candidate_images={wanted} that "
+                f"infonce compares a prediction with; set loss.candidate_images to at most {images} or raise "
+                f"data.batch_size ({_ALONE})"
+            )
+
+    @property
+    def encoder(self) -> Encoder:
+        """The target encoder."""
+        return self.model.target_encoder
+
+    @property
+    def weights(self) -> nn.Module:
+        """The model: everything else is a function of the configuration."""
+        return self.model
+
+    def networks(self) -> Sequence[nn.Module]:
+        """Both encoders and the predictors."""
+        return [self.model.context_encoder, self.model.target_encoder, *self.model.predictors]
+
+    def plan(self, step: int, positions: range) -> Masks:
+        """The masks of a micro-batch."""
+        return self.masks(step, positions)
+
+    def forward(self, batch: Batch, plan: Masks, step: int) -> StepOutput:
+        """Encode what is visible, predict the rest, compare with the targets."""
+        self.model.alone = self.solo
+        output = cast(JepaOutput, self.model(batch.images, plan))
+        objective = self._objective_alone if self.solo else self.objective
+        terms = objective(output.predictions, output.targets, output.pooled, log_scales=output.log_scales, step=step)
+        self._targets = output.targets
+        levels = {f"loss/level_{i}": value for i, value in enumerate(terms.levels.unbind())}
+        return StepOutput(
+            total=terms.total,
+            terms=levels | terms.regularisers,
+            checks={
+                "target": _finite(output.targets),
+                "prediction": _finite([p.detach() for p in output.predictions]),
+            },
+        )
+
+    def after_update(self, step: int, made: Tensor | None = None) -> None:
+        """Move the target encoder."""
+        self._average(self.hyperparameters(step)["momentum"], made)
+
+    def hyperparameters(self, step: int) -> dict[str, float]:
+        """The momentum of the moving average."""
+        assert self.horizon is not None
+        return {"momentum": ema_momentum(self.config.model.ema, self.horizon, step)}
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        """What each level's loss would be for a predictor that knows nothing of the image."""
+        return {f"chance/level_{i}": value for i, value in enumerate(self.objective.chance(self._targets).unbind())}
+
+    def fewest_images(self, processes: int) -> int:
+        """Images that a forward pass of one process needs, so that terms that compare images have enough of them."""
+        config = self.config
+        fewest = 2 if config.model.center_targets else 1
+        if _is_regularised(config):
+            fewest = max(fewest, -(-SMALLEST_REGULARISED_BATCH // (processes * config.masking.sets_per_image)))
+        if config.loss.type == "infonce":
+            fewest = max(fewest, -(-config.loss.candidate_images // processes))
+        return fewest
+
+    @classmethod
+    def cost(cls, config: Config, channels: int, *, processes: int = 1) -> StepCost:
+        """FLOP per image of encoders, predictor and loss."""
+        cls.check_candidates(config, processes)
+        masks = build_sampler(config)
+        geometry, counts, sets = config.geometry(), masks.counts, config.masking.sets_per_image
+        networks = step_cost(config.model, geometry, channels, counts.context, counts.targets, masks.groups, sets)
+        cells = answered_cells(config.model, geometry, counts.context, counts.targets)
+        images = config.data.batch_size * processes
+        return replace(networks, loss=_loss_flop(config, cells, images) / images, hidden=_hidden_matrices(config))
+
+    def describe(self) -> list[str]:
+        """Sizes, levels, tokens seen and predicted."""
+        geometry, counts = self.model.geometry, self.masks.counts
+        size = sum(p.numel() for p in self.model.context_encoder.parameters()) / 1e6
+        levels = ", ".join(
+            f"depth {level.depth} " + (f"stride {shown(level.stride)}" if level.stride else "whole image")
+            for level in geometry.levels
+        )
+        visible = " and the seen ones" if self.config.model.predictor.predict_visible else ""
+        return [
+            f"encoder {geometry.embed_dim} x {geometry.depth}, {size:.1f} M parameters, "
+            f"{by(geometry.grid)} tokens; levels: {levels}",
+            f"each image: {counts.context} of {geometry.num_tokens} tokens seen, "
+            f"{'/'.join(map(str, counts.targets))} cells predicted{visible}",
+        ]
+
+
+class IJepa(HJepa):
+    """I-JEPA (arXiv:2301.08243): one level after the last block."""
+
+    @classmethod
+    def check(cls, config: Config, processes: int) -> None:
+        """Refuse more than one level, beside what `HJepa.check` does."""
+        levels = len(config.geometry().levels)
+        if levels > 1:
+            raise UserError(
+                f"method: ijepa has one level and the configuration describes {levels}; set model.num_hierarchies=1 and leave "
+                "model.levels out, or use method=hjepa"
+            )
+        super().check(config, processes)
+
+
+def build_sampler(config: Config) -> MaskSampler:
+    """The mask sampler of a configuration. Raises `UserError` when the grid is too small for its masks."""
+    geometry = config.geometry()
+    strides = [level.stride for level in geometry.levels]
+    return MaskSampler(config.masking, geometry.grid, strides, seed=config.seed)
+
+
+def build_objective(
+    config: Config, *, gather: Callable[[Tensor], Tensor] | None = distribution.gather_rows
+) -> Objective:
+    """The objective of a configuration.
+
+    Args:
+        config: the configuration.
+        gather: collects features from all processes; none looks at this process's alone, and repeats its targets in place
+            of those of the others where it needs theirs: as many bytes, and no exchange.
+    """
+    loss = config.loss
+    processes = distribution.size()
+    peers = Peers(
+        distribution.rank(),
+        processes,
+        distribution.gather_constant if gather is not None else lambda x: x.repeat(processes, 1, 1),
+    )
+    levels = len(config.geometry().levels)
+    return Objective(
+        loss.type,
+        loss.hierarchy_weights or [1.0] * levels,
+        normalize=loss.normalize_embeddings,
+        temperature=loss.temperature,
+        candidates=candidates(config),
+        peers=peers,
+        variance=loss.variance_loss_weight,
+        covariance=loss.covariance_loss_weight,
+        sliced_gaussian=loss.sliced_gaussian_weight,
+        regularise_all=loss.regularised_levels == "all",
+        gather=gather,
+        seed=config.seed,
+    )
+
+
+def candidates(config: Config) -> Candidates:
+    """With what `infonce` compares a prediction."""
+    return Candidates(config.loss.candidate_images, config.loss.candidate_cells, config.masking.sets_per_image)
+
+
+def _there(config: Config, processes: int) -> str:
+    return f"{config.data.batch_size}" + (f" in each of {processes} processes" if processes > 1 else "")
+
+
+def _loss_flop(config: Config, cells: tuple[int, ...], images: int) -> float:
+    """FLOP of the objective on one micro-batch, forward and backward."""
+    loss, width = config.loss, config.geometry().embed_dim
+    flop = 0.0
+    if loss.type == "infonce":
+        flop += sum(flop_of_info_nce(images, n, width, candidates(config)) for n in cells)
+    rows = images * config.masking.sets_per_image
+    levels = len(cells) if loss.regularised_levels == "all" else 1
+    if loss.covariance_loss_weight:
+        flop += levels * flop_of_covariance(rows, width)
+    if loss.sliced_gaussian_weight:
+        flop += levels * flop_of_sliced_gaussian(rows, width)
+    return flop
+
+
+def _hidden_matrices(config: Config) -> tuple[tuple[int, int], ...]:
+    """Rows and columns of the matrices inside the trained transformer blocks."""
+    geometry, predictor = config.geometry(), config.model.predictor
+
+    def block(width: int, mlp_ratio: float) -> list[tuple[int, int]]:
+        # Queries, keys, values and output projection are square; the MLP has a matrix up and one down.
+        hidden = int(width * mlp_ratio)
+        return [(width, width)] * 4 + [(hidden, width), (width, hidden)]
+
+    predictors = 1 if predictor.sharing == "shared" else len(geometry.levels)
+    encoder = block(geometry.embed_dim, config.model.mlp_ratio) * geometry.depth
+    return tuple(encoder + block(geometry.predictor_dim, predictor.mlp_ratio) * predictor.depth * predictors)
+
+
+def _is_regularised(config: Config) -> bool:
+    loss = config.loss
+    return bool(loss.variance_loss_weight or loss.covariance_loss_weight or loss.sliced_gaussian_weight)
+
+
+def _finite(levels: Sequence[Tensor]) -> Tensor:
+    return torch.stack([torch.isfinite(level).all() for level in levels])

@@ -1,0 +1,175 @@
+"""Which images an evaluation fits on and which it reads: validation leaves test alone, and nothing changes its place."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.evaluation.conftest import TINY
+from typer.testing import CliRunner
+
+from hjepa.cli.main import app
+from hjepa.config import load_config
+from hjepa.data import build_splits
+from hjepa.errors import UserError
+from hjepa.evaluation import evaluate, format_table
+from hjepa.training import run_training
+
+
+@pytest.fixture(scope="module")
+def both(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return evaluate(run_dir, device="cpu", output=tmp_path_factory.mktemp("splits") / "r.json")
+
+
+@pytest.fixture(scope="module")
+def validation(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return evaluate(run_dir, split="validation", device="cpu", output=tmp_path_factory.mktemp("splits") / "r.json")
+
+
+def test_the_file_says_what_was_read(both: dict[str, Any], validation: dict[str, Any]) -> None:
+    assert (both["split"], both["images"], both["test_images"]) == ("test", 60, 60)
+    assert (validation["split"], validation["images"]) == ("validation", 20)
+    assert "test_images" not in validation
+    assert "20 validation images" in validation["protocol"]
+    assert " test " not in validation["protocol"]
+
+
+def test_validation_beside_test_is_validation_alone(both: dict[str, Any], validation: dict[str, Any]) -> None:
+    for kind in ("linear_probe", "knn"):
+        assert both["validation"][kind] == validation[kind]
+        assert both["validation"][kind] != both[kind]
+    assert both["validation"]["images"] == validation["images"]
+    assert both["rank"] == validation["rank"]
+
+
+def test_the_table_names_the_split(both: dict[str, Any], validation: dict[str, Any]) -> None:
+    head, *lines = format_table(both).splitlines()
+    assert "60 test images" in head
+    probe, knn = (100 * both["validation"][kind]["trained"] for kind in ("linear_probe", "knn"))
+    assert f"on 20 validation images: linear probe {probe:.1f}, k-NN-20 {knn:.1f}; choose between runs" in lines[-1]
+    head, *lines = format_table(validation).splitlines()
+    assert "20 validation images" in head
+    assert not any("test" in line for line in lines)
+
+
+def test_each_split_has_a_file_of_its_own(run_dir: Path) -> None:
+    evaluate(run_dir, split="validation", device="cpu", eval_type="knn", k_values=[1])
+    assert json.loads((run_dir / "results_validation.json").read_text())["split"] == "validation"
+    evaluate(run_dir, dataset="digits", split="validation", device="cpu", eval_type="knn", k_values=[1])
+    assert json.loads((run_dir / "results_digits_validation.json").read_text())["dataset"] == "digits"
+
+
+def picture_run(root: Path, parts: dict[str, int], **keys: Any) -> Path:
+    """A run on a folder of pictures of two classes."""
+    generator = np.random.default_rng(0)
+    for part, count in parts.items():
+        for label in "ab":
+            (root / part / label).mkdir(parents=True)
+            for number in range(count):
+                array = generator.integers(0, 255, (18, 22, 3), dtype=np.uint8)
+                Image.fromarray(array).save(root / part / label / f"{number:03d}.png")
+    changes = {"data.dataset": "folder", "data.data_path": str(root), "data.subset": None, **keys}
+    folder = root.with_name(f"{root.name}_run")
+    run_training(load_config(TINY, changes), output_dir=folder, console=False)
+    return folder
+
+
+def test_reading_validation_never_touches_test(tmp_path: Path) -> None:
+    run = picture_run(tmp_path / "pictures", {"train": 40, "test": 10}, **{"data.bad_images": "stop"})
+    for file in (tmp_path / "pictures" / "test").rglob("*.png"):
+        file.write_bytes(b"gone")
+    assert evaluate(run, split="validation", device="cpu")["images"] == 8
+    with pytest.raises(UserError, match="bad_images=stop"):
+        evaluate(run, split="test", device="cpu")
+
+
+def test_labels_of_validation_images_are_never_fitted(tmp_path: Path) -> None:
+    """Wrong labels on validation images change nothing that is read of test."""
+    run = picture_run(tmp_path / "pictures", {"train": 40, "test": 10})
+    before = evaluate(run, device="cpu", eval_type="knn", k_values=[3])
+    config = load_config(run / "config.yaml")
+    splits = build_splits(config.data, config.seed)
+    names = list(splits.of("validation").identifiers)
+    fitted = {splits.train.identifiers[row] for row in splits.fit_rows.tolist()}
+    assert not fitted & set(names)
+    assert before["train_images"] == len(fitted) == 72
+    generator = np.random.default_rng(1)
+    for name in names:  # other pictures under the same names: other features for the same references
+        array = generator.integers(0, 255, (18, 22, 3), dtype=np.uint8)
+        Image.fromarray(array).save(tmp_path / "pictures" / name)
+    after = evaluate(run, device="cpu", eval_type="knn", k_values=[3])
+    assert after["knn"] == before["knn"]
+
+
+@pytest.fixture(scope="module")
+def drawn_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on a set whose test images were drawn from the seed."""
+    folder = tmp_path_factory.mktemp("drawn") / "run"
+    run_training(load_config(TINY, {"data.dataset": "digits"}), output_dir=folder, console=False)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.test_fraction=0.5", "data.test_fraction: 0.5 would hold out other images than the 0.2 of the run"),
+        ("data.validation_fraction=0.3", "data.validation_fraction: 0.3 would withhold other images than the auto"),
+    ],
+)
+def test_the_run_s_own_split_cannot_change(drawn_run: Path, override: str, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        evaluate(drawn_run, device="cpu", overrides=[override])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (drawn_run / "results.json").exists()
+    # Of another data set nothing was trained on.
+    evaluate(drawn_run, dataset="shapes", device="cpu", eval_type="knn", k_values=[1], overrides=[override])
+
+
+def test_labels_that_would_move_images_between_the_splits_are_refused(tmp_path: Path) -> None:
+    root = tmp_path / "pictures"
+    run = picture_run(root, {"all": 40})
+    table = tmp_path / "labels.csv"
+    rows = [f"{file.relative_to(root).as_posix()},{'xyz'[i % 3]}" for i, file in enumerate(sorted(root.rglob("*.png")))]
+    table.write_text("\n".join(["file,label", *rows]))
+    with pytest.raises(UserError, match=r"data\.labels_file: test images are drawn evenly from the classes"):
+        evaluate(run, device="cpu", overrides=[f"data.labels_file={table}"])
+
+
+def test_without_validation_every_training_label_serves_the_probe(run_dir: Path, tmp_path: Path) -> None:
+    keys = ["data.validation_fraction=0", "evaluation.train_images=null"]
+    every = evaluate(run_dir, device="cpu", eval_type="knn", output=tmp_path / "r.json", overrides=keys)
+    most = evaluate(run_dir, device="cpu", eval_type="knn", output=tmp_path / "r.json", overrides=keys[1:])
+    assert (every["train_images"], most["train_images"]) == (200, 180)
+    assert "validation" not in every
+    with pytest.raises(UserError, match=r"no validation images, since data\.validation_fraction=0"):
+        evaluate(run_dir, split="validation", device="cpu", output=tmp_path / "r.json", overrides=keys)
+
+
+def test_withholding_leaves_the_draw_of_the_others_as_it_was() -> None:
+    from hjepa.evaluation.sample import draw_train
+
+    labels = torch.arange(300) % 3
+    withheld = torch.zeros(300, dtype=torch.bool)
+    withheld[::7] = True
+    order = draw_train(None, 300, 300, 0)
+    assert torch.equal(draw_train(None, 300, None, 0, withheld), order[~withheld[order]])
+    drawn = draw_train(labels, 300, 60, 0, withheld)
+    assert not withheld[drawn].any()
+    assert torch.bincount(labels[drawn]).tolist() == [20, 20, 20]
+    assert len(set(drawn.tolist()) & set(draw_train(labels, 300, 60, 0).tolist())) >= 40
+
+
+def test_the_command_line_asks_for_a_split(run_dir: Path, tmp_path: Path) -> None:
+    arguments = ["evaluate", "--checkpoint", str(run_dir), "--device", "cpu", "--eval-type", "knn", "--k-values", "1"]
+    found = CliRunner().invoke(app, [*arguments, "--split", "validation", "--output", str(tmp_path / "r.json")])
+    assert found.exit_code == 0, found.output
+    assert "20 validation images" in found.stdout
+    wrong = CliRunner().invoke(app, [*arguments, "--split", "val"])
+    assert isinstance(wrong.exception, UserError)
+    assert str(wrong.exception) == "split: 'val' is not known; use validation or test"
