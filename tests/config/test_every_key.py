@@ -25,7 +25,9 @@ from PIL import Image
 from tests.conftest import TINY, Observed, Run, run_tiny, tiny_config
 
 from hjepa.config import all_keys
+from hjepa.data import build_splits
 from hjepa.errors import UserError
+from hjepa.training import load_run
 
 
 @dataclass
@@ -74,6 +76,11 @@ def environment(name: str) -> Callable[[Observed], Any]:
     return lambda run: json.loads((run.folder / "environment.json").read_text())[name]
 
 
+def withheld(run: Observed) -> int:
+    validation = build_splits(load_run(run.folder, device="cpu").config.data).validation
+    return 0 if validation is None else len(validation)
+
+
 def periodic(run: Observed) -> set[str]:
     return {f for f in run.files() if "checkpoint_" in f}
 
@@ -118,6 +125,7 @@ CASES: dict[str, Case] = {
     "data.test_fraction": Case(
         0.5, first_line, {"data.dataset": "digits", "data.subset": None, "training.max_steps": 1}
     ),
+    "data.validation_fraction": Case(0.5, withheld),
     "data.mean": Case([0.1, 0.1, 0.1], weights, {"data.mean": [0.5] * 3, "data.std": [0.2] * 3}),
     "data.std": Case([0.3, 0.3, 0.3], weights, {"data.mean": [0.5] * 3, "data.std": [0.2] * 3}),
     "data.augmentation.random_crop": Case(False, weights),

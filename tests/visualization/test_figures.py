@@ -7,6 +7,7 @@ import pytest
 import torch
 from tests.health.synthetic_records import train_record
 
+from hjepa.config.grid import per_axis
 from hjepa.data import Splits
 from hjepa.errors import UserError
 from hjepa.masking import MaskSampler
@@ -203,5 +204,6 @@ def test_masks_drawn_are_those_of_training(pooled_run):
     assert [t.shape[1:] for t in overlay.targets] == [geometry.level_grid(i) for i in range(3)]
     for target, count, stride in zip(overlay.targets, sampler.counts.targets, strides, strict=True):
         assert target.sum(axis=(1, 2)).tolist() == [count] * 4
-        fine = target.repeat(stride, axis=1).repeat(stride, axis=2)
+        down, across = per_axis(stride, 2)
+        fine = target.repeat(down, axis=1).repeat(across, axis=2)
         assert not (fine & overlay.context).any()
