@@ -81,7 +81,7 @@ def principal_plane(features: Tensor) -> tuple[Points, float]:
 def tsne(features: Tensor, seed: int) -> Points:
     """t-SNE (van der Maaten and Hinton, 2008) of the leading principal components, [N, 2]; the same for the same seed."""
     from sklearn.manifold import TSNE
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn, unannotated
+    from threadpoolctl import threadpool_limits
 
     reduced = PCA.fit(features, min(_COMPONENTS, *features.shape)).transform(features)
     # scikit-learn takes seeds below 2**32 and its gradient a common scale.
