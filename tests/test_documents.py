@@ -79,6 +79,21 @@ def test_links_between_documents_lead_somewhere() -> None:
             assert (document.parent / target).exists(), f"{document.name}: {target}"
 
 
+def anchors(text: str) -> set[str]:
+    """Places of a page that a link can name: headings as GitHub spells them, and explicit ones."""
+    text = re.sub(r"```.*?```", "", text, flags=re.S)
+    titles = [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title) for title in re.findall(r"^#+ (.*)$", text, re.M)]
+    headings = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+    return headings | set(re.findall(r'<a id="([^"]+)">', text))
+
+
+def test_links_to_a_part_of_a_page_lead_to_it() -> None:
+    for document in DOCUMENTS:
+        for target, part in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", document.read_text()):
+            page = document.parent / target if target else document
+            assert part in anchors(page.read_text()), f"{document.relative_to(ROOT)}: {target}#{part}"
+
+
 def documented_modules() -> list[str]:
     package = ROOT / "src"
     return sorted(

@@ -152,7 +152,9 @@ def _finish(run_dir: Path, checkpoint: Path, config: Config, console: bool, *, a
     from hjepa.visualization import visualize as draw
 
     with LogFile(run_dir / "training.log", console=console):
-        log.info("evaluating against raw pixels, PCA and the untrained encoder (CPU threads: %d)", get_num_threads())
+        log.info(
+            "evaluating on test against raw pixels, PCA and the untrained encoder (CPU threads: %d)", get_num_threads()
+        )
         results = run_evaluation(checkpoint, device=config.device, output=written)
         if console:
             print_table(results)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks.published import speed
 from benchmarks.stages import STAGES, Laps
 from benchmarks.traffic import Traffic
 from tests.conftest import tiny_config
@@ -29,7 +30,6 @@ from benchmarks import (
     scaling,
     start_up,
     step_stages,
-    tables,
     variants,
     work,
 )
@@ -255,10 +255,12 @@ def test_all_runs_every_measurement_once(tmp_path: Path, capsys: pytest.CaptureF
         for name in (
             "all",
             "tables",
+            "figure",
             "damaged_checkpoints",
             "kill_resume",
             "scaling_checks",
             "scaling_model",
+            "selection_bias",
             "shapes_difficulty",
             "two_nodes",
             "work",
@@ -267,19 +269,8 @@ def test_all_runs_every_measurement_once(tmp_path: Path, capsys: pytest.CaptureF
     }
 
 
-def test_tables_of_the_results_page_are_those_of_its_files() -> None:
-    root = Path(tables.__file__).parents[1]
-    page = (root / "docs/results/README.md").read_text(encoding="utf-8")
-    made = tables.made(root / "docs/results/speed")
-    assert "| share of peak, % |" in made
-    assert tables.replaced(page, made) == page
-    other = tables.replaced(page, "no tables")
-    assert "no tables" in other
-    assert tables.replaced(other, made) == page
-
-
 def test_every_file_of_all_measurements_has_a_table_or_a_reason() -> None:
-    files = {*tables.STEPS, *tables.ROWS}
+    files = {*speed.STEPS, *speed.ROWS}
     # A GPU's figures are not made on every machine.
     assert set(everything.TASKS) - files == {"gpu"}
     assert files <= set(everything.TASKS)

@@ -25,7 +25,9 @@ from PIL import Image
 from tests.conftest import TINY, Observed, Run, run_tiny, tiny_config
 
 from hjepa.config import all_keys
+from hjepa.data import build_splits
 from hjepa.errors import UserError
+from hjepa.training import load_run
 
 
 @dataclass
@@ -74,6 +76,11 @@ def environment(name: str) -> Callable[[Observed], Any]:
     return lambda run: json.loads((run.folder / "environment.json").read_text())[name]
 
 
+def withheld(run: Observed) -> int:
+    validation = build_splits(load_run(run.folder, device="cpu").config.data).validation
+    return 0 if validation is None else len(validation)
+
+
 def periodic(run: Observed) -> set[str]:
     return {f for f in run.files() if "checkpoint_" in f}
 
@@ -118,6 +125,7 @@ CASES: dict[str, Case] = {
     "data.test_fraction": Case(
         0.5, first_line, {"data.dataset": "digits", "data.subset": None, "training.max_steps": 1}
     ),
+    "data.validation_fraction": Case(0.5, withheld),
     "data.mean": Case([0.1, 0.1, 0.1], weights, {"data.mean": [0.5] * 3, "data.std": [0.2] * 3}),
     "data.std": Case([0.3, 0.3, 0.3], weights, {"data.mean": [0.5] * 3, "data.std": [0.2] * 3}),
     "data.augmentation.random_crop": Case(False, weights),
@@ -197,8 +205,6 @@ ELSEWHERE = {
     "data.shard_window": "test_shards_lanes_window_and_cache",
     "data.cache_dir": "test_shards_lanes_window_and_cache",
     "data.cache_gib": "test_shards_lanes_window_and_cache",
-    "data.worker_timeout": "test_workers_that_stall_are_replaced_so_often",
-    "data.worker_restarts": "test_workers_that_stall_are_replaced_so_often",
     "checkpoint.background": "test_checkpoints_are_written_beside_training",
     "checkpoint.best_metric": "test_best_metric",
     "checkpoint.checkpoint_dir": "test_folders_of_the_configuration",
@@ -498,24 +504,6 @@ def test_shards_lanes_window_and_cache(run: Run, tmp_path: Path) -> None:
             assert weights(seen) == weights(plain)
             kept[gib] = len(list((cache / "shards").glob("*.tar")))
         assert kept == {1.0: 8, room: 2}
-
-
-def test_workers_that_stall_are_replaced_so_often(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from hjepa.data import TrainLoader, build_dataset
-
-    folder = pictures(tmp_path / "pictures")
-    keys = {**FOLDER, "data.data_path": str(folder), "data.storage": "workers", "data.num_workers": 1}
-    keys |= {"data.worker_timeout": 0.25, "data.worker_restarts": 1}
-    data = tiny_config(keys).data
-    dataset = build_dataset(data, "train", seed=0)
-    device = torch.device("cpu")
-    loader = TrainLoader(dataset, data, (16, 16), mean=[0.5] * 3, std=[0.2] * 3, seed=0, device=device)
-    for file in folder.rglob("*.png"):
-        file.unlink()
-        os.mkfifo(file)
-    with pytest.raises(UserError, match=r"no batch for 0\.25 s .* replaced 1 times before"):
-        next(loader.batches(0, 1))
-    assert caplog.text.count("Replacing the workers") == 1
 
 
 def test_checkpoints_are_written_beside_training(run: Run) -> None:

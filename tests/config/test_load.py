@@ -161,3 +161,16 @@ def test_the_schema_describes_the_tree() -> None:
     schema = json_schema()
     assert set(schema["properties"]) == set(Config.model_fields)
     assert schema["additionalProperties"] is False
+
+
+def test_removed_keys_of_older_configurations_are_dropped_and_said_where_they_were_set(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("data:\n  worker_timeout: 300.0\n  worker_restarts: 3\n")
+    assert load_config(file) == load_config()
+    assert not caplog.records
+    assert load_config(file, ["data.worker_restarts=5"]) == load_config()
+    (record,) = caplog.records
+    assert record.message.startswith(f"data.worker_restarts has no effect any more (in {file}): ")
+    assert "\n" not in record.message

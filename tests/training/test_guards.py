@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import os
 import resource
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +22,7 @@ from tests.conftest import Run, run_tiny, tiny_config
 from torch import Tensor, nn
 
 from hjepa.data import TrainLoader, build_dataset
-from hjepa.errors import DataError, UserError
+from hjepa.errors import UserError
 from hjepa.methods import HJepa, build_method
 from hjepa.models.encoder import VisionTransformer
 from hjepa.models.hjepa import HJEPA
@@ -283,36 +281,6 @@ def loader(folder: Path, **keys: Any) -> TrainLoader:
 
 def collect(batches: Iterator[Any]) -> list[Tensor]:
     return [batch.images for batch in batches]
-
-
-def test_a_worker_that_dies_is_replaced_and_no_batch_is_lost(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    folder = images(tmp_path / "images")
-    want = collect(loader(folder).batches(0, 8))
-    before = set(multiprocessing.active_children())
-    hurt = loader(folder, worker_timeout=60.0, prefetch_factor=1)
-    batches = hurt.batches(0, 8)
-    got = [next(batches).images, next(batches).images]
-    for child in set(multiprocessing.active_children()) - before:
-        child.kill()
-    with caplog.at_level(logging.WARNING, "hjepa"):
-        got += collect(batches)
-    assert "Replacing the workers, time 1 of 3" in caplog.text
-    assert all(torch.equal(a, b) for a, b in zip(want, got, strict=True))
-    assert len(got) == 8
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a pipe stands for a disk that does not answer")
-def test_a_stalled_disk_is_waited_for_then_named(tmp_path: Path) -> None:
-    folder = images(tmp_path / "images")
-    stalled = loader(folder, worker_timeout=0.5, worker_restarts=0)
-    for file in folder.glob("*.png"):
-        file.unlink()
-        os.mkfifo(file)
-    started = time.monotonic()
-    with pytest.raises(DataError, match=r"data\.worker_timeout") as error:
-        collect(stalled.batches(0, 2))
-    assert time.monotonic() - started >= 0.5
-    assert "\n" not in str(error.value)
 
 
 def test_files_that_vanish_or_break_while_training_are_counted(run: Run, tmp_path: Path) -> None:

@@ -76,8 +76,8 @@ def test_the_loss_falls_below_chance_and_the_target_moves(run: Run) -> None:
     assert last["loss/level_1"] < 0.95 * last["chance/level_1"]
     trained = load_run(seen.folder, device="cpu")
     fresh = untrained_encoder(trained)
-    key = "target_encoder.blocks.0.mlp.fc1.weight"
-    assert not torch.equal(trained.model.state_dict()[key], fresh.state_dict()[key])
+    key = "blocks.0.mlp.fc1.weight"
+    assert not torch.equal(trained.encoder.state_dict()[key], fresh.state_dict()[key])
     assert trained.step == 12 * 20
     assert trained.epoch == 12
 

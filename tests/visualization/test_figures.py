@@ -7,6 +7,7 @@ import pytest
 import torch
 from tests.health.synthetic_records import train_record
 
+from hjepa.config.grid import per_axis
 from hjepa.data import Splits
 from hjepa.errors import UserError
 from hjepa.masking import MaskSampler
@@ -20,7 +21,7 @@ from hjepa.visualization.figures.maps import pca_rgb
 from hjepa.visualization.figures.masks import outline, seams
 from hjepa.visualization.figures.neighbours import choose_queries, others, same_class
 from hjepa.visualization.figures.style import DARK, LIGHT, new_figure, picture_grid, to_png
-from hjepa.visualization.held_out import HeldOutImages, three_channels
+from hjepa.visualization.split_images import SplitImages, three_channels
 
 
 def noise(*shape, seed=0):
@@ -140,7 +141,7 @@ def test_three_channels():
 
 def test_images_come_in_an_order_that_the_seed_decides_and_look_as_stored(labelled_run):
     run = load_run(labelled_run, device="cpu")
-    images, again = (HeldOutImages(run, Splits(run.config.data, run.config.seed)) for _ in range(2))
+    images, again = (SplitImages(run, Splits(run.config.data, run.config.seed)) for _ in range(2))
     assert torch.equal(images.order, again.order)
     assert images.order.sort().values.tolist() == list(range(len(images.dataset)))
     batch, rows = images.normalised(images.order[:3])
@@ -153,7 +154,7 @@ def test_images_come_in_an_order_that_the_seed_decides_and_look_as_stored(labell
 
 def test_dim_images_are_brightened_and_the_caption_says_so(labelled_run):
     run = load_run(labelled_run, device="cpu")
-    images = HeldOutImages(run, Splits(run.config.data, run.config.seed))
+    images = SplitImages(run, Splits(run.config.data, run.config.seed))
     dim = (torch.full((1, 1, 4, 4), 0.1) - torch.tensor(run.mean)) / torch.tensor(run.std)
     assert images.pictures(dim)[0].max() == 255
     assert "Brightened 10 times" in images.display_note()
@@ -161,7 +162,7 @@ def test_dim_images_are_brightened_and_the_caption_says_so(labelled_run):
 
 def test_gallery_holds_the_features_of_its_rows(labelled_run):
     run = load_run(labelled_run, device="cpu")
-    images = HeldOutImages(run, Splits(run.config.data, run.config.seed))
+    images = SplitImages(run, Splits(run.config.data, run.config.seed))
     gallery = encode_gallery(images, run.encoder, untrained_encoder(run))
     assert len(gallery) == len(images.dataset) == gallery_size(run.encoder, len(images.dataset))
     batch, rows = images.normalised(gallery.rows[:2])
@@ -202,5 +203,6 @@ def test_masks_drawn_are_those_of_training(pooled_run):
     assert [t.shape[1:] for t in overlay.targets] == [geometry.level_grid(i) for i in range(3)]
     for target, count, stride in zip(overlay.targets, sampler.counts.targets, strides, strict=True):
         assert target.sum(axis=(1, 2)).tolist() == [count] * 4
-        fine = target.repeat(stride, axis=1).repeat(stride, axis=2)
+        down, across = per_axis(stride, 2)
+        fine = target.repeat(down, axis=1).repeat(across, axis=2)
         assert not (fine & overlay.context).any()

@@ -193,3 +193,13 @@ def test_the_command_on_the_card_asks_for_the_run_that_was_packed(name: str) -> 
 
 def _without(prefixes: tuple[str, ...], values: dict[str, object]) -> dict[str, object]:
     return {key: value for key, value in values.items() if not key.startswith(prefixes)}
+
+
+@pytest.mark.parametrize(
+    ("stride", "text"),
+    [(1, "after block 2"), (0, "after block 2, whole image"), (2, "2x2 averaged"), ([1, 2], "1x2 averaged")],
+)
+def test_the_card_names_what_a_level_averages(stride: int | list[int], text: str) -> None:
+    from hjepa.zoo.card import _level
+
+    assert _level(2, stride).endswith(text)

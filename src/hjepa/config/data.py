@@ -77,11 +77,6 @@ class DataConfig(Section):
     """Processes that decode images, where they do not lie in memory."""
     prefetch_factor: int = Field(default=4, ge=1)
     """Batches that each worker keeps ready."""
-    worker_timeout: float = Field(default=300.0, ge=0)
-    """Seconds to wait for a batch from a worker before it counts as stalled, for example on a disk that does not answer;
-    0: for ever."""
-    worker_restarts: int = Field(default=3, ge=0)
-    """How many times in a run workers that crashed or stalled are replaced, with a warning, before the run stops."""
     pin_memory: bool = False
     """Page-locked memory for faster copies to a GPU; without effect on a CPU."""
     storage: Literal["auto", "device", "workers"] = "auto"

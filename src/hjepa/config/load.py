@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from hjepa.config.removed import drop_removed
 from hjepa.config.root import Config
 from hjepa.config.yaml_text import parse_yaml
 from hjepa.errors import UserError
@@ -51,6 +52,7 @@ def load_config(
         pairs = [parse_override(text) for text in overrides]
     for key, value in pairs:
         _set(tree, key, value)
+    drop_removed(tree, origin)
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:

@@ -13,15 +13,14 @@ class LossConfig(Section):
     """The objective."""
 
     type: Literal["smoothl1", "mse", "l1", "cosine", "infonce"] = "smoothl1"
-    """Distance between predictions and layer-normalised targets. `infonce` is best on photographs, `smoothl1` on the embedded
-    set; `mse` and `cosine` were worse on photographs, `l1` is unmeasured (docs/results/recipe.md, C6, S12, C44, C45)."""
+    """Distance between predictions and layer-normalised targets. For photographs `infonce`, for the
+    embedded set `smoothl1`; `l1` is unmeasured."""
     hierarchy_weights: list[Annotated[float, Field(ge=0)]] | None = None
-    """Weight of each level, finest first; all 1 when not given, which nothing measured was better than
-    (docs/results/recipe.md, C42, C43)."""
+    """Weight of each level, finest first; all 1 when not given."""
     hierarchy_weighting: Literal["fixed", "learned"] = "fixed"
     """`learned`: each level's loss is divided by a scale that is trained along with the model, so that levels count by
     how far their loss falls in proportion (uncertainty weighting, arXiv:1705.07115); `hierarchy_weights` still
-    apply. It did not pay where it was measured (docs/results/recipe.md, C48)."""
+    apply."""
     normalize_embeddings: bool = False
     """Compare unit vectors: both sides are L2-normalised and the loss is summed over the width, not averaged. Unmeasured; with
     `mse` it is twice `cosine`."""
@@ -41,7 +40,6 @@ class LossConfig(Section):
     """Weight of VICReg's covariance term on the same features."""
     sliced_gaussian_weight: float = Field(default=0.0, ge=0)
     """Weight of the sliced test against a standard normal distribution on the same features (after LeJEPA,
-    arXiv:2511.08544). At weight 5 it was too weak to stop a collapse; more is unmeasured (docs/results/recipe.md, S16)."""
+    arXiv:2511.08544)."""
     regularised_levels: Literal["coarsest", "all"] = "coarsest"
-    """Levels whose features the terms above work on; over `all` they are averaged, which brought better k-NN on the embedded
-    set and nothing on photographs (docs/results/recipe.md, S9, C7, C28, L12)."""
+    """Levels whose features the terms above work on; over `all` they are averaged."""

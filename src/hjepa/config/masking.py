@@ -15,8 +15,7 @@ class MaskingConfig(Section):
 
     strategy: Literal["multiblock", "hierarchical", "random"] = "multiblock"
     """`multiblock`: the same hidden blocks for every level. `hierarchical`: coarser levels predict larger blocks around
-    those of the finer ones, which did not pay for its FLOP. `random`: as many hidden tokens as multi-block, scattered,
-    which was worse where it was measured (docs/results/recipe.md, C37, C40)."""
+    those of the finer ones. `random`: as many hidden tokens as multi-block, scattered."""
     num_masks: int = Field(default=4, ge=1)
     """Target blocks per image."""
     mask_scale: Range = (0.15, 0.2)
@@ -29,6 +28,6 @@ class MaskingConfig(Section):
     """Area of a context block as a share of the image."""
     sets_per_image: int = Field(default=1, ge=1)
     """Independent mask sets per image and step, which share one pass of the target encoder (data2vec 2.0,
-    arXiv:2212.07525). More than one did not pay for its FLOP in short runs (docs/results/recipe.md, C12, C41)."""
+    arXiv:2212.07525)."""
     level_growth: float = Field(default=1.5, ge=1)
     """For `hierarchical`: factor by which a block's area grows from one level to the next coarser one."""

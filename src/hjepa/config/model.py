@@ -23,7 +23,7 @@ class LevelConfig(Section):
     stride: Annotated[Annotated[int, Field(ge=0)] | tuple[int, ...], AfterValidator(_above_zero)] = 1
     """Side of the square of tokens that is averaged into one cell of this level (1 = no pooling), or a list with one
     number per axis: [rows, columns]. 0 averages the whole image into a single cell, which is always predicted, from whatever
-    part the context shows; for the last level. 0 did not pay where it was measured (docs/results/recipe.md, S4, C16)."""
+    part the context shows; for the last level."""
 
 
 class PredictorConfig(Section):
@@ -39,14 +39,14 @@ class PredictorConfig(Section):
     """Width of the hidden MLP layer as a multiple of the predictor's width."""
     sharing: Literal["shared", "separate"] = "shared"
     """`shared`: one predictor reads all levels of the context and has one output head per level. `separate`: one
-    small predictor per level, which reads that level only; it did not pay for its FLOP (docs/results/recipe.md, C29)."""
+    small predictor per level, which reads that level only."""
     predict_visible: bool = False
     """Predict, beside the hidden cells, what the target encoder with its view of the whole image thinks of the visible
     ones (dense loss of V-JEPA 2.1, arXiv:2603.14482, here with equal weights). Context tokens answer for themselves; levels
-    on pooled grids predict hidden cells only. Better in short runs, worse in long ones (docs/results/recipe.md, C24, F2)."""
+    on pooled grids predict hidden cells only."""
     coarse_to_fine: bool = False
     """For `separate`: the coarsest level is predicted first, and what was predicted for a cell is given to the queries
-    of the next finer level inside it. It did not pay for its FLOP (docs/results/recipe.md, C39)."""
+    of the next finer level inside it."""
 
 
 class EmaConfig(Section):
@@ -55,8 +55,7 @@ class EmaConfig(Section):
     momentum: float = Field(default=0.996, ge=0, le=1)
     """Momentum at the start."""
     momentum_end: float = Field(default=1.0, ge=0, le=1)
-    """Momentum at the end of training, reached on a cosine. Equal to `momentum`: constant, which did not pay where it was
-    measured; an end below 1 did, beside `infonce` (docs/results/recipe.md, C10, C46)."""
+    """Momentum at the end of training, reached on a cosine. Equal to `momentum`: constant."""
     momentum_warmup_epochs: float = Field(default=0.0, ge=0)
     """Epochs over which the momentum rises linearly from 0 to `momentum`, so that the target follows the fast first
     steps instead of holding on to random weights."""
@@ -76,8 +75,7 @@ class ModelConfig(Section):
     mlp_ratio: float = Field(default=4.0, gt=0)
     """Width of the encoder's hidden MLP layer as a multiple of its width."""
     position: Literal["sincos", "rope"] = "sincos"
-    """Fixed 2-D sine-cosine positions added to the patches, or axial rotary positions in every attention layer. `rope` was
-    worse and slower where it was measured (docs/results/recipe.md, S6)."""
+    """Fixed 2-D sine-cosine positions added to the patches, or axial rotary positions in every attention layer."""
     layer_scale: float | None = Field(default=None, gt=0)
     """Initial value of LayerScale; none when not given."""
     drop_path: float = Field(default=0.0, ge=0, lt=1)
@@ -88,14 +86,13 @@ class ModelConfig(Section):
     """Number of levels, 1 to 4; `levels` may list more. One level is flat I-JEPA, the control."""
     hierarchy: Literal["depths", "pooled", "both"] = "depths"
     """How levels are derived when `levels` is not given: from evenly spaced encoder depths, from 2-D pooled grids of
-    the last depth, or from both at once. Level 0 is the finest. `pooled` and `both` were worse where they were measured
-    (docs/results/recipe.md, C36, C38)."""
+    the last depth, or from both at once. Level 0 is the finest."""
     levels: list[LevelConfig] | None = Field(default=None, min_length=1, max_length=8)
-    """The levels themselves, finest first, up to eight; replaces `num_hierarchies` and `hierarchy`."""
+    """The levels themselves, finest first, up to eight; replaces `num_hierarchies` and `hierarchy`. Each is
+    `{depth, stride}`; a stride is one number or `[rows, columns]`, and divides that of the next level."""
     center_targets: bool = False
     """Subtract from every target the batch's mean at its cell, before layer normalisation: what the position alone
-    tells is then no part of what has to be predicted. Needs a batch of at least 2, better 32. It pays beside `smoothl1` on
-    photographs, not beside `infonce` (docs/results/recipe.md, S5, C5, C15)."""
+    tells is then no part of what has to be predicted. Needs a batch of at least 2, better 32."""
     predictor: PredictorConfig = Field(default_factory=PredictorConfig)
     """The predictor."""
     ema: EmaConfig = Field(default_factory=EmaConfig)

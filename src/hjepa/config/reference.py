@@ -8,6 +8,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from hjepa.config.evidence import EVIDENCE
 from hjepa.config.load import _section
 from hjepa.config.root import Config
 
@@ -37,7 +38,8 @@ def markdown() -> str:
     lines = [
         "# Configuration reference",
         "",
-        "Made by `hjepa config show --reference`; every key with its default.",
+        "Made by `hjepa config show --reference`; every key with its default. What was measured of the options is",
+        "[at the end](#options-that-were-measured).",
         "",
     ]
     current = None
@@ -48,7 +50,24 @@ def markdown() -> str:
             current = section
         kind = kind.replace("|", "\\|")
         lines.append(f"| `{key}` | {kind} | `{default}` | {description} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *_measured()]) + "\n"
+
+
+def _measured() -> list[str]:
+    """What was measured of options, with links to the rows of the log that say it."""
+    lines = [
+        "## Options that were measured",
+        "",
+        "Single seeds of short runs unless a row says otherwise, on test images;",
+        "[how measured](results/README.md#how-measured-and-what-chose-the-recipe).",
+        "",
+        "| key | option | found | rows |",
+        "|---|---|---|---|",
+    ]
+    for finding in EVIDENCE:
+        links = ", ".join(f"[{row}](results/recipe.md#{row.lower()})" for row in finding.rows)
+        lines.append(f"| `{finding.key}` | {finding.option} | {finding.found} | {links} |")
+    return lines
 
 
 def _plain(value: Any) -> str:

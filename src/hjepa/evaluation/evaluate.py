@@ -140,7 +140,7 @@ class _Features:
 def _features(
     run: TrainedRun, config: Config, splits: Splits, split: Split, readings: Readings, k_values: Sequence[int] | None
 ) -> _Features:
-    model, seed = run.model, config.seed
+    model, seed = run.encoder, config.seed
     device = next(model.parameters()).device
     view = View(
         image_size=model.geometry.height_width,

@@ -295,7 +295,7 @@ class MaskSampler:
             )
         if largest >= 1:
             raise UserError(
-                f"masking.mask_scale: blocks of {c.mask_scale[1]:g} of the image"
+                f"masking.mask_scale: blocks with a share of {c.mask_scale[1]:g}"
                 + (f", grown {growth:g} times by masking.level_growth," if growth > 1 else "")
                 + f" are larger than the {by(self.grid)} token grid; use at most {0.95 / growth:.2g}"
             )

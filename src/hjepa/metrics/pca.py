@@ -43,7 +43,7 @@ class PCA:
             ValueError: K out of range.
         """
         from sklearn import decomposition
-        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn, unannotated
+        from threadpoolctl import threadpool_limits
 
         check_features(features)
         count, width = features.shape

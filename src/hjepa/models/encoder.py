@@ -37,6 +37,7 @@ class Encoder(nn.Module, ABC):
     """From images to tokens, and from tokens to the features of every level.
 
     Methods train encoders; evaluation, visualization, packing and export read them and know nothing else of a model.
+    Shapes are written for images; the input of an encoder of signals is [B, C, T], that of one of clips [B, C, T, H, W].
 
     Args:
         geometry: sizes, depths of the levels, strides.

@@ -66,11 +66,12 @@ def describe(record: dict[str, Any]) -> str:
     """One line for a training record: every level's loss beside its chance level, and the pace."""
     levels = []
     level = 0
-    while f"loss/level_{level}" in record:
+    while f"loss/level_{level}" in record and f"chance/level_{level}" in record:
         levels.append(f"{record[f'loss/level_{level}']:.3f}/{record[f'chance/level_{level}']:.3f}")
         level += 1
+    beside = f"level/chance {' '.join(levels)}  " if levels else ""
     return (
-        f"loss {record['loss']:.3f}  level/chance {' '.join(levels)}  lr {record['lr']:.2e}  "
+        f"loss {record['loss']:.3f}  {beside}lr {record['lr']:.2e}  "
         f"{record['images_per_second']:.0f} img/s  data wait {record['data_wait']:.0%}"
     )
 

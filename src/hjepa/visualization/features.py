@@ -13,7 +13,7 @@ from hjepa.errors import UserError
 
 if TYPE_CHECKING:
     from hjepa.models import Encoder
-    from hjepa.visualization.held_out import HeldOutImages
+    from hjepa.visualization.split_images import SplitImages
 
 LARGEST_GALLERY = 1500
 SMALLEST_GALLERY = 200
@@ -77,7 +77,7 @@ def gallery_size(encoder: Encoder, available: int) -> int:
 
 
 @torch.inference_mode()
-def encode_gallery(images: HeldOutImages, trained: Encoder, untrained: Encoder) -> Gallery:
+def encode_gallery(images: SplitImages, trained: Encoder, untrained: Encoder) -> Gallery:
     """Encode the first images of the random order.
 
     Raises:
@@ -106,7 +106,7 @@ def encode_gallery(images: HeldOutImages, trained: Encoder, untrained: Encoder) 
 
 @torch.inference_mode()
 def encode_tokens(
-    images: HeldOutImages, trained: Encoder, untrained: Encoder, count: int = TOKEN_IMAGES
+    images: SplitImages, trained: Encoder, untrained: Encoder, count: int = TOKEN_IMAGES
 ) -> TokenFeatures:
     """Features of the cells of the first `count` images of the random order."""
     kept: list[Tensor] = []
@@ -126,7 +126,7 @@ def encode_tokens(
 
 
 @torch.inference_mode()
-def encode_cells(images: HeldOutImages, trained: Encoder, count: int = TOKEN_IMAGES) -> list[Tensor]:
+def encode_cells(images: SplitImages, trained: Encoder, count: int = TOKEN_IMAGES) -> list[Tensor]:
     """The trained encoder's cell features of the first `count` images of the random order, [B, cells, D] per level.
 
     Raises:

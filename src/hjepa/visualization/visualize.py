@@ -26,10 +26,10 @@ from hjepa.visualization.figures.maps import maps_figure
 from hjepa.visualization.figures.masks import masks_figure
 from hjepa.visualization.figures.neighbours import neighbours_figure
 from hjepa.visualization.figures.style import DARK, LIGHT, to_png
-from hjepa.visualization.held_out import HeldOutImages
 from hjepa.visualization.report.build import Report
 from hjepa.visualization.report.pictures import DrawnFigure
 from hjepa.visualization.report.summary import level_name, run_summary, subtitle
+from hjepa.visualization.split_images import SplitImages
 
 log = logging.getLogger("hjepa")
 
@@ -139,13 +139,13 @@ def _gather(run: TrainedRun, home: Path, config: Config) -> _Gathered:
         run.config.masking, geometry.grid, [level.stride for level in geometry.levels], seed=run.config.seed
     )
     splits = Splits(config.data.model_copy(update={"channels": run.channels}), run.config.seed)
-    images = HeldOutImages(run, splits)
+    images = SplitImages(run, splits)
     untrained = untrained_encoder(run)
     log.info("figures: encoding held-out images of %s", images.dataset.description)
     tokens = encode_tokens(images, run.encoder, untrained)
     gallery = encode_gallery(images, run.encoder, untrained)
     # Evidence for the next run, so not from test images.
-    choosing = HeldOutImages(run, splits, _choosing(splits))
+    choosing = SplitImages(run, splits, _choosing(splits))
     position = [position_share(level) for level in encode_cells(choosing, run.encoder)]
     names = [level_name(geometry, level) for level in range(run.encoder.num_levels)]
     sections = [

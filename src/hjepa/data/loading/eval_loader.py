@@ -13,7 +13,8 @@ from hjepa.data.images.crops import Crops
 from hjepa.data.images.preprocess import Preprocess
 from hjepa.data.loading.assemble import check_statistics, check_targets, make_view, read_targets, unit
 from hjepa.data.loading.batch import Batch
-from hjepa.data.loading.workers import Job, JobSampler, Preparation, job_loader, note_bad, reads_files
+from hjepa.data.loading.worker_loader import WorkerLoader
+from hjepa.data.loading.workers import Job, Preparation, note_bad, reads_files
 from hjepa.data.targets import Target
 from hjepa.data.views import centre_view
 
@@ -25,7 +26,7 @@ class EvalLoader:
     """Evaluation batches, in the order of ``indices``; may be iterated any number of times.
 
     A file that cannot be read is left out of its batch and counted in ``dataset.bad_files`` (or an error, under
-    ``data.bad_images=stop``): go by `Batch.indices`.
+    ``data.bad_images=stop``): go by `Batch.indices`. A worker process that dies or stalls is a `DataError`.
 
     Args:
         dataset: a split.
@@ -91,21 +92,21 @@ class EvalLoader:
             yield self.preprocess.cut(images[indices].to(self.device)), crops, sizes, indices, targets
 
     def _from_files(self) -> Iterator[_Cut]:
-        sampler = JobSampler()
         none = np.empty((1, 0))
-        sampler.batches = lambda: (
-            [Job(index, none) for index in part.tolist()] for part in torch.split(self.indices, self.batch_size)
-        )
-        loader = job_loader(
+        workers = WorkerLoader(
             Preparation(self.dataset.pixels, (self.view,), targets=self._targets, substitute=False),
-            sampler,
             # Processes are worth their start for decoding only.
             num_workers=self._num_workers if reads_files(self.dataset) else 0,
             prefetch_factor=2,
             pin_memory=self._pin_memory,
             persistent=False,
         )
-        for prepared in loader:
+
+        def jobs() -> Iterator[list[Job]]:
+            for part in torch.split(self.indices, self.batch_size):
+                yield [Job(index, none) for index in part.tolist()]
+
+        for prepared in workers.work(jobs):
             note_bad(self.dataset, prepared.bad)
             if not len(prepared.indices):
                 continue

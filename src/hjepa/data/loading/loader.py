@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -20,7 +19,7 @@ from hjepa.data.loading.assemble import check_statistics, check_targets, make_vi
 from hjepa.data.loading.batch import Batch, View
 from hjepa.data.loading.first_read import MEMORY_LIMIT
 from hjepa.data.loading.order import ShardOrder, StepOrder, micro_batch
-from hjepa.data.loading.worker_pool import Crew
+from hjepa.data.loading.worker_loader import WorkerLoader
 from hjepa.data.loading.workers import Job, Preparation, note_bad
 from hjepa.data.shards.ahead import Ahead
 from hjepa.data.shards.blobs import ShardBlobs
@@ -99,7 +98,7 @@ class TrainLoader:
         if self.storage == "device":
             self._images = _on_device(dataset, device)
         else:
-            self._crew = Crew(
+            self._workers = WorkerLoader(
                 Preparation(
                     dataset.pixels,
                     self.views,
@@ -110,8 +109,7 @@ class TrainLoader:
                 num_workers=data.num_workers,
                 prefetch_factor=data.prefetch_factor,
                 pin_memory=data.pin_memory and device.type == "cuda",
-                timeout=data.worker_timeout,
-                restarts=data.worker_restarts,
+                persistent=True,
             )
             self._ahead = _ahead(dataset)
 
@@ -121,7 +119,8 @@ class TrainLoader:
         Yields ``accumulation_steps`` batches per step, in the order (step, micro-batch).
 
         Raises:
-            DataError: a file cannot be read and the policy is ``stop``, or nothing readable was found.
+            DataError: a file cannot be read and the policy is ``stop``, nothing readable was found, or a worker process
+                died or stalled.
         """
         return (
             self._from_device(start_step, stop_step)
@@ -193,12 +192,11 @@ class TrainLoader:
         )
 
     def _from_workers(self, start_step: int, stop_step: int) -> Iterator[Batch]:
-        def jobs(done: int) -> Iterator[list[Job]]:
-            step, inside = divmod(done, self._accumulation_steps)
-            for indices, draws in islice(self._plan(start_step + step, stop_step), inside, None):
+        def jobs() -> Iterator[list[Job]]:
+            for indices, draws in self._plan(start_step, stop_step):
                 yield [Job(index, row) for index, row in zip(indices.tolist(), draws, strict=True)]
 
-        for prepared in self._crew.work(jobs):
+        for prepared in self._workers.work(jobs):
             note_bad(self.dataset, prepared.bad)
             if len(prepared.indices) < self._batch_size:
                 raise DataError(

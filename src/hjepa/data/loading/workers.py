@@ -6,21 +6,21 @@ the main process from (seed, step, position), so that their number changes nothi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, get_worker_info
 
 from hjepa.data.dataset import BadFile, EncodedPixels, ImageDataset, Pixels, UnreadableStretchError
 from hjepa.data.images.crops import random_crops
 from hjepa.data.images.decode import UnreadableImageError
 from hjepa.data.images.resample import Box, crop_one, crop_one_8_bit, crop_reduced, largest_reduction
 from hjepa.data.images.target_crops import seen_in_views
-from hjepa.data.targets import Target, TargetKind, Targets, TargetValue, collate_targets
+from hjepa.data.loading.parcel import Cuts, Parcel, Prepared, pack
+from hjepa.data.targets import TargetKind, Targets, TargetValue, collate_targets
 from hjepa.data.views import ViewSpec
 
 # A run of this many unreadable files in a row is no accident.
@@ -34,17 +34,6 @@ class Job(NamedTuple):
     """Its index in the data set."""
     draws: np.ndarray
     """float64 ``[V, D]``, of `view_draws`; ``[V, 0]`` for evaluation."""
-
-
-class Cuts(NamedTuple):
-    """Where the views of one image, or of a batch of them, are cut."""
-
-    boxes: np.ndarray
-    """int64 ``[..., V, 4]``: top, left, height, width in pixels of the image."""
-    flips: np.ndarray
-    """bool ``[..., V]``: mirrored after cutting."""
-    sizes: np.ndarray
-    """int64 ``[..., 2]``: height and width of the image."""
 
 
 _NO_CUTS = Cuts(np.zeros((0, 4), dtype=np.int64), np.zeros(0, dtype=bool), np.zeros(2, dtype=np.int64))
@@ -61,22 +50,6 @@ class Item(NamedTuple):
     cuts: Cuts
     seen: list[TargetValue]
     """The target as each view shows it; none where targets are not asked for."""
-    bad: list[tuple[int, str]]
-    """Index and reason of every file met that cannot be read."""
-
-
-class Prepared(NamedTuple):
-    """A batch as workers hand it over."""
-
-    views: list[Tensor]
-    """``[B, C, H, W]`` each: uint8, or float32 in [0, 1] where a source has more than 8 bits. Empty without images."""
-    indices: Tensor
-    """int64 ``[B]``, of the images really used."""
-    draws: np.ndarray
-    """float64 ``[B, V, D]``."""
-    cuts: Cuts
-    targets: Target | None
-    """None where they are not asked for."""
     bad: list[tuple[int, str]]
     """Index and reason of every file met that cannot be read."""
 
@@ -181,6 +154,22 @@ def _cut(image: Tensor, reduction: int, box: Box, flip: bool, out_size: tuple[in
     return (crop_one_8_bit if image.dtype == torch.uint8 else crop_one)(image, box, flip, out_size)
 
 
+class Collation:
+    """Stacks what could be read; in a worker process, packs it for the way.
+
+    Args:
+        preparation: where the images come from.
+    """
+
+    def __init__(self, preparation: Preparation) -> None:
+        self._kind: TargetKind | None = None if preparation.targets is None else preparation.targets.kind
+
+    def __call__(self, items: list[Item]) -> Prepared | Parcel:
+        """A batch from its images."""
+        batch = collate(items, self._kind)
+        return batch if get_worker_info() is None else pack(batch)
+
+
 def collate(items: list[Item], kind: TargetKind | None = None) -> Prepared:
     """Stack what could be read, with targets of some kind or none."""
     bad = [entry for item in items for entry in item.bad]
@@ -202,54 +191,6 @@ def _stack(images: list[Tensor]) -> Tensor:
     if len({image.dtype for image in images}) > 1:
         images = [image.to(torch.float32) / 255 if image.dtype == torch.uint8 else image for image in images]
     return torch.stack(images)
-
-
-def no_jobs() -> Iterator[list[Job]]:
-    """Nothing to do."""
-    return iter(())
-
-
-class JobSampler(Sampler[list[Job]]):
-    """Hands out the lists of jobs of whatever was asked for last; can start anywhere."""
-
-    def __init__(self) -> None:
-        self.batches: Callable[[], Iterator[list[Job]]] = no_jobs
-        self._running: Iterator[list[Job]] | None = None
-
-    def __iter__(self) -> Iterator[list[Job]]:
-        self._running = self.batches()
-        return self._running
-
-    def forget(self) -> None:
-        """Let go of the jobs in hand and of whatever they refer to."""
-        self.batches = no_jobs
-        if isinstance(self._running, Generator):
-            self._running.close()
-        self._running = None
-
-
-def job_loader(
-    preparation: Preparation,
-    sampler: JobSampler,
-    *,
-    num_workers: int,
-    prefetch_factor: int,
-    pin_memory: bool,
-    persistent: bool,
-    timeout: float = 0,
-) -> DataLoader[Any]:
-    """A `DataLoader` over jobs. Draws nothing from the global generator."""
-    return DataLoader(
-        preparation,
-        batch_sampler=sampler,
-        collate_fn=partial(collate, kind=None if preparation.targets is None else preparation.targets.kind),
-        num_workers=num_workers,
-        prefetch_factor=prefetch_factor if num_workers else None,
-        persistent_workers=persistent and num_workers > 0,
-        pin_memory=pin_memory,
-        timeout=timeout if num_workers else 0,
-        generator=torch.Generator().manual_seed(0),
-    )
 
 
 def note_bad(dataset: ImageDataset, bad: list[tuple[int, str]]) -> None:

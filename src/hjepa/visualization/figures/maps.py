@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
     from hjepa.config import Geometry, Grid
     from hjepa.visualization.features import TokenFeatures
-    from hjepa.visualization.held_out import HeldOutImages
+    from hjepa.visualization.split_images import SplitImages
 
 _SHOWN = 6
 
 
-def maps_figure(images: HeldOutImages, tokens: TokenFeatures, geometry: Geometry, shares: list[float | None]) -> Figure:
+def maps_figure(images: SplitImages, tokens: TokenFeatures, geometry: Geometry, shares: list[float | None]) -> Figure:
     """Maps of the trained encoder beside those of its untrained copy.
 
     Args:

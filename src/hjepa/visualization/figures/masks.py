@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from hjepa.config import Geometry, Grid, PerAxis
     from hjepa.masking import MaskSampler
-    from hjepa.visualization.held_out import HeldOutImages
+    from hjepa.visualization.split_images import SplitImages
 
 _IMAGES = 4
 # Draws by number of groups of levels, so that pictures stay large enough to read.
@@ -30,7 +30,7 @@ _UNSEEN = 0.2
 Cells = NDArray[np.bool_]
 
 
-def masks_figure(images: HeldOutImages, sampler: MaskSampler, geometry: Geometry) -> Figure:
+def masks_figure(images: SplitImages, sampler: MaskSampler, geometry: Geometry) -> Figure:
     """Masks of the first training steps on a few images."""
     batch, _ = images.normalised(images.order[:_IMAGES])
     pictures = images.pictures(batch)

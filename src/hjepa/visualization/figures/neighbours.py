@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as MatplotlibFigure
 
     from hjepa.visualization.features import Gallery
-    from hjepa.visualization.held_out import HeldOutImages
+    from hjepa.visualization.split_images import SplitImages
 
 _QUERIES = 8
 _NEIGHBOURS = 5
 _TITLE = "Nearest neighbours"
 
 
-def neighbours_figure(images: HeldOutImages, gallery: Gallery) -> Figure | Omitted:
+def neighbours_figure(images: SplitImages, gallery: Gallery) -> Figure | Omitted:
     """Images beside those nearest to them, by the trained features and by raw pixels."""
     if len(gallery) < 3:
         reason = f"The test split has {len(gallery)} readable image(s); neighbours need at least 3."

@@ -85,7 +85,7 @@ def controls_table(evidence: Evidence) -> Table | None:
     columns.append(Column("Effective rank", [_number(rank.get(who)) for who in rows]))
     several = len(rank.get("levels") or []) > 1
     caption = "Against controls, all levels together" if several else "Against controls"
-    return Table(caption + _read(results), "Features", list(rows.values()), columns)
+    return Table(caption + _read_on(results), "Features", list(rows.values()), columns)
 
 
 def levels_table(evidence: Evidence, geometry: Geometry, targets: tuple[int, ...]) -> Table:
@@ -96,19 +96,18 @@ def levels_table(evidence: Evidence, geometry: Geometry, targets: tuple[int, ...
         geometry: sizes of the model.
         targets: cells predicted per level.
     """
-    results = evidence.results or {}
     levels = range(len(geometry.levels))
+    results = evidence.results or {}
     columns = [
         Column("Cells", [Cell(times(*geometry.level_grid(level))) for level in levels], "text"),
         Column("Predicted", [Cell(str(targets[level])) for level in levels]),
     ]
-    for title, reading in _readings(results):
-        # As the evaluation read them; `Evidence.level_scores` holds those on validation images alone.
-        scores: dict[int, dict[str, float | None]] = {entry["level"]: entry for entry in reading.get("levels") or []}
-        pairs = [(scores.get(i, {}).get("trained"), scores.get(i, {}).get("untrained")) for i in levels]
-        alone = [_number(None if trained is None else 100 * trained) for trained, _ in pairs]
-        ahead = [_difference(trained, untrained) for trained, untrained in pairs]
-        columns += [Column(f"{title}, %", alone, "num whole"), Column("Ahead of untrained", ahead)]
+    for title, scores in _readings(results):
+        entries: dict[int, dict[str, Any]] = {entry["level"]: entry for entry in scores.get("levels") or []}
+        alone = [entries.get(level, {}) for level in levels]
+        ahead = [_difference(entry.get("trained"), entry.get("untrained")) for entry in alone]
+        columns.append(Column(f"{title}, %", [_points(entry.get("trained")) for entry in alone], "num whole"))
+        columns.append(Column("Ahead of untrained", ahead))
     cka = results.get("cka") or []
     optional: list[tuple[str, Mapping[int, float | None], Callable[[float | None], Cell]]] = [
         ("Effective rank", evidence.ranks(), _number),
@@ -119,7 +118,7 @@ def levels_table(evidence: Evidence, geometry: Geometry, targets: tuple[int, ...
     ]
     columns += [Column(title, [cell(found.get(i)) for i in levels]) for title, found, cell in optional if found]
     return Table(
-        "Each level alone" + _read(results),
+        "Each level alone" + _read_on(results),
         "Level",
         [f"{i}: block {level.depth}" for i, level in enumerate(geometry.levels)],
         columns,
@@ -128,7 +127,7 @@ def levels_table(evidence: Evidence, geometry: Geometry, targets: tuple[int, ...
 
 
 def _readings(results: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The readings that were made: title, scores."""
+    """The readings that were made: title and scores."""
     probe, knn = results.get("linear_probe", {}), results.get("knn", {})
     if "trained" in probe:
         yield "Linear probe", probe
@@ -136,8 +135,7 @@ def _readings(results: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"k-NN-{knn.get('k', 20)}", knn
 
 
-def _read(results: dict[str, Any]) -> str:
-    """For captions: the images that accuracies are of; nothing where there are none."""
+def _read_on(results: dict[str, Any]) -> str:
     return f" (accuracy on {results.get('split', 'test')} images)" if any(_readings(results)) else ""
 
 
@@ -152,6 +150,10 @@ def _difference(ours: float | None, control: float | None) -> Cell:
     # A minus sign, not a hyphen, so that columns line up.
     text = f"{value:+.1f}".replace("-", "\N{MINUS SIGN}") if value else "0.0"
     return Cell(text, tone="up" if value > 0 else "down" if value < 0 else "even")
+
+
+def _points(value: float | None) -> Cell:
+    return Cell(None if value is None else f"{100 * value:.1f}")
 
 
 def _number(value: float | None) -> Cell:

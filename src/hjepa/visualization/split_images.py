@@ -1,4 +1,4 @@
-"""The held-out images that figures show, as the model sees them and as a person sees them."""
+"""Images of a split for figures, as the model sees them and as a person sees them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _LARGEST_CLASS = 24
 
 
-class HeldOutImages:
+class SplitImages:
     """Images of a split, in a random order that is a function of the run's seed.
 
     Args:

@@ -1,0 +1,202 @@
+"""Several levels against one: paired seeds with an interval, equal whole work, single pairs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.published.log import Log
+from benchmarks.published.readings import Published, Reading, as_of_today, cell_of
+from benchmarks.published.text import change, points, table
+from benchmarks.published.work import compared, flop_per_image, work_of
+
+EQUAL_WORK = "hierarchy_equal_work"
+# Studies with paired seeds: name, cell of several levels, cell of one level, what the recipe was.
+PAIRED = (
+    ("hierarchy_infonce", "three levels", "flat", "AdamW, no regulariser, predictors alike"),
+    ("hierarchy_fair", "three levels", "flat", "AdamW, no regulariser, wider predictor for one level"),
+)
+# Pairs of rows of the log: several levels, one level, what the recipe was.
+PAIRS = (
+    ("F5", "F6", "`cifar10_cpu`, width 192, regulariser 0.6"),
+    ("F8", "F9", "the same, regulariser 0.15"),
+    ("F1", "F3", "width 128, regulariser 0.6"),
+    ("L7", "L9", "width 128, regulariser 0.15"),
+    ("L8", "L11", "width 128, no regulariser"),
+    ("C22", "C23", "width 128, regulariser 0.6"),
+    ("C24", "C25", "the same, visible cells too"),
+)
+# Full-length runs that were read after every block: row of the log, folder, what it is, file.
+SIX_BLOCKS = (
+    ("F5", "cifar10_cpu/width_192", "four levels", "six_blocks.json"),
+    ("F7", "cifar10_cpu/width_192/seed_1", "four levels, seed 1", "six_blocks.json"),
+    ("F8", "cifar10_cpu/width_192/regulariser_0.15", "four levels, regulariser 0.15", "results.json"),
+    ("F6", "cifar10_cpu/width_192/flat", "one level", "six_blocks.json"),
+    ("F10", "cifar10_cpu/width_192/six_levels", "six levels", "results.json"),
+)
+
+
+def claim(published: Published) -> str:
+    """What is shown, in one paragraph."""
+    study, several, one, _ = PAIRED[1]
+    tree = published.study(study)
+    row = cell_of(tree, several)
+    work = compared(_cell_work(row), _cell_work(cell_of(tree, one)))
+    log = Log(published)
+    long = [log.difference(a, b) for a, b, _ in PAIRS if a.startswith("F")]
+    return (
+        "**Predicting at several levels instead of one makes a linear probe better by "
+        f"{_interval(row, 'linear_probe/depths')} points**, both read at the same depths: CIFAR-10 (JPEG copy), "
+        f"{len(tree['seeds'])} paired seeds, {row['images']:,} images a run, three levels with {work} than one. At full "
+        f"length there are {len(long)} single pairs, which say {change(min(long))} to {change(max(long))}."
+    )
+
+
+def paired(published: Published) -> str:
+    """Differences with their interval, one study a row."""
+    header = (
+        "several levels minus one", "seeds", "images", "linear, same depths", "linear, last level",
+        "k-NN-20, same depths", "k-NN-20, last level", "whole work of several levels",
+    )  # fmt: skip
+    rows = []
+    for name, several, one, recipe in PAIRED:
+        tree = published.study(name)
+        rows.append(_difference_line(tree, several, one, f"{recipe} ([figures](recipe/{name}.json))"))
+    return table(header, rows, left=(0, 7))
+
+
+def equal_work(published: Published) -> str:
+    """The study at equal whole work, once its files are there."""
+    files = sorted((published.root / EQUAL_WORK).glob("*.json"))
+    studies = [(file.name, published.json(f"{EQUAL_WORK}/{file.name}")) for file in files]
+    studies = [(name, tree) for name, tree in studies if "cells" in tree]
+    if not studies:
+        return (
+            "Not measured yet: one level with a predictor wide enough for the same whole work, paired seeds, at least "
+            "200,000 images, read on validation images."
+        )
+    parts = []
+    for name, tree in studies:
+        reference = tree["reference"]
+        data = tree["data"]
+        # Studies of before there were validation images say `test_images`.
+        read = f"{data['images']:,} {tree['split']}" if "split" in tree else f"{data['test_images']:,} test"
+        others = [row["name"] for row in tree["cells"] if row["name"] != reference]
+        header = (
+            f"minus {reference}", "seeds", "images", "linear, same depths", "linear, last level",
+            "k-NN-20, same depths", "k-NN-20, last level", "whole work",
+        )  # fmt: skip
+        lines = [
+            _difference_line(tree, other, reference, f"{other} ([figures]({EQUAL_WORK}/{name}))") for other in others
+        ]
+        parts.append(f"{tree['question']} Read on {read} images.\n\n{table(header, lines, left=(0, 7))}")
+    return "\n\n".join(parts)
+
+
+def pairs(published: Published) -> str:
+    """Single pairs of runs, the longest first."""
+    log = Log(published)
+    header = (
+        "pair", "recipe", "images", "linear, same depths", "linear, last level", "k-NN-20, same depths",
+        "k-NN-20, last level", "whole work of several levels",
+    )  # fmt: skip
+    rows = []
+    for several, one, recipe in PAIRS:
+        a, b = log.reading(several), log.reading(one)
+        name = f"[{several}](recipe.md#{several.lower()}) over [{one}](recipe.md#{one.lower()})"
+        rows.append(_pair_line(name, recipe, a, b))
+    a, b = (published.cell("hierarchy_visible", name) for name in ("four levels", "flat"))
+    rows.append(_pair_line("[seed 1](recipe/hierarchy_visible.json)", "C24 over C25, the other seed", a, b))
+    return table(header, rows, left=(0, 1, 7))
+
+
+def work_of_pairs(published: Published) -> str:
+    """Which side of the single pairs has more work."""
+    log = Log(published)
+    dearer, total = 0, 0
+    for several, one, _ in PAIRS:
+        a, b = log.reading(several), log.reading(one)
+        dearer += work_of(a) > 1.0005 * work_of(b)
+        total += 1
+    a, b = log.reading("F5"), log.reading("F6")
+    return (
+        f"In {dearer} of the {total} pairs from the log several levels are the dearer side. For the preset, F5 has "
+        f"{work_of(a) / 1e6:.0f} MFLOP per image and F6 {work_of(b) / 1e6:.0f}, {compared(work_of(a), work_of(b))} for four levels."
+    )
+
+
+def six_blocks(published: Published) -> str:
+    """Full-length runs read after every block, and what that adds."""
+    log = Log(published)
+    header = ("read after all six blocks", "linear", "k-NN-20", "untrained: linear, k-NN-20", "over depths 1, 2, 4, 6")
+    rows = []
+    for number, folder, name, file in SIX_BLOCKS:
+        tree = published.json(f"{folder}/{file}")
+        at = (
+            "_depths"
+            if "trained_depths" in tree["linear_probe"] and tuple(tree["depths"]) == (1, 2, 3, 4, 5, 6)
+            else ""
+        )
+        linear, knn = (100 * tree[part][f"trained{at}"] for part in ("linear_probe", "knn"))
+        raw = [tree[part].get(f"untrained{at}") for part in ("linear_probe", "knn")]
+        untrained = ", ".join(points(100 * value) for value in raw if value is not None)
+        four = log.figures(number)
+        gain = f"{change(linear - four.linear)}, {change(knn - four.knn)}"
+        rows.append(
+            [
+                f"{name} ([{number}](recipe.md#{number.lower()}), [figures]({folder}/{file}))",
+                points(linear),
+                points(knn),
+                untrained,
+                gain,
+            ]
+        )
+    return table(header, rows)
+
+
+def six_blocks_said(published: Published) -> str:
+    """What four levels are worth to who reads every block."""
+    tree = {name: published.json(f"{folder}/six_blocks.json") for name, folder in
+            (("four", "cifar10_cpu/width_192"), ("one", "cifar10_cpu/width_192/flat"))}  # fmt: skip
+    linear, knn = (
+        100 * (tree["four"][part]["trained_depths"] - tree["one"][part]["trained_depths"])
+        for part in ("linear_probe", "knn")
+    )
+    log = Log(published)
+    return (
+        f"So the {change(log.difference('F5', 'F6'))} points of linear probe between F5 and F6 are {change(linear)} for "
+        f"who reads all six blocks; of the {change(log.difference('F5', 'F6', 'knn'))} in k-NN {change(knn)} are left."
+    )
+
+
+def _difference_line(tree: dict[str, Any], several: str, one: str, name: str) -> list[str]:
+    row, other = cell_of(tree, several), cell_of(tree, one)
+    keys = ("linear_probe/depths", "linear_probe/last", "knn/depths", "knn/last")
+    return [
+        name,
+        str(len([run for run in row["runs"] if "failed" not in run])),
+        f"{row['images']:,}" + ("" if row["images"] == other["images"] else f" over {other['images']:,}"),
+        *(_interval(row, key) for key in keys),
+        compared(_cell_work(row) * row["images"], _cell_work(other) * other["images"]),
+    ]
+
+
+def _interval(row: dict[str, Any], key: str) -> str:
+    found = row["difference"].get(key)
+    if found is None:
+        return ""
+    text = change(100 * found["mean"])
+    if found["low"] is not None:
+        text += f" [{change(100 * found['low'])}, {change(100 * found['high'])}]"
+    return text
+
+
+def _pair_line(name: str, recipe: str, a: Reading, b: Reading) -> list[str]:
+    parts = ((a.linear, b.linear), (a.last, b.last), (a.knn, b.knn), (a.last_knn, b.last_knn))
+    differences = [f"{points(x)} - {points(y)} = {change(x - y)}" for x, y in parts]
+    return [name, recipe, f"{a.images:,}", *differences, compared(work_of(a), work_of(b))]
+
+
+def _cell_work(row: dict[str, Any]) -> float:
+    config = as_of_today(row["config"])
+    assert config is not None
+    return flop_per_image(config)

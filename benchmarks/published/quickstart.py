@@ -1,0 +1,95 @@
+"""The page of the quick start."""
+
+from __future__ import annotations
+
+from benchmarks.published.overview import QUICK, QUICK_FLOAT
+from benchmarks.published.readings import Published
+from benchmarks.published.text import change, minutes, points, spread, table
+
+# Float32: the seeds, and seed 0 in another hour.
+FLOATS = (QUICK_FLOAT[0], "quickstart/seed_0_again", *QUICK_FLOAT[1:])
+HEADER = (
+    "seed", "linear, all levels", "untrained", "gain", "linear, last level", "k-NN-20, all levels", "training", "files",
+)  # fmt: skip
+
+
+def bf16(published: Published) -> str:
+    """Five seeds in bf16, with their mean."""
+    return _seeds(published, QUICK, mean=True)
+
+
+def float32(published: Published) -> str:
+    """Four seeds in float32, the first of them twice."""
+    return _seeds(published, FLOATS, mean=False)
+
+
+def levels(published: Published) -> str:
+    """Seed 0 in float32 by level, beside the controls."""
+    tree = published.json("quickstart/results.json")
+    parts = tree["linear_probe"], tree["knn"]
+    rows = [["trained, all levels", *(points(100 * part["trained"]) for part in parts)]]
+    last = len(parts[0]["levels"]) - 1
+    for level in range(last + 1):
+        name = f"trained, level {level}" + (" (last)" if level == last else "")
+        rows.append([name, *(points(100 * part["levels"][level]["trained"]) for part in parts)])
+    rows.append(["untrained, all levels", *(points(100 * part["untrained"]) for part in parts)])
+    rows.append(["PCA of pixels", *(points(100 * part["pca"]) for part in parts)])
+    rows.append(["raw pixels", *(points(100 * part["pixels"]) for part in parts)])
+    rows.append(["chance", *[points(100 * tree["chance"])] * 2])
+    return table(("features", "linear probe", "k-NN-20"), rows)
+
+
+def goals(published: Published) -> str:
+    """What was aimed at, and what came of it."""
+    gains = [_gain(published, folder) for folder in QUICK]
+    slowest = max(published.seconds(folder) or 0 for folder in QUICK)
+    met = sum(gain >= 20 for gain in gains)
+    goal = sum(gain >= 30 for gain in gains)
+    labels = 100 * published.json("shapes_difficulty.json")["supervised"]
+    return (
+        f"Aimed at: 20 points over the untrained encoder in at most four minutes of training. {met} of {len(gains)} "
+        f"seeds in bf16 reach the 20 points, {goal} reach 30; the slowest trained for {minutes(slowest)}. The same "
+        f"encoder trained with labels on as many images reaches {points(labels)}."
+    )
+
+
+def shapes(published: Published) -> str:
+    """How hard the embedded set is."""
+    tree = published.json("shapes_difficulty.json")
+    rows = [
+        ["chance", points(100 * tree["chance"])],
+        ["raw pixels, linear probe", points(100 * tree["pixels_linear"])],
+        ["raw pixels, k-NN-20", points(100 * tree["pixels_knn_20"])],
+        [
+            f"supervised encoder, {tree['supervised_images']:,} images, {tree['supervised_seconds']:.0f} s",
+            points(100 * tree["supervised"]),
+        ],
+    ]
+    about = (
+        f"{tree['train_images']:,} training and {tree['test_images']:,} test images, version {tree['shapes_version']}."
+    )
+    return f"{table(('classifier', 'test accuracy'), rows)}\n\n{about}"
+
+
+def _gain(published: Published, folder: str) -> float:
+    tree = published.json(f"{folder}/results.json")["linear_probe"]
+    return 100 * float(tree["trained"] - tree["untrained"])
+
+
+def _seeds(published: Published, folders: tuple[str, ...], *, mean: bool) -> str:
+    rows = []
+    columns: list[list[float]] = [[], [], [], []]
+    for folder in folders:
+        reading, tree = published.run(folder), published.json(f"{folder}/results.json")
+        gain = _gain(published, folder)
+        for column, value in zip(columns, (reading.linear, gain, reading.last, reading.knn), strict=True):
+            column.append(value)
+        files = f"[figures]({folder}/results.json), [environment]({folder}/environment.json)"
+        again = ", another hour" if folder.endswith("again") else ""
+        line = [f"{tree['seed']}{again}", points(reading.linear), points(100 * tree["linear_probe"]["untrained"])]
+        line += [change(gain), points(reading.last), points(reading.knn), minutes(published.seconds(folder)), files]
+        rows.append(line)
+    if mean:
+        linear, gain_, last, knn = columns
+        rows.append(["mean ± 95 %", spread(linear), "", spread(gain_, sign=True), spread(last), spread(knn), "", ""])
+    return table(HEADER, rows, left=(0, 7))

@@ -1,0 +1,62 @@
+"""What was measured of the options that the presets leave off, and where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A finding about one value of a key.
+
+    Attributes:
+        key: dotted.
+        option: the value, or what it stands for.
+        found: in a few words.
+        rows: of the log of the search, docs/results/recipe.md.
+    """
+
+    key: str
+    option: str
+    found: str
+    rows: tuple[str, ...]
+
+
+EVIDENCE = (
+    Evidence("model.levels[].stride", "0", "no gain from a level of the whole image", ("S4", "C16")),
+    Evidence("model.position", "rope", "worse and slower on the embedded set", ("S6",)),
+    Evidence("model.hierarchy", "pooled, both", "worse than levels at depths", ("C36", "C38")),
+    Evidence(
+        "model.center_targets",
+        "true",
+        "better probe beside `smoothl1` on photographs, worse on the embedded set, no difference beside `infonce`",
+        ("S5", "C5", "C15"),
+    ),
+    Evidence("model.predictor.sharing", "separate", "no better for more work", ("C29",)),
+    Evidence("model.predictor.predict_visible", "true", "better in short runs, worse at full length", ("C24", "F2")),
+    Evidence("model.predictor.coarse_to_fine", "true", "no better for more work", ("C39",)),
+    Evidence("model.ema.momentum_end", "equal to `momentum`", "worse than a rising one", ("C46",)),
+    Evidence(
+        "model.ema.momentum_end", "below 1", "better k-NN beside `infonce`: in the presets for photographs", ("C10",)
+    ),
+    Evidence("masking.strategy", "hierarchical", "no better for much more work", ("C37",)),
+    Evidence("masking.strategy", "random", "worse", ("C40",)),
+    Evidence(
+        "masking.sets_per_image",
+        "2",
+        "no better for its work in short runs; a cell hidden in both sets was its own negative then",
+        ("C12", "C41"),
+    ),
+    Evidence("loss.type", "infonce", "best on photographs, far worse on the embedded set", ("C6", "L3", "S12")),
+    Evidence("loss.type", "mse, cosine", "worse than `infonce` on photographs", ("C44", "C45")),
+    Evidence("loss.hierarchy_weights", "other than 1", "no difference", ("C42", "C43")),
+    Evidence("loss.hierarchy_weighting", "learned", "worse", ("C48",)),
+    Evidence("loss.sliced_gaussian_weight", "5", "too weak to stop a collapse; more is unmeasured", ("S16",)),
+    Evidence(
+        "loss.regularised_levels",
+        "all",
+        "better k-NN on the embedded set, no gain on photographs",
+        ("S9", "C7", "C28", "L12"),
+    ),
+)
+"""In the order of the reference."""

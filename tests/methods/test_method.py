@@ -1,0 +1,117 @@
+"""The loop trains what it does not know; methods by name; the encoder is apart from the predictor."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from tests.conftest import Run, tiny_config
+from tests.methods.two_views import TwoViews
+
+import hjepa
+from hjepa.errors import UserError
+from hjepa.evaluation import evaluate
+from hjepa.methods import HJepa, IJepa, build_method, find_method, method_names, register
+from hjepa.training import load_run
+
+KEYS: dict[str, Any] = {"method": "two_views", "training.epochs": 4, "data.subset": 192}
+
+
+def test_a_third_method_is_trained_resumed_evaluated_and_loaded_without_a_change_of_the_loop(run: Run) -> None:
+    whole = run(KEYS)
+    assert whole.outcome.completed
+    record = whole.records[-1]
+    assert {"invariance", "variance", "covariance", "spread", "loss", "grad_norm"} <= record.keys()
+    assert "momentum" not in record
+    assert whole.records[0]["loss"] > record["loss"]
+    part = run({**KEYS, "training.max_steps": 17})
+    resumed = run(KEYS, folder=part.folder, resume="auto")
+    for name, value in whole.state["model_state_dict"].items():
+        assert torch.equal(value, resumed.state["model_state_dict"][name]), name
+    # State that is not trained is part of the checkpoint.
+    assert whole.state["model_state_dict"]["centre"].abs().sum() > 0
+    loaded = load_run(whole.folder, device="cpu")
+    assert isinstance(loaded.method, TwoViews)
+    results = evaluate(whole.folder, eval_type="knn", device="cpu", controls=("untrained",))
+    assert 0 <= results["knn"]["trained"] <= 1
+    encoder = hjepa.load_pretrained(whole.folder)
+    assert encoder.embed(torch.zeros(2, 3, 20, 16, dtype=torch.uint8)).shape == (
+        2,
+        encoder.embed_dim * encoder.num_levels,
+    )
+    with pytest.raises(UserError, match="no predictor over masks"):
+        _ = loaded.model
+
+
+def test_its_loss_of_a_step_does_not_depend_on_how_the_views_are_decoded(run: Run) -> None:
+    keys = {**KEYS, "training.max_steps": 2, "data.augmentation.horizontal_flip": False}
+    device = run({**keys, "data.storage": "device"}).records[0]["loss"]
+    workers = run({**keys, "data.storage": "workers"}).records[0]["loss"]
+    assert device == pytest.approx(workers, rel=0.05)
+
+
+def test_a_class_is_named_by_its_module(run: Run) -> None:
+    seen = run({**KEYS, "method": "tests.methods.two_views:TwoViews", "training.max_steps": 1})
+    assert seen.outcome.step == 1
+
+
+def test_ijepa_is_one_level(run: Run) -> None:
+    seen = run({"method": "ijepa", "training.max_steps": 2})
+    assert "loss/level_0" in seen.records[0]
+    assert "loss/level_1" not in seen.records[0]
+    same = run({"method": "hjepa", "model.num_hierarchies": 1, "training.max_steps": 2})
+    assert [r["loss"] for r in seen.records] == [r["loss"] for r in same.records]
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("hjep", "did you mean hjepa"),
+        ("nothing.like:It", "cannot be imported"),
+        ("tests.methods.two_views:Config", r"is no hjepa\.methods\.Method"),
+    ],
+)
+def test_an_unknown_method_is_one_line(name: str, says: str) -> None:
+    with pytest.raises(UserError, match=says) as error:
+        find_method(name)
+    assert "\n" not in str(error.value)
+
+
+def test_ijepa_with_several_levels_is_refused() -> None:
+    with pytest.raises(UserError, match="method: ijepa has one level"):
+        IJepa.check(tiny_config({"method": "ijepa", "model.num_hierarchies": 2}), 1)
+
+
+def test_a_name_belongs_to_one_class() -> None:
+    assert {"hjepa", "ijepa", "two_views"} <= set(method_names())
+    with pytest.raises(ValueError, match="already"):
+        register("hjepa")(TwoViews)
+
+
+def test_cost_is_counted_without_weights_and_grows_with_the_model() -> None:
+    small = HJepa.cost(tiny_config(), 3)
+    large = HJepa.cost(tiny_config({"model.embed_dim": 64}), 3)
+    assert small.total < large.total
+    assert TwoViews.cost(tiny_config(), 3) is None
+
+
+def test_a_report_of_an_update_that_was_not_made_names_the_stage(run: Run) -> None:
+    method = build_method(tiny_config(KEYS))
+    assert isinstance(method, TwoViews)
+
+    def spoil(module: Any, args: Any, output: Any) -> Any:
+        return output * float("nan") if isinstance(module, torch.nn.Sequential) and module.training else output
+
+    handle = torch.nn.modules.module.register_module_forward_hook(spoil)
+    try:
+        with pytest.raises(UserError, match="not finite"):
+            run({**KEYS, "training.non_finite": "stop"})
+    finally:
+        handle.remove()
+
+
+def test_the_records_of_a_method_are_json(run: Run) -> None:
+    seen = run({**KEYS, "training.max_steps": 1})
+    assert json.loads(json.dumps(seen.records)) == seen.records

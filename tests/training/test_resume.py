@@ -1,0 +1,91 @@
+"""Going on with another batch, number of processes or length: by images seen, never by steps."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.conftest import Run, run_tiny, tiny_config
+
+from hjepa.errors import UserError
+from hjepa.training.optim.schedules import Schedules
+from hjepa.training.resume import resumed_step
+
+# 12 steps of 16 images to the epoch.
+KEYS: dict[str, Any] = {"data.subset": 192, "training.epochs": 4, "training.warmup_epochs": 0}
+
+
+def test_a_doubled_batch_goes_on_where_the_images_are_and_trains_to_the_end(run: Run) -> None:
+    half = run({**KEYS, "training.max_steps": 24})
+    seen = run({**KEYS, "data.batch_size": 32}, folder=half.folder, resume="auto")
+    assert seen.outcome.completed
+    assert not seen.outcome.already_done
+    assert seen.outcome.step == 24  # 4 epochs of 6 steps
+    assert "step 24 of 48 becomes step 12 of 24" in seen.log
+    steps = [record["step"] for record in seen.records]
+    assert steps == sorted(steps)
+    epochs = [record["epoch"] for record in seen.records]
+    assert epochs == sorted(epochs)
+    rates = [record["lr"] for record in seen.records]
+    assert all(later <= earlier for earlier, later in itertools.pairwise(rates))
+
+
+def test_a_halved_batch_does_not_go_back(run: Run) -> None:
+    half = run({**KEYS, "training.max_steps": 24})
+    seen = run({**KEYS, "data.batch_size": 8, "training.max_steps": 50}, folder=half.folder, resume="auto")
+    assert seen.records[-1]["step"] == 50
+    assert seen.records[-1]["epoch"] == pytest.approx(50 / 24)
+
+
+def test_other_micro_batches_of_the_same_update_change_nothing(run: Run) -> None:
+    half = run({**KEYS, "training.max_steps": 24})
+    seen = run({**KEYS, "data.batch_size": 8, "training.accumulation_steps": 2}, folder=half.folder, resume="auto")
+    assert seen.outcome.step == 48
+    assert "becomes step" not in seen.log
+
+
+def test_a_longer_run_whose_rate_would_jump_is_refused_and_nothing_is_lost(run: Run) -> None:
+    whole = run(KEYS)
+    before = whole.outcome.checkpoint.read_bytes()
+    with pytest.raises(UserError, match=r"training\.epochs: .* would jump from .*resume_schedule=stretch") as error:
+        run({**KEYS, "training.epochs": 8}, folder=whole.folder, resume="auto")
+    assert "\n" not in str(error.value)
+    assert whole.outcome.checkpoint.read_bytes() == before
+    seen = run(
+        {**KEYS, "training.epochs": 8, "training.resume_schedule": "stretch"}, folder=whole.folder, resume="auto"
+    )
+    assert seen.outcome.step == 96
+    assert "as training.resume_schedule=stretch allows" in seen.log
+
+
+def test_a_constant_rate_may_be_extended(run: Run) -> None:
+    keys = {**KEYS, "training.lr_schedule": "constant", "training.max_steps": 40}
+    part = run(keys)
+    seen = run({**keys, "training.epochs": 8, "training.max_steps": 60}, folder=part.folder, resume="auto")
+    assert seen.outcome.step == 60
+
+
+def test_a_checkpoint_without_its_batch_is_counted_from_its_processes() -> None:
+    config = tiny_config(KEYS)
+    state = {"step": 12, "config": config.model_dump(mode="json"), "processes": [{}], "data": {"images": 192}}
+    # Two processes of 16 images: 6 steps to the epoch; one process has 12.
+    assert resumed_step(state, Schedules(config, 12, 16)) == 24
+
+
+def test_a_run_that_was_not_over_is_not_over_after_a_conversion() -> None:
+    config = tiny_config(KEYS)
+    state = {"step": 47, "config": config.model_dump(mode="json"), "steps_per_epoch": 12, "global_batch": 16}
+    assert resumed_step(state, Schedules(config, 1, 192)) == 3
+    assert resumed_step(state | {"step": 48}, Schedules(config, 1, 192)) == 4
+
+
+def test_the_records_of_earlier_steps_are_converted_too(tmp_path: Path) -> None:
+    run_tiny(tmp_path / "run", {**KEYS, "training.max_steps": 24})
+    run_tiny(tmp_path / "run", {**KEYS, "data.batch_size": 32, "training.max_steps": 14}, resume="auto")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    trained = [line for line in lines if line["kind"] == "train"]
+    assert [line["step"] for line in trained][-3:] == [12, 13, 14]
+    assert trained[-3]["epoch"] == pytest.approx(2.0)
