@@ -17,7 +17,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from hjepa.runtime.file_lock import FileLock
+from hjepa.runtime.file_lock import exclusive
 
 logger = logging.getLogger("hjepa")
 
@@ -78,7 +78,7 @@ class ShardCache:
             raise FetchError(reason)
         self.folder.mkdir(parents=True, exist_ok=True)
         # A few lock files for all addresses: as many as shards would stay behind for ever.
-        with FileLock(self.folder / f".lock-{zlib.crc32(url.encode()) % _STRIPES}"):
+        with exclusive(self.folder / f".lock-{zlib.crc32(url.encode()) % _STRIPES}"):
             if not _touch(file):
                 try:
                     self._fetch(url, file)
@@ -102,7 +102,7 @@ class ShardCache:
         part = file.with_name(f".part-{os.getpid()}-{threading.get_ident()}")
         try:
             modified = _download(url, part)
-            with FileLock(self.folder / ".lock"):
+            with exclusive(self.folder / ".lock"):
                 self._make_room(part)
                 # Recently used, and changed when the server says so: an index of it outlives its being dropped.
                 os.utime(part, (time.time(), modified))
