@@ -18,7 +18,7 @@ from hjepa.data.dataset import (
     bad_files_error,
     log_bad_files,
 )
-from hjepa.data.listing import Listing, held_out, restrict_classes, subset_rows
+from hjepa.data.listing import Listing, Note, held_out, restrict_classes, subset_rows
 from hjepa.data.loading.first_read import Probe, convert_memory, scan, settle, worth_scanning
 from hjepa.data.sources import cifar, digits, folder, imagenet, parquet, shapes, stl10, webdataset
 from hjepa.errors import DataError, UserError
@@ -26,7 +26,7 @@ from hjepa.errors import DataError, UserError
 if TYPE_CHECKING:
     from hjepa.config import DataConfig
 
-logger = logging.getLogger("hjepa")
+log = logging.getLogger("hjepa")
 
 SOURCES: dict[str, Callable[[DataConfig, Split, Path], Listing]] = {
     "shapes": shapes.find,
@@ -40,6 +40,8 @@ SOURCES: dict[str, Callable[[DataConfig, Split, Path], Listing]] = {
     "parquet": parquet.find,
     "webdataset": webdataset.find,
 }
+
+_EXCLUDING = ("folder", "imagenet", "imagenet100", "parquet")
 
 
 def build_dataset(data: DataConfig, split: Split = "train", *, seed: int = 0) -> ImageDataset:
@@ -60,12 +62,16 @@ def build_dataset(data: DataConfig, split: Split = "train", *, seed: int = 0) ->
             do not match, a download that failed; one line that says what would do.
         UserError: keys of ``data`` that do not go together.
     """
-    if data.labels_file is not None and data.dataset != "folder":
-        raise UserError(
-            f"data.labels_file: read for data.dataset=folder only, and data.dataset is {data.dataset}; leave it out"
-        )
-    path = data.data_path if data.data_path is not None else Path("data") / data.dataset
-    listing = SOURCES[data.dataset](data, split, path)
+    dataset, notes = build_noted(data, split, seed=seed)
+    # They are about the whole set, and every use of it reads the training split.
+    for note in notes if split == "train" else ():
+        log.log(note.level, "%s: %s", data.dataset, note.text)
+    return dataset
+
+
+def build_noted(data: DataConfig, split: Split, *, seed: int = 0) -> tuple[ImageDataset, tuple[Note, ...]]:
+    """As `build_dataset`, with what it would log about the set, which is not logged."""
+    listing = list_images(data, split)
     other = None
     if listing.whole:
         test = held_out(listing.labels, len(listing), data.test_fraction, seed)
@@ -83,7 +89,26 @@ def build_dataset(data: DataConfig, split: Split = "train", *, seed: int = 0) ->
             f"data.dataset={data.dataset}: no images for the {split} split{_at(listing)}{damage}; "
             "add images, or change data.data_path, data.test_fraction or data.classes_file"
         )
-    return _read(listing, other, data, split)
+    return _read(listing, other, data, split), listing.notes
+
+
+def list_images(data: DataConfig, split: Split) -> Listing:
+    """The images of one split before any is decoded; of the whole set where that is still to be divided.
+
+    Raises:
+        DataError, UserError: as `build_dataset`.
+    """
+    _check_keys(data)
+    path = data.data_path if data.data_path is not None else Path("data") / data.dataset
+    return SOURCES[data.dataset](data, split, path)
+
+
+def _check_keys(data: DataConfig) -> None:
+    for key, value, sets in (("labels_file", data.labels_file, ("folder",)), ("exclude", data.exclude, _EXCLUDING)):
+        if value and data.dataset not in sets:
+            raise UserError(
+                f"data.{key}: read for data.dataset={', '.join(sets)} only, and data.dataset is {data.dataset}; leave it out"
+            )
 
 
 def _read(listing: Listing, other: Listing | None, data: DataConfig, split: Split) -> ImageDataset:

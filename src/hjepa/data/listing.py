@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +16,15 @@ from torch import Tensor
 from hjepa.data.dataset import BadFile, EncodedPixels, Pixels, Shards, choose_names
 from hjepa.errors import DataError
 from hjepa.runtime.random import Purpose, stream
+
+
+class Note(NamedTuple):
+    """Something about a set that its user should hear: what was left out, renamed or understood in a certain way."""
+
+    text: str
+    """One line."""
+    level: int = logging.WARNING
+    """Of the log: a warning where pictures or labels are concerned that somebody may miss."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,8 @@ class Listing:
     """Where images lie in files of many."""
     bad_files: tuple[BadFile, ...] = ()
     """What the source itself found damaged."""
+    notes: tuple[Note, ...] = ()
+    """About the set as a whole, the same for both splits."""
 
     def __len__(self) -> int:
         return len(self.identifiers)

@@ -15,12 +15,12 @@ from typing import Any
 
 from hjepa.data.shards.blobs import Shard
 from hjepa.data.shards.cache import FetchError, ShardCache
+from hjepa.data.split_names import TEST_WORDS, is_train, split_of_path
 from hjepa.errors import DataError
 
 LIST_NAME = "shards.json"
 """The list that `hjepa data shard` writes, found in a folder by this name."""
 
-_TEST_NAMES = ("test", "val", "valid", "validation")
 _ADDRESS = re.compile(r"^(https?):/+", re.IGNORECASE)
 _OTHER_ADDRESS = re.compile(r"^([a-z][a-z0-9+.-]+):/", re.IGNORECASE)
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -40,7 +40,7 @@ class Entry:
     labels: tuple[str, ...] | None = None
     """Their labels as text, where a list says so."""
     split: str | None = None
-    """``"train"`` or ``"test"``, where that is known."""
+    """The word for its split, of `hjepa.data.split_names`, where that is known."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Catalogue:
 
     def divided(self) -> tuple[list[Entry], list[Entry]]:
         """Shards for training and testing; none for testing where the set is still to be divided."""
-        tests = ([entry for entry in self.entries if entry.split == name] for name in _TEST_NAMES)
+        tests = ([entry for entry in self.entries if entry.split == name] for name in TEST_WORDS)
         test = next((found for found in tests if found), [])
-        train = [entry for entry in self.entries if entry.split == "train"]
+        train = [entry for entry in self.entries if is_train(entry.split)]
         train = train or [entry for entry in self.entries if entry.split is None]
         return (train, test) if train and test else (list(self.entries), [])
 
@@ -70,7 +70,7 @@ def read_catalogue(given: Path, cache: ShardCache) -> Catalogue:
       shard per line; shards are relative to the list.
 
     All but the folder may be on the web (http, https). A shard belongs to the split that its name or a folder on its
-    way says (``train``; ``test``, ``val``, ``valid``, ``validation``).
+    way says (``train``; ``test``, ``val``, ``dev`` and the like, see `hjepa.data.split_names`).
 
     Raises:
         DataError: nothing there, or not in one of these forms.
@@ -143,7 +143,7 @@ def _named(places: Sequence[Path | str], root: str) -> Iterator[Entry]:
     texts = [place.as_posix() if isinstance(place, Path) else place for place in places]
     names = [PurePosixPath(t).relative_to(Path(root).as_posix()).as_posix() for t in texts] if root else _short(texts)
     for place, name in zip(places, names, strict=True):
-        yield Entry(Shard(name, place), split=_split(name))
+        yield Entry(Shard(name, place), split=split_of_path(name))
 
 
 def _short(texts: Sequence[str]) -> list[str]:
@@ -153,14 +153,6 @@ def _short(texts: Sequence[str]) -> list[str]:
         return [str(path) for path in paths]
     common = posixpath.commonpath([str(path.parent) for path in paths])
     return [str(path.relative_to(common)) if common else str(path) for path in paths]
-
-
-def _split(name: str) -> str | None:
-    words = re.split(r"[^a-z]+", name.lower().removesuffix(".tar"))
-    for word in words:
-        if word == "train" or word in _TEST_NAMES:
-            return word
-    return None
 
 
 def _from_list(path: Path | str, cache: ShardCache) -> Catalogue:
@@ -224,4 +216,4 @@ def _entry(path: Path | str, row: dict[str, Any], name: str) -> Entry:
     else:
         place = path.parent / url
     texts = None if labels is None else tuple("" if label is None else str(label) for label in labels)
-    return Entry(Shard(name, place), row.get("nsamples"), texts, row.get("split") or _split(name))
+    return Entry(Shard(name, place), row.get("nsamples"), texts, row.get("split") or split_of_path(name))
