@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hjepa.config import Config, load_config
+from hjepa.errors import EmptySplitError
 
 if TYPE_CHECKING:
     from hjepa.research import StudyOutcome
@@ -153,7 +154,12 @@ def _finish(run_dir: Path, checkpoint: Path, config: Config, console: bool, *, a
 
     with LogFile(run_dir / "training.log", console=console):
         log.info("evaluating against raw pixels, PCA and the untrained encoder (CPU threads: %d)", get_num_threads())
-        results = run_evaluation(checkpoint, device=config.device, output=written)
+        try:
+            results = run_evaluation(checkpoint, device=config.device, output=written)
+        except EmptySplitError as error:
+            # The run is whole; there is nothing to evaluate it on.
+            log.warning("evaluation and report skipped: %s", error)
+            return {}
         if console:
             print_table(results)
         paths = draw(checkpoint, output_dir=run_dir, generate_report=True, device=config.device)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,11 @@ def load_config(
     else:
         pairs = [parse_override(text) for text in overrides]
     for key, value in pairs:
+        _require_text(key, value)
         _set(tree, key, value)
+    slips = list(_slips(tree, ""))
+    if slips:
+        raise UserError("\n".join(f"{slip}{f' (in {origin})' if origin else ''}" for slip in slips))
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
@@ -68,10 +73,35 @@ def parse_override(text: str) -> tuple[str, Any]:
     key = key.strip()
     if not equals or not key:
         raise UserError(f"{text!r}: not an override; write section.key=value, for example training.epochs=10")
+    _require_text(key, value)
     try:
         return key, yaml.safe_load(value)
     except yaml.YAMLError:
         raise UserError(f"{key}: the value {value!r} is not valid YAML; quote it if it is text") from None
+
+
+def _require_text(key: str, value: Any) -> None:
+    """Refuse names of files that are no text: YAML and JSON, which a run is written down in, hold text only."""
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{key}: {str(value)!r} holds bytes that are not UTF-8; rename it, or give a link to it with another name"
+        ) from None
+
+
+def _slips(node: Any, path: str) -> Iterator[str]:
+    """A line for every ``key:value`` without a space, which YAML takes for a key (or a text) with a colon in it."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            name, colon, rest = str(key).partition(":")
+            if colon and value is None and rest:
+                yield f"{path}{key}: a space is missing after the colon; write `{name}: {rest}`"
+            else:
+                yield from _slips(value, f"{path}{key}.")
+    elif isinstance(node, list):
+        for number, entry in enumerate(node):
+            yield from _slips(entry, f"{path}{number}.")
 
 
 def dump_config(config: Config) -> str:
@@ -163,7 +193,9 @@ def _explain(detail: ErrorDetails, origin: str) -> str:
     if detail["type"] == "extra_forbidden":
         return f"{path}: unknown key{_nearest(keys)}{where}"
     if detail["type"] in ("model_type", "model_attributes_type", "dict_type"):
-        return f"{path}: {detail['input']!r} is a value where a section with keys is needed{where}"
+        slip = re.fullmatch(r"(\w+):(\S+)", detail["input"]) if isinstance(detail["input"], str) else None
+        hint = f"; a space is missing after the colon: `{slip[1]}: {slip[2]}`" if slip else ""
+        return f"{path}: {detail['input']!r} is a value where a section with keys is needed{hint}{where}"
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "value_error" and ": " in message and message.split(": ")[0].isidentifier():
         return f"{path}{'.' if path else ''}{message}{where}"

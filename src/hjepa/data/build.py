@@ -21,7 +21,7 @@ from hjepa.data.dataset import (
 from hjepa.data.listing import Listing, Note, held_out, restrict_classes, subset_rows
 from hjepa.data.loading.first_read import Probe, convert_memory, scan, settle, worth_scanning
 from hjepa.data.sources import cifar, digits, folder, imagenet, parquet, shapes, stl10, webdataset
-from hjepa.errors import DataError, UserError
+from hjepa.errors import DataError, EmptySplitError, UserError
 
 if TYPE_CHECKING:
     from hjepa.config import DataConfig
@@ -85,7 +85,7 @@ def build_noted(data: DataConfig, split: Split, *, seed: int = 0) -> tuple[Image
         listing = listing.select(subset_rows(listing.labels, len(listing), data.subset, seed))
     if not len(listing):
         damage = "".join(f" ({bad.path}: {bad.reason})" for bad in listing.bad_files[:1])
-        raise DataError(
+        raise EmptySplitError(
             f"data.dataset={data.dataset}: no images for the {split} split{_at(listing)}{damage}; "
             "add images, or change data.data_path, data.test_fraction or data.classes_file"
         )

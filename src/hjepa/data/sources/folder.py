@@ -135,7 +135,8 @@ def list_split(
         EncodedPixels(FileBlobs(root, here.names)),
         here.names,
         torch.tensor([number[label] for label in here.labels]) if classes else None,
-        tuple(classes) if classes else None,
+        # Bytes in a name that are no text would stop whoever prints or draws it.
+        tuple(name.encode("utf-8", "backslashreplace").decode() for name in classes) if classes else None,
         whole=test is None,
         root=here.folder,
         sample=EncodedPixels(FileBlobs(root, train.names)),
