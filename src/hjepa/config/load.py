@@ -193,7 +193,7 @@ def _explain(detail: ErrorDetails, origin: str) -> str:
     if detail["type"] == "extra_forbidden":
         return f"{path}: unknown key{_nearest(keys)}{where}"
     if detail["type"] in ("model_type", "model_attributes_type", "dict_type"):
-        slip = re.fullmatch(r"(\w+):(\S+)", detail["input"]) if isinstance(detail["input"], str) else None
+        slip = re.match(r"(\w+):(\S+)", detail["input"]) if isinstance(detail["input"], str) else None
         hint = f"; a space is missing after the colon: `{slip[1]}: {slip[2]}`" if slip else ""
         return f"{path}: {detail['input']!r} is a value where a section with keys is needed{hint}{where}"
     message = detail["msg"].removeprefix("Value error, ")
