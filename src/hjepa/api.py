@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hjepa.config import Config, load_config
+from hjepa.config import Config, batch_advice, load_config
 from hjepa.errors import EmptySplitError
 
 if TYPE_CHECKING:
@@ -77,7 +77,8 @@ def train(
     resolved = _resolve(config, output_dir, device, epochs, max_steps, seed, resume, overrides)
     from hjepa.training import run_training
 
-    outcome = run_training(resolved, output_dir=output_dir, resume=resume, console=console)
+    advice = None if resume is not None else batch_advice("quickstart" if config is None else config, resolved)
+    outcome = run_training(resolved, output_dir=output_dir, resume=resume, console=console, advice=advice)
     results: dict[str, Any] = {}
     if outcome.is_main and outcome.completed and resolved.evaluation.final:
         from hjepa.runtime.threads import threads_of

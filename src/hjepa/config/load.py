@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import types
 import typing
@@ -21,6 +22,9 @@ from hjepa.errors import UserError
 
 # Named from its parent: importing the folder as a package would put a module in place of the function `presets`.
 _PRESETS = resources.files("hjepa.config") / "presets"
+
+# Presets for several processes; the others are for one.
+_PRESET_PROCESSES = {"imagenet1k": 8}
 
 
 def presets() -> list[str]:
@@ -61,6 +65,35 @@ def load_config(
     except ValidationError as error:
         raise UserError("\n".join(_mistakes(error.errors(), origin))) from None
     return config.check()
+
+
+def batch_advice(source: object, config: Config) -> str | None:
+    """A line for whoever uses a preset's learning rate at another global batch than it was chosen for.
+
+    Args:
+        source: what the configuration was read from.
+        config: what it has become.
+
+    Returns:
+        nothing where the source is no preset, or batch, learning rate or scaling rule speak for themselves.
+    """
+    if not isinstance(source, str) or source not in presets():
+        return None
+    preset = load_config(source)
+    before = _global_batch(preset, _PRESET_PROCESSES.get(source, 1))
+    now = _global_batch(config, int(os.environ.get("WORLD_SIZE", "1")))
+    chosen = config.training.lr != preset.training.lr or config.training.lr_scaling != preset.training.lr_scaling
+    if before == now or chosen or config.training.lr_scaling != "none":
+        return None
+    ratio, lr = now / before, preset.training.lr
+    return (
+        f"preset {source}: training.lr={lr:g} was chosen for {before} images per update, and this run has {now}; "
+        f"training.lr={lr * ratio**0.5:.3g} goes with the square root of the batch, as presets do"
+    )
+
+
+def _global_batch(config: Config, processes: int) -> int:
+    return config.data.batch_size * config.training.accumulation_steps * processes
 
 
 def parse_override(text: str) -> tuple[str, Any]:

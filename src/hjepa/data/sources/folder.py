@@ -20,6 +20,9 @@ from hjepa.errors import DataError, UserError
 if TYPE_CHECKING:
     from hjepa.config import DataConfig
 
+# A lone folder of such a name holds the pictures of a split, as in `train/images` beside `train/labels`.
+_NO_CLASSES = frozenset({"image", "images", "img", "imgs", "jpegimages", "picture", "pictures", "photo", "photos"})
+
 
 class FileBlobs:
     """Image files below a folder.
@@ -150,7 +153,10 @@ def _label(root: Path, folder: Path, names: list[str], path: Path | None, table:
         require_rows(path, table, names)
         return _Part(folder, names, [table[name] or None for name in names], tabled=True)
     depth = len(folder.relative_to(root).parts)
-    return _Part(folder, names, [_class(name, depth) for name in names])
+    part = _Part(folder, names, [_class(name, depth) for name in names])
+    if len(part.classes) == 1 and next(iter(part.classes)).lower() in _NO_CLASSES:
+        return _Part(folder, names, [None] * len(names))
+    return part
 
 
 def _find_labels(part: _Part, classes: set[str]) -> _Part:
