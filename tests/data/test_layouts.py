@@ -190,9 +190,13 @@ def test_exclude_leaves_out_by_name_and_by_path_and_says_so(tmp_path: Path) -> N
 
 def test_every_suffix_that_pillow_opens_is_read_and_others_are_counted(tmp_path: Path) -> None:
     kinds = {".jfif": "JPEG", ".avif": "AVIF", ".jp2": "JPEG2000", ".tga": "TGA", ".ico": "ICO", ".pbm": "PPM"}
-    usable = {suffix: kind for suffix, kind in kinds.items() if kind in Image.SAVE or Image.init() and kind in Image.SAVE}
+    usable = {
+        suffix: kind for suffix, kind in kinds.items() if kind in Image.SAVE or (Image.init() and kind in Image.SAVE)
+    }
     for suffix, kind in usable.items():
-        Image.fromarray(noise(1, 32, 32)).convert("1" if suffix == ".pbm" else "RGB").save(tmp_path / f"a{suffix}", kind)
+        Image.fromarray(noise(1, 32, 32)).convert("1" if suffix == ".pbm" else "RGB").save(
+            tmp_path / f"a{suffix}", kind
+        )
     put(tmp_path / "b.png", 2)
     for name in ("c.heic", "d.heic", "notes.txt", "bare"):
         (tmp_path / name).write_bytes(b"x")
@@ -245,7 +249,7 @@ def test_names_that_are_no_text_are_shown_escaped(tmp_path: Path) -> None:
     for name in ("a", "b"):
         for index in range(4):
             put(tmp_path / name / f"{index}.png", index)
-    os.rename(os.fsencode(tmp_path / "a"), os.fsencode(tmp_path) + b"/\xe9")
+    (tmp_path / "a").rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xe9"))
     dataset = folder(tmp_path)
     assert dataset.class_names == ("b", "\\udce9")
     dataset.read(0)

@@ -35,7 +35,9 @@ def _told(image: object) -> list[str]:
         found.append("turned or mirrored as their EXIF orientation says")
     if image.mode == "P":
         found.append("palette to RGB")
-    elif image.mode not in ("1", "L", "LA", "La", "RGB", "RGBA", "RGBa", "PA", *_DEEP) and not image.mode.startswith("I;16"):
+    elif image.mode not in ("1", "L", "LA", "La", "RGB", "RGBA", "RGBa", "PA", *_DEEP) and not image.mode.startswith(
+        "I;16"
+    ):
         found.append(f"{image.mode} to RGB")
     if getattr(image, "n_frames", 1) > 1 and image.format != "TIFF":
         found.append("the first frame of several")

@@ -102,9 +102,7 @@ def find(data: DataConfig, split: Split, path: Path) -> Listing:
     )
 
 
-def list_split(
-    walk: Walk, root: Path, parts: SplitFolders, split: Split, labels_file: Path | None = None
-) -> Listing:
+def list_split(walk: Walk, root: Path, parts: SplitFolders, split: Split, labels_file: Path | None = None) -> Listing:
     """List one split by its class folders, or by a table.
 
     Of several folders that may serve for testing the first one whose pictures have labels is taken.
@@ -218,7 +216,11 @@ def _nothing(walk: Walk, folder: Path) -> DataError:
     if same is not None:
         return DataError(f"data.data_path: {folder} and {walk.top / same} are the same folder; make them two")
     there = walk.others()
-    holds = f"it holds {there}" if there else "files ending in .jpg .png .webp .tif and what else Pillow opens are looked for"
+    holds = (
+        f"it holds {there}"
+        if there
+        else "files ending in .jpg .png .webp .tif and what else Pillow opens are looked for"
+    )
     return DataError(f"data.data_path: no images in {folder}; {holds}")
 
 

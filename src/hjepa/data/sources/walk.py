@@ -29,7 +29,26 @@ _SYSTEM = frozenset(
     }
 )
 # Pictures all the same, for other programs than Pillow.
-_FOREIGN = frozenset(".heic .heif .jxl .svg .dcm .nii .dng .raw .nef .cr2 .cr3 .arw .orf .rw2 .exr .hdr .mat".split())
+_FOREIGN = frozenset(
+    [
+        ".heic",
+        ".heif",
+        ".jxl",
+        ".svg",
+        ".dcm",
+        ".nii",
+        ".dng",
+        ".raw",
+        ".nef",
+        ".cr2",
+        ".cr3",
+        ".arw",
+        ".orf",
+        ".rw2",
+        ".exr",
+        ".hdr",
+    ]
+)
 _SHOWN = 5
 
 
