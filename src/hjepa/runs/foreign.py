@@ -87,7 +87,7 @@ def _of_archive(file: BinaryIO) -> Iterator[str]:
 def _of_pickles(file: BinaryIO) -> Iterator[str]:
     """Files of old versions of PyTorch are several pickles: a number, a version, the machine, and the object."""
     for number in range(4):
-        names = []
+        names: list[str] = []
         for operation, argument, _ in pickletools.genops(file):
             if number == 3 and operation.name in _TEXTS and len(names) < _MOST_NAMES:
                 names.append(str(argument))
