@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +20,15 @@ from hjepa.runtime.random import Purpose, stream
 MOST_VALIDATION = 5000
 """Images that ``data.validation_fraction=auto`` withholds at most: two standard errors of an accuracy are then 1.4 points
 at the most."""
+
+
+class Note(NamedTuple):
+    """Something about a set that its user should hear: what was left out, renamed or understood in a certain way."""
+
+    text: str
+    """One line."""
+    level: int = logging.WARNING
+    """Of the log: a warning where pictures or labels are concerned that somebody may miss."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,8 @@ class Listing:
     """What the source itself found damaged."""
     division: Division = field(default_factory=Division)
     """How train, validation and test were divided, as far as that has been done."""
+    notes: tuple[Note, ...] = ()
+    """About the set as a whole, the same for all splits."""
 
     def __len__(self) -> int:
         return len(self.identifiers)

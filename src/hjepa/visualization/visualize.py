@@ -96,7 +96,7 @@ def visualize(
         if generate_report:
             drawn.append(DrawnFigure(section, light, to_png(section.draw(DARK))))
     if generate_report:
-        written.append(_write(root / "report.html", gathered.report(drawn).html().encode("utf-8")))
+        written.append(_write(root / "report.html", gathered.report(drawn).html().encode("utf-8", "backslashreplace")))
     return written
 
 

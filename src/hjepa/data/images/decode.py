@@ -13,7 +13,9 @@ Truncated or foreign files are errors with a reason, whatever Pillow's global sw
 
 from __future__ import annotations
 
+import functools
 import io
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +29,12 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".npy")
+"""How most picture files end; `picture_suffixes` has all."""
+
+# Pillow has a name for these, but reads them only with another program's help, or they are mostly something else:
+# .pcd is a point cloud, .fit a record of a sports watch, .mpg a film.
+_NO_PICTURES = frozenset({"EPS", "MPEG", "PCD", "PDF"})
+_NO_PICTURE_SUFFIXES = frozenset({".fit"})
 
 # Weights of ITU-R BT.601, those of Pillow's mode L.
 LUMINANCE = (0.299, 0.587, 0.114)
@@ -53,6 +61,27 @@ class Decoded(NamedTuple):
     """Whether the last channel is opacity."""
     reduction: int = 1
     """How many times smaller than the file's image along both axes."""
+
+
+@functools.cache
+def picture_suffixes() -> frozenset[str]:
+    """How files end that are read as pictures, in small letters: all that Pillow here can open, and ``.npy``."""
+    from PIL import Image, ImageFile
+
+    Image.init()
+    found = {".npy"}
+    for suffix, kind in Image.registered_extensions().items():
+        reader = Image.OPEN.get(kind, (None,))[0]
+        # A stub knows what a file is and cannot read it.
+        stub = isinstance(reader, type) and issubclass(reader, ImageFile.StubImageFile)
+        if reader is not None and not stub and kind not in _NO_PICTURES:
+            found.add(suffix.lower())
+    return frozenset(found - _NO_PICTURE_SUFFIXES)
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file's name ends as a picture's does."""
+    return os.path.splitext(name)[1].lower() in picture_suffixes()  # noqa: PTH122 (called for every file of a set)
 
 
 def decode(data: bytes, *, planar: bool = True, reduction: Reduction | None = None) -> Decoded:

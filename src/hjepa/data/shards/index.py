@@ -15,7 +15,8 @@ import numpy as np
 from hjepa.data.shards.tar import TarIndex, scan_tar
 from hjepa.runtime.file_lock import exclusive
 
-_VERSION = 1
+# 2: more suffixes are pictures.
+_VERSION = 2
 # A few lock files for all shards: as many as shards would stay behind for ever.
 _STRIPES = 64
 
