@@ -11,8 +11,9 @@ from hjepa.config.grid import per_axis
 from hjepa.data import Splits
 from hjepa.errors import UserError
 from hjepa.masking import MaskSampler
+from hjepa.models import build_model
 from hjepa.runs.records import Records, read_json, read_records, series
-from hjepa.training import load_run, untrained_model
+from hjepa.training import load_run
 from hjepa.visualization.features import encode_gallery, gallery_size, position_share
 from hjepa.visualization.figures.curves import curves_exhibit
 from hjepa.visualization.figures.embedding import principal_plane, tsne
@@ -173,7 +174,7 @@ def test_dim_images_are_brightened_and_the_caption_says_so(labelled_run):
 def test_gallery_holds_the_features_of_its_rows(labelled_run):
     run = load_run(labelled_run, device="cpu")
     images = Images(run, Splits(run.config.data, run.config.seed))
-    gallery = encode_gallery(images, run.model, untrained_model(run))
+    gallery = encode_gallery(images, run.model, build_model(run.config, run.channels).eval())
     assert len(gallery) == len(images.dataset) == gallery_size(run.model, len(images.dataset))
     batch, rows = images.normalised(gallery.rows[:2])
     with torch.no_grad():
