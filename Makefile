@@ -9,7 +9,9 @@ RUN := runs/quickstart
 quickstart: $(VENV)/.installed
 	$(BIN)/hjepa train --output-dir $(RUN) --resume auto $(ARGS)
 
-test: lint types tests
+# Lint and types beside the tests: mypy keeps one core busy for half a minute, and the tests wait for processes now and then.
+test: $(VENV)/.installed-dev
+	$(MAKE) --no-print-directory --jobs 3 --output-sync=target lint types tests
 
 setup: $(VENV)/.installed-dev
 
@@ -38,7 +40,8 @@ types: $(VENV)/.installed-dev
 # One thread per process: tiny tensors gain nothing from more, and threads that spin slow each other down.
 # Coverage of subprocesses (the command line, data workers) is combined with that of the tests themselves.
 tests: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --cov --cov-report=term
+# The tests of a file stay together, so that what they share is made once.
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile --durations=40 --cov --cov-report=term
 
 # Every figure of speed, about a quarter of an hour on two cores that do nothing else; then the tables of the results page.
 speed: $(VENV)/.installed-dev

@@ -32,7 +32,7 @@ def flattered(published: Published) -> str:
     by = ""
     if (published.root / FILE).is_file():
         case = published.json(FILE)["cases"][ANEW]
-        by = f", by {points(case['expected_points'])} points if noise alone decided"
+        by = f", by {points(case['expected_points'])} points if noise alone had decided"
     return (
         "**The recipe was chosen by looking at the test accuracy of short runs, so the figures of trained encoders "
         f"flatter{by}**; [how they were measured]({PAGE})."

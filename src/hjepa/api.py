@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hjepa.config import Config, load_config
+from hjepa.config import Config, batch_advice, load_config
+from hjepa.errors import EmptySplitError
 
 if TYPE_CHECKING:
     from hjepa.research import StudyOutcome
@@ -76,7 +77,8 @@ def train(
     resolved = _resolve(config, output_dir, device, epochs, max_steps, seed, resume, overrides)
     from hjepa.training import run_training
 
-    outcome = run_training(resolved, output_dir=output_dir, resume=resume, console=console)
+    advice = None if resume is not None else batch_advice("quickstart" if config is None else config, resolved)
+    outcome = run_training(resolved, output_dir=output_dir, resume=resume, console=console, advice=advice)
     results: dict[str, Any] = {}
     if outcome.is_main and outcome.completed and resolved.evaluation.final:
         from hjepa.runtime.threads import threads_of
@@ -155,7 +157,12 @@ def _finish(run_dir: Path, checkpoint: Path, config: Config, console: bool, *, a
         log.info(
             "evaluating on test against raw pixels, PCA and the untrained encoder (CPU threads: %d)", get_num_threads()
         )
-        results = run_evaluation(checkpoint, device=config.device, output=written)
+        try:
+            results = run_evaluation(checkpoint, device=config.device, output=written)
+        except EmptySplitError as error:
+            # The run is whole; there is nothing to evaluate it on.
+            log.warning("evaluation and report skipped: %s", error)
+            return {}
         if console:
             print_table(results)
         paths = draw(checkpoint, output_dir=run_dir, generate_report=True, device=config.device)

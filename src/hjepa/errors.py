@@ -22,6 +22,10 @@ class DataError(UserError):
     """Images or labels that cannot be read, found or matched."""
 
 
+class EmptySplitError(DataError):
+    """A split without a single image, as very small sets have."""
+
+
 class CheckpointError(UserError):
     """A checkpoint that is damaged, foreign, or does not belong to this configuration."""
 

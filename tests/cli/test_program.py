@@ -1,11 +1,14 @@
-"""The program as its user meets it: every call is a process of its own."""
+"""The program as its user meets it. Most calls run in this process, as importing PyTorch anew takes seconds; those that show how a
+process starts and ends are processes of their own."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +18,33 @@ from PIL import Image
 from tests.conftest import TINY
 
 from hjepa.cli.arguments import normalise, split
+from hjepa.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def hjepa(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def process(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The program in a process of its own."""
     command = [sys.executable, "-m", "hjepa", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT, timeout=300)
 
 
+def hjepa(*arguments: str, cwd: Path | None = None, verb: str | None = None) -> subprocess.CompletedProcess[str]:
+    """The program's `main` in this process."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with redirect_stdout(out), redirect_stderr(err), chdir(cwd or Path.cwd()):
+        try:
+            main(arguments, verb=verb)
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return subprocess.CompletedProcess(list(arguments), code, out.getvalue(), err.getvalue())
+
+
 def script(name: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT, timeout=300)
+    """A script of the plan, which is one verb of the program, in this process."""
+    assert f'verb="{name}"' in (ROOT / "scripts" / f"{name}.py").read_text(encoding="utf-8")
+    return hjepa(*arguments, cwd=cwd, verb=name)
 
 
 def tiny_file(folder: Path, **sections: object) -> Path:
@@ -37,7 +54,7 @@ def tiny_file(folder: Path, **sections: object) -> Path:
 
 
 def test_help_names_every_verb_and_is_not_boxed_in_a_pipe() -> None:
-    result = hjepa("--help")
+    result = process("--help")
     assert result.returncode == 0
     for verb in ("train", "evaluate", "visualize", "data", "config", "bench", "doctor"):
         assert verb in result.stdout
@@ -85,6 +102,13 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments: tuple[str, ...], words
     assert "Traceback" not in result.stderr
 
 
+def test_a_process_ends_with_the_code_of_its_mistake(tmp_path: Path) -> None:
+    result = process("train", "training.lrr=1", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith("hjepa: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
 def test_an_unknown_option_and_verb_are_exit_code_2() -> None:
     for arguments in (("train", "--learning-rate", "1"), ("trian",)):
         result = hjepa(*arguments)
@@ -95,7 +119,7 @@ def test_an_unknown_option_and_verb_are_exit_code_2() -> None:
 def test_train_resume_evaluate_and_report(tmp_path: Path) -> None:
     config = tiny_file(tmp_path)
     run = tmp_path / "run"
-    first = hjepa("train", "--config", str(config), "--output-dir", str(run), "--max-steps", "4", "--seed", "3")
+    first = process("train", "--config", str(config), "--output-dir", str(run), "--max-steps", "4", "--seed", "3")
     assert first.returncode == 0, first.stderr
     assert "level/chance" in first.stdout
     assert not (run / "results.json").exists(), "a run cut short by --max-steps is not evaluated"
@@ -139,7 +163,15 @@ def test_the_plans_scripts_take_the_plans_flags(tmp_path: Path) -> None:
     )
     assert drawn.returncode == 0, drawn.stderr
     assert (tmp_path / "v" / "report.html").is_file()
-    resumed = script("train", *flags[:-1], "2", "--resume", str(run / "checkpoints" / "last.pth"), cwd=tmp_path)
+    resumed = script(
+        "train",
+        *flags[:-1],
+        "2",
+        "--resume",
+        str(run / "checkpoints" / "last.pth"),
+        "training.resume_schedule=stretch",
+        cwd=tmp_path,
+    )
     assert resumed.returncode == 0, resumed.stderr
     assert "training.epochs 1 -> 2" in resumed.stdout
 

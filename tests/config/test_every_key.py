@@ -189,6 +189,7 @@ ELSEWHERE = {
     "data.bad_images": "test_data_path_and_bad_images",
     "data.classes_file": "test_classes_file_and_labels_file",
     "data.labels_file": "test_classes_file_and_labels_file",
+    "data.exclude": "test_exclude",
     "data.download": "test_download_is_asked_before_the_network",
     "data.storage": "test_storage_workers_and_prefetch",
     "data.num_workers": "test_storage_workers_and_prefetch",
@@ -317,6 +318,14 @@ def test_classes_file_and_labels_file(run: Run, tmp_path: Path) -> None:
     rows = "".join(f"{i}.png,{'odd' if i % 2 else 'even'}\n" for i in range(40))
     (tmp_path / "labels.csv").write_text("file,label\n" + rows)
     assert "knn" in run({**keys, "data.labels_file": str(tmp_path / "labels.csv")}).evals[-1]
+
+
+def test_exclude(run: Run, tmp_path: Path) -> None:
+    keys = {**FOLDER, "data.data_path": str(pictures(tmp_path / "pictures"))}
+    fewer = run({**keys, "data.exclude": ["right"]})
+    assert "folder: 36 images" in run(keys).log
+    assert "folder: 18 images" in fewer.log
+    assert "left out by data.exclude" in fewer.log
 
 
 def test_download_is_asked_before_the_network(run: Run, tmp_path: Path) -> None:

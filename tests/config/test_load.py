@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hjepa.config import Config, all_keys, dump_config, load_config, preset_text, presets
+from hjepa.config import Config, all_keys, batch_advice, dump_config, load_config, preset_text, presets
 from hjepa.config.reference import json_schema, markdown, rows
 from hjepa.errors import UserError
 
@@ -102,6 +102,9 @@ def test_overrides_win_over_the_file_and_are_read_as_yaml() -> None:
         ("data.mean=[0.5]", "data.mean", "data.std"),
         ("training", "training", "section.key=value"),
         ("seed=[1", "seed", "YAML"),
+        ("model.levels=[{depth:1}]", "model.levels.0.depth", "a space is missing after the colon; write `depth: 1`"),
+        ("model.levels=[depth:1]", "model.levels.0", "a space is missing after the colon: `depth: 1`"),
+        ("model.ema={momentum:0.9}", "model.ema.momentum", "write `momentum: 0.9`"),
     ],
 )
 def test_a_mistake_is_one_line_with_path_and_remedy(override: str, path: str, hint: str) -> None:
@@ -115,6 +118,46 @@ def test_pooled_levels_that_do_not_nest_say_how_many_fit() -> None:
     text = message(["model.num_hierarchies=4", "model.hierarchy=pooled", "data.image_size=40"])
     assert "10x10" in text
     assert "at most 3" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("training:\n  lr:0.1\n", None),
+        ("training:\n  lr:0.1\n  epochs: 3\n", 2),
+        ("training:\n  lr: 0.1\n  epochs:3\n", 3),
+        ("training:\n  epochs:3\n  lr:0.1\n", None),
+        ("seed:3\ntraining:\n  epochs: 3\n", 1),
+        ("model:\n  levels:\n    - depth:3\n    - depth: 6\n", None),
+    ],
+)
+def test_a_missing_space_after_a_colon_is_named(tmp_path: Path, text: str, line: int | None) -> None:
+    file = tmp_path / "slip.yaml"
+    file.write_text(text)
+    said = message([], file)
+    assert "a space is missing after the colon" in said
+    assert line is None or f"line {line}:" in said
+    assert "\n" not in said
+
+
+def test_names_that_are_no_text_are_refused() -> None:
+    for said in (message(["data.data_path=p\udce9"]), message({"data.data_path": "p\udce9"})):  # type: ignore[arg-type]
+        assert "holds bytes that are not UTF-8" in said
+
+
+def test_a_preset_at_another_batch_gets_advice() -> None:
+    def advice(*overrides: str) -> str | None:
+        return batch_advice("cifar10_cpu", load_config("cifar10_cpu", overrides))
+
+    rate = load_config("cifar10_cpu").training.lr
+    text = advice("data.batch_size=32")
+    assert text is not None
+    assert f"training.lr={rate / 2:.3g}" in text
+    assert advice() is None
+    assert advice("data.batch_size=32", "training.accumulation_steps=4") is None
+    assert advice("data.batch_size=32", "training.lr=1e-3") is None
+    assert advice("data.batch_size=32", "training.lr_scaling=sqrt") is None
+    assert batch_advice({}, load_config()) is None
 
 
 def test_several_mistakes_are_one_line_each() -> None:

@@ -15,7 +15,7 @@ import torch
 from tests.data.image_files import encode, noise
 
 from hjepa.config import DataConfig
-from hjepa.data import ImageDataset, build_dataset
+from hjepa.data import ImageDataset, build_dataset, check_dataset
 from hjepa.errors import UserError
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -151,3 +151,85 @@ def test_hub_names_that_are_not_in_the_cache(tmp_path: Path, monkeypatch: pytest
     fails(
         "nobody/nothing does not exist here and cannot be fetched.*data.download=true", "nobody/nothing", download=False
     )
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("default/train/0000.parquet", "default/test/0000.parquet"),
+        ("train/data-0.parquet", "test/data-0.parquet"),
+        ("my-train.parquet", "my-test.parquet"),
+        ("data/train-00000-of-00001.parquet", "data/validation-00000-of-00001.parquet"),
+        ("training/a/0.parquet", "dev/b/0.parquet"),
+        ("train.parquet", "eval.parquet"),
+        ("rest.parquet", "test.parquet"),
+    ],
+)
+def test_splits_by_the_names_of_files_and_folders(tmp_path: Path, train: str, test: str) -> None:
+    for number, name in enumerate((train, test)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write(tmp_path / name, 4 - number, [0, 1, 0, 1][: 4 - number], first=10 * number)
+    here, there = parquet(tmp_path), parquet(tmp_path, "test")
+    assert list(here.identifiers) == [f"{train}/{row}" for row in range(4)]
+    assert list(there.identifiers) == [f"{test}/{row}" for row in range(3)]
+
+
+def notes(path: Path, **keys: object) -> str:
+    return "\n".join(check_dataset(DataConfig(dataset="parquet", data_path=path, **keys)).notes)
+
+
+def test_a_test_split_with_hidden_labels_gives_way_to_one_with_labels(tmp_path: Path) -> None:
+    write(tmp_path / "train.parquet", 4, [0, 1, 2, 1], names=NAMES)
+    write(tmp_path / "test.parquet", 3, [-1] * 3, first=10, names=NAMES)
+    write(tmp_path / "validation.parquet", 2, [2, 0], first=20, names=NAMES)
+    assert parquet(tmp_path, "test").labels.tolist() == [2, 0]
+    assert "1 files of the split test are not used: validation is the test split" in notes(tmp_path)
+    # Validation images are drawn from train then.
+    assert parquet(tmp_path, "validation").identifiers[0].startswith("train.parquet/")
+    write(tmp_path / "test.parquet", 3, None, first=10)
+    assert parquet(tmp_path, "test").labels.tolist() == [2, 0]
+    (tmp_path / "validation.parquet").unlink()
+    assert parquet(tmp_path, "test").labels is None
+
+
+def test_files_beside_the_splits_are_left_out_and_said(tmp_path: Path) -> None:
+    write(tmp_path / "train.parquet", 4, None)
+    write(tmp_path / "test.parquet", 2, None, first=10)
+    write(tmp_path / "notes.parquet", 2, None, first=20)
+    assert len(parquet(tmp_path)) == 4
+    assert "left out 1 files that belong to no split: notes.parquet" in notes(tmp_path)
+    assert "data.exclude: 1 files: notes.parquet" in notes(tmp_path, exclude=["notes*"])
+
+
+@pytest.mark.parametrize("base", [7_000_000, 4_000_000_000, 2**62])
+def test_numbers_that_are_ids_become_classes_by_the_values_that_occur(tmp_path: Path, base: int) -> None:
+    write(tmp_path / "train.parquet", 4, [base + 5, base, base + 5, None])
+    write(tmp_path / "test.parquet", 2, [base, base + 9], first=10)
+    train, test = parquet(tmp_path), parquet(tmp_path, "test")
+    assert train.class_names == test.class_names == (str(base), str(base + 5), str(base + 9))
+    assert train.labels.tolist() == [1, 0, 1, -1]
+    assert test.labels.tolist() == [0, 2]
+    assert f"3 different numbers from {base} to {base + 9}: classes are numbered 0 to 2" in notes(tmp_path)
+
+
+def test_labels_as_other_programs_store_them(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", 4, [1.0, float("nan"), 0.0, 1.0])  # whole numbers of pandas, one missing
+    assert sorted(parquet(tmp_path, test_fraction=0.01).labels.tolist()) in ([-1, 0, 1], [-1, 1, 1], [0, 1, 1])
+    write(tmp_path / "a.parquet", 4, [True, False, True, True])
+    assert parquet(tmp_path).class_names == ("false", "true")
+    write(tmp_path / "a.parquet", 4, [1, -1, 1, -1])
+    assert parquet(tmp_path).class_names == ("1",)
+    assert "2 rows have negative numbers" in notes(tmp_path)
+
+
+def test_a_list_of_labels_is_refused_in_one_line(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", 4, [[0, 1], [1], [0], [2, 1]])
+    fails("column 'label' holds list.*an image has one label at most", tmp_path)
+
+
+def test_which_of_two_label_columns_is_said(tmp_path: Path) -> None:
+    images = pa.array([{"bytes": encode(noise(i)), "path": None} for i in range(4)], STRUCT)
+    table = pa.table({"image": images, "category": pa.array([3, 4, 5, 6]), "label": pa.array([0, 1, 0, 1])})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert parquet(tmp_path).class_names == ("0", "1")
+    assert "labels are read from the column label; not used: category" in notes(tmp_path)

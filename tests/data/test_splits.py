@@ -142,6 +142,33 @@ def test_validation_images_stand_in_for_test_where_there_is_no_test(tmp_path: Pa
     assert {name.split("/")[0] for name in splits.validation.identifiers} == {"train"}
 
 
+@pytest.mark.parametrize(
+    ("folders", "test", "validation"),
+    [
+        (
+            {"training/a": 20, "training/b": 20, "testing/a": 3, "testing/b": 3, "dev/a": 4, "dev/b": 4},
+            "testing",
+            "dev",
+        ),
+        ({"train/a": 20, "train/b": 20, "test/a": 3, "test/b": 3, "valid": 4, "dev/a": 4, "dev/b": 4}, "test", "dev"),
+        # Without labels nothing can be chosen by them, and without labels for testing they are needed there.
+        ({"train/a": 20, "train/b": 20, "test/a": 3, "test/b": 3, "val": 4}, "test", "train"),
+        ({"train/a": 20, "train/b": 20, "test": 3, "val/a": 4, "val/b": 4}, "val", "train"),
+        ({"train/a": 20, "train/b": 20, "test/a": 3, "testing/b": 3}, "test", "train"),
+        ({"train": 20, "test": 3, "val": 4}, "test", "val"),
+    ],
+)
+def test_validation_images_have_labels_where_train_has(
+    tmp_path: Path, folders: dict[str, int], test: str, validation: str
+) -> None:
+    splits = build_splits(data(dataset="folder", data_path=pictures(tmp_path / "set", folders)))
+    assert splits.validation is not None
+    assert {name.split("/")[0] for name in splits.test.identifiers} == {test}
+    assert {name.split("/")[0] for name in splits.validation.identifiers} == {validation}
+    assert (splits.validation.labels is None) == (splits.train.labels is None)
+    assert splits.validation.class_names == splits.train.class_names == splits.test.class_names
+
+
 def test_a_damaged_file_changes_nothing_for_the_others(tmp_path: Path) -> None:
     root = pictures(tmp_path / "set", {"a": 40, "b": 40})
     config = data(dataset="folder", data_path=root)

@@ -16,7 +16,8 @@ from tests.data.image_files import encode, noise
 from tests.data.shard_files import write_shards, write_tar
 
 from hjepa.config import DataConfig
-from hjepa.data import Batch, ImageDataset, TrainLoader, build_dataset, check_dataset
+from hjepa.data import Batch, ImageDataset, TrainLoader, build_dataset, build_splits, check_dataset
+from hjepa.data.images.decode import decode
 from hjepa.data.shards.catalogue import expand
 from hjepa.data.shards.write import write_shards as write_data
 from hjepa.errors import DataError, UserError
@@ -315,3 +316,34 @@ def test_the_command_writes_shards_and_says_how_to_use_them(class_folder: Path, 
     keys = ["data.image_size=32", "model.encoder_type=vit_tiny_patch8_32", f"data.cache_dir={tmp_path / 'c'}"]
     run("preview", "--dataset", "webdataset", "--data-path", tmp_path / "out", "--output", sheet, "--rows", 3, *keys)
     assert sheet.stat().st_size > 1000
+
+
+def test_shards_of_splits_that_are_not_used_are_said(tmp_path: Path, settings: Make) -> None:
+    for name, count in (("training", 4), ("dev", 3), ("valid", 1), ("test", 2), ("extra", 5)):
+        write_shards(tmp_path / "shards" / name, [count])
+    splits = build_splits(settings(tmp_path / "shards"))
+    assert [len(splits.of(split)) for split in ("train", "validation", "test")] == [4, 1, 2]
+    said = "\n".join(check_dataset(settings(tmp_path / "shards")).notes)
+    assert "2 shards of other splits are not used: dev/shard-0000.tar, extra/shard-0000.tar" in said
+
+
+def test_images_with_rarer_suffixes_are_found_behind_other_files(tmp_path: Path, settings: Make) -> None:
+    members = [(f"{i}.{suffix}", content) for i in range(4) for suffix, content in _parts(i)]
+    write_tar(tmp_path / "shards" / "a.tar", members)
+    dataset = build_dataset(settings(tmp_path / "shards", test_fraction=0.01, storage="workers"))
+    assert not dataset.bad_files
+    assert all(torch.equal(dataset.read(i), _pixels(int(Path(dataset.identifiers[i]).name[6:]))) for i in range(3))
+
+
+def _parts(number: int) -> list[tuple[str, bytes]]:
+    # `.tga` may be a picture, but where `.png` is there too that is the one.
+    return [("tga", b"no picture"), ("png", encode(noise(number)))] if number % 2 else [("jfif", _jpeg(number))]
+
+
+def _jpeg(number: int) -> bytes:
+    return encode(noise(number), "JPEG")
+
+
+def _pixels(number: int) -> torch.Tensor:
+    content = encode(noise(number)) if number % 2 else _jpeg(number)
+    return decode(content).pixels

@@ -228,6 +228,7 @@ def test_a_checkpoint_without_a_run_folder_keeps_its_results_beside_it(run_dir, 
         ({"overrides": ["model.depth=3"]}, "model.depth: not a key that an evaluation reads"),
         ({"overrides": ["data.subst=3"]}, "did you mean data.subset?"),
         ({"overrides": ["data.subset"]}, "not an override"),
+        ({"overrides": ["data.exclude=[x]"]}, "data.exclude: changes which images a seeded split holds out"),
     ],
 )
 def test_mistakes_are_one_line_each(run_dir, tmp_path, arguments, message):

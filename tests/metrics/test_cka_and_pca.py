@@ -1,4 +1,4 @@
-"""CKA against its definition on kernels, PCA against scikit-learn."""
+"""CKA against its definition on kernels, PCA against the exact decomposition in float64."""
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def test_cka_of_different_images_is_refused():
 
 
 @pytest.mark.parametrize("width", [20, 1100])
-def test_pca_equals_scikit_learn(width):
+def test_pca_equals_the_exact_decomposition(width):
     features = gaussian(400, width) * torch.logspace(0, -2, width) + 3
     pca = PCA.fit(features, 6)
     reference = decomposition.PCA(6, svd_solver="full").fit(features.double().numpy())
@@ -87,6 +87,22 @@ def test_pca_of_a_wide_matrix_with_few_rows():
     pca = PCA.fit(features, 9)
     assert pca.transform(features).shape == (10, 9)
     assert float(pca.variance.sum()) == pytest.approx(pca.total_variance, rel=1e-3)
+
+
+def test_a_large_mean_does_not_drown_a_small_spread():
+    features = gaussian(500, 8) * torch.logspace(-2, -3, 8)
+    near, far = PCA.fit(features, 3), PCA.fit((features.double() + 1000).float(), 3)
+    # Float32 rounds at 1000 to steps of 6e-5, a fifteenth of the least spread.
+    torch.testing.assert_close(far.variance, near.variance, rtol=1e-2, atol=0)
+    torch.testing.assert_close(far.components, near.components, atol=2e-2, rtol=0)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("features", [torch.full((50, 8), 0.1), gaussian(1, 8), torch.ones(5, 1)])
+def test_pca_of_features_that_do_not_vary(features):
+    pca = PCA.fit(features, 1)
+    assert pca.variance.tolist() == pytest.approx([0.0], abs=1e-12)
+    assert pca.transform(features).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("components", [0, 11])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,9 +66,13 @@ def test_quotas_of_control_groups(tmp_path: Path, groups: str, files: dict[str, 
     assert cpu_quota(machine(tmp_path, {}, groups, files)) == expected
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="control groups")
 def test_a_quota_caps_the_cores_and_leaves_one(tmp_path: Path) -> None:
-    everything = usable_cores(machine(tmp_path / "free", {}, V2))
-    assert everything == len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    processors = os.sched_getaffinity(0)
+    assert usable_cores(machine(tmp_path / "free", {}, V2)) == len(processors)
+    # Bound to both threads of one core, or to any number of them, a process has that core alone.
+    one = machine(tmp_path / "siblings", dict.fromkeys(processors, ",".join(map(str, sorted(processors)))), V2)
+    assert usable_cores(one) == 1
     assert usable_cores(machine(tmp_path / "narrow", {}, V2, {"cpu.max": "20000 100000"})) == 1
     assert cpu_quota(tmp_path / "no such system") is None
 

@@ -51,11 +51,12 @@ def unlabelled_run(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> 
 
 @pytest.fixture(scope="session")
 def pooled_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three levels, two of them pooled, one of those along rows alone, hierarchical masks."""
+    """Three levels, two of them pooled, one of those along rows alone, hierarchical masks, one epoch of Muon."""
     folder = tmp_path_factory.mktemp("pooled") / "run"
     changes = {
         "model.levels": [{"depth": 1}, {"depth": 2, "stride": [1, 2]}, {"depth": 2, "stride": 4}],
         "masking": {"strategy": "hierarchical", "num_masks": 1, "level_growth": 1.2},
+        "training": {"epochs": 1, "warmup_epochs": 0, "optimizer": "muon"},
     }
     run_training(load_config(TINY, changes), output_dir=folder, console=False)
     return folder

@@ -11,18 +11,17 @@ from hjepa.config.grid import per_axis
 from hjepa.data import Splits
 from hjepa.errors import UserError
 from hjepa.masking import MaskSampler
-from hjepa.models import build_model
 from hjepa.runs.records import Records, read_json, read_records, series
-from hjepa.training import load_run
-from hjepa.visualization.features import encode_gallery, gallery_size, position_share
-from hjepa.visualization.figures.curves import curves_exhibit
+from hjepa.training import load_run, untrained_encoder
+from hjepa.visualization.features import encode_gallery, gallery_size
+from hjepa.visualization.figures.curves import curves_figure
 from hjepa.visualization.figures.embedding import principal_plane, tsne
 from hjepa.visualization.figures.figure import Omitted
 from hjepa.visualization.figures.maps import pca_rgb
 from hjepa.visualization.figures.masks import outline, seams
 from hjepa.visualization.figures.neighbours import choose_queries, others, same_class
 from hjepa.visualization.figures.style import DARK, LIGHT, new_figure, picture_grid, to_png
-from hjepa.visualization.images import Images, three_channels
+from hjepa.visualization.split_images import SplitImages, three_channels
 
 
 def noise(*shape, seed=0):
@@ -58,23 +57,23 @@ def test_series_leave_out_what_is_not_a_number():
 @pytest.mark.parametrize("count", [1, 2, 40])
 def test_curves_of_few_and_many_records(count):
     train = [train_record(s) for s in range(10, 10 * count + 1, 10)]
-    exhibit = curves_exhibit(Records(train), ["level 0", "level 1"], 10 * count, "go on")
+    figure = curves_figure(Records(train), ["level 0", "level 1"], 10 * count, "go on")
     for theme in (LIGHT, DARK):
-        assert to_png(exhibit.draw(theme)).startswith(b"\x89PNG")
-    assert "level 1 loss 0.05 at the end with chance level 0.25" in exhibit.alt
+        assert to_png(figure.draw(theme)).startswith(b"\x89PNG")
+    assert "level 1 loss 0.05 at the end with chance level 0.25" in figure.alt
 
 
 def test_curves_mark_a_checkpoint_that_is_not_the_last():
     records = Records([train_record(s) for s in (100, 200, 300)])
-    assert "vertical line" in curves_exhibit(records, ["a", "b"], 200, "").caption
-    assert "vertical line" not in curves_exhibit(records, ["a", "b"], 300, "").caption
-    assert isinstance(curves_exhibit(Records(), ["a"], 5, "go on"), Omitted)
+    assert "vertical line" in curves_figure(records, ["a", "b"], 200, "").caption
+    assert "vertical line" not in curves_figure(records, ["a", "b"], 300, "").caption
+    assert isinstance(curves_figure(Records(), ["a"], 5, "go on"), Omitted)
 
 
 def test_curves_cope_with_zero_losses_and_numbers_that_are_not_finite():
     train = [train_record(s, loss__level_0=0.0, chance__level_0=0.0, grad_norm=None) for s in (10, 20)]
     train.append(train_record(30, loss__level_1=float("nan"), lr=0.0))
-    assert to_png(curves_exhibit(Records(train), ["a", "b"], 30, "").draw(LIGHT))
+    assert to_png(curves_figure(Records(train), ["a", "b"], 30, "").draw(LIGHT))
 
 
 def test_outline_and_seams_account_for_every_edge():
@@ -95,16 +94,6 @@ def test_maps_are_grey_where_nothing_varies_and_coloured_where_something_does():
     assert np.ptp(np.stack(coloured)) == 255
     narrow = pca_rgb(noise(4, 6, 2), (2, 3), 1)
     assert narrow[0].shape == (2, 3, 3)
-
-
-def test_position_share_knows_both_extremes():
-    place = noise(1, 16, 8).expand(50, 16, 8)
-    assert position_share(place) == pytest.approx(1.0)
-    assert position_share(noise(50, 16, 8)) < 0.02
-    mixed = position_share(place + noise(50, 16, 8, seed=1))
-    assert 0.3 < mixed < 0.7
-    assert position_share(torch.ones(50, 16, 8)) is None
-    assert position_share(noise(1, 16, 8)) is None
 
 
 def test_neighbours_are_never_the_image_itself_even_among_duplicates():
@@ -152,7 +141,7 @@ def test_three_channels():
 
 def test_images_come_in_an_order_that_the_seed_decides_and_look_as_stored(labelled_run):
     run = load_run(labelled_run, device="cpu")
-    images, again = (Images(run, Splits(run.config.data, run.config.seed)) for _ in range(2))
+    images, again = (SplitImages(run, Splits(run.config.data, run.config.seed)) for _ in range(2))
     assert torch.equal(images.order, again.order)
     assert images.order.sort().values.tolist() == list(range(len(images.dataset)))
     batch, rows = images.normalised(images.order[:3])
@@ -165,7 +154,7 @@ def test_images_come_in_an_order_that_the_seed_decides_and_look_as_stored(labell
 
 def test_dim_images_are_brightened_and_the_caption_says_so(labelled_run):
     run = load_run(labelled_run, device="cpu")
-    images = Images(run, Splits(run.config.data, run.config.seed))
+    images = SplitImages(run, Splits(run.config.data, run.config.seed))
     dim = (torch.full((1, 1, 4, 4), 0.1) - torch.tensor(run.mean)) / torch.tensor(run.std)
     assert images.pictures(dim)[0].max() == 255
     assert "Brightened 10 times" in images.display_note()
@@ -173,12 +162,12 @@ def test_dim_images_are_brightened_and_the_caption_says_so(labelled_run):
 
 def test_gallery_holds_the_features_of_its_rows(labelled_run):
     run = load_run(labelled_run, device="cpu")
-    images = Images(run, Splits(run.config.data, run.config.seed))
-    gallery = encode_gallery(images, run.model, build_model(run.config, run.channels).eval())
-    assert len(gallery) == len(images.dataset) == gallery_size(run.model, len(images.dataset))
+    images = SplitImages(run, Splits(run.config.data, run.config.seed))
+    gallery = encode_gallery(images, run.encoder, untrained_encoder(run))
+    assert len(gallery) == len(images.dataset) == gallery_size(run.encoder, len(images.dataset))
     batch, rows = images.normalised(gallery.rows[:2])
     with torch.no_grad():
-        features = run.model.extract_features(batch)
+        features = run.encoder.extract_features(batch)
     expected = torch.cat([torch.nn.functional.normalize(part, dim=1) for part in features.chunk(2, dim=1)], dim=1)
     assert torch.allclose(gallery.trained[:2], expected, atol=1e-5)
     assert torch.equal(gallery.labels[:2], images.dataset.labels[rows])

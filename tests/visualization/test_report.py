@@ -4,17 +4,27 @@ import html
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from PIL import Image
+from tests.health.conftest import TINY
+from tests.health.synthetic_records import make_results, train_record
 
-from hjepa.config import load_config
+from hjepa.config import load_config, resolve
 from hjepa.errors import CheckpointError, UserError
+from hjepa.health.evidence import Evidence
+from hjepa.health.finding import Finding
+from hjepa.health.verdict import judge
+from hjepa.runs.records import Records
 from hjepa.visualization import visualize
+from hjepa.visualization.figures.figure import Figure, Omitted
 from hjepa.visualization.figures.style import DARK, LIGHT, new_figure, to_png
-from hjepa.visualization.report.markup import data_uri, picture, prose
+from hjepa.visualization.report.build import Report, prose
+from hjepa.visualization.report.pictures import DrawnFigure, data_uri
+from hjepa.visualization.report.tables import controls_table, levels_table
 
 FIGURES = ["curves.png", "masks.png", "maps.png", "neighbours.png", "embedding.png"]
 VOID = {"meta", "img", "source", "br"}
@@ -157,6 +167,8 @@ def test_pooled_levels(pooled_run, tmp_path):
     paths = visualize(pooled_run, output_dir=tmp_path, generate_report=True, device="cpu")
     text = words(paths[-1].read_text(encoding="utf-8"))
     Page(paths[-1].read_text(encoding="utf-8"))
+    assert "3 levels \N{MIDDLE DOT} 1 epoch " in text
+    assert "Muon (AdamW for the rest), learning rate" in text
     assert "pooled 4\N{MULTIPLICATION SIGN}4" in text
     assert "hierarchical blocks" in text
     assert [p.name for p in paths[:-1]] == FIGURES
@@ -226,8 +238,55 @@ def test_heavy_mosaics_travel_as_jpeg():
     assert data_uri(light).startswith("data:image/png;base64,")
     assert data_uri(heavy).startswith("data:image/jpeg;base64,")
     assert len(data_uri(heavy)) < len(heavy)
-    assert 'width="1350" height="150"' in picture(light, light, 'a "quoted" <figure>')
-    assert "a &quot;quoted&quot; &lt;figure&gt;" in picture(light, light, 'a "quoted" <figure>')
+
+
+def test_nothing_in_a_run_is_read_as_markup():
+    hostile = """</style></title><script>alert("1")</script> & 'x' {{ 7 * 7 }} {% raw %}"""
+    png = to_png(new_figure(1, LIGHT, width=4.5))
+    config = load_config(TINY)
+    results = make_results(0.6, 0.4, 0.3, step=10) | {"protocol": hostile}
+    evidence = Evidence(config, 16, 10, Records([train_record(10)]), results, hostile, [0.1, 0.2])
+    figure = Figure("curves", hostile, hostile, hostile, hostile, lambda theme: new_figure(1, theme))
+    text = Report(
+        title=hostile,
+        subtitle=hostile,
+        summary=[(hostile, hostile)],
+        verdict=replace(
+            judge(evidence), headline=hostile, sentence=hostile, findings=(Finding("warn", hostile, hostile),)
+        ),
+        evidence=evidence,
+        geometry=resolve(config.model, config.data.image_size),
+        targets=(4, 4),
+        sections=[DrawnFigure(figure, png, png), Omitted("masks", hostile, hostile)],
+        settings=hostile,
+        environment=[(hostile, hostile)],
+        checkpoint=hostile,
+    ).html()
+    page = Page(text)
+    assert "script" not in page.tags
+    assert page.images[0]["alt"] == hostile
+    assert (page.images[0]["width"], page.images[0]["height"]) == ("675", "150")
+    assert page.images[0]["style"] == "width:50.0%"
+    assert text.startswith("<!doctype html>")
+    # Title, heading, subtitle, both sides of the summary and so on: every place shows the words as they are.
+    assert words(text).count(hostile) >= 15
+
+
+def test_tables_show_the_accuracies_of_the_split_that_they_name():
+    config = load_config(TINY)
+    geometry = resolve(config.model, config.data.image_size)
+    both = make_results(0.6, 0.4, 0.3, step=10)
+    results = {
+        "test": {key: value for key, value in both.items() if key != "validation"},
+        "validation": both | both["validation"] | {"split": "validation"},
+    }
+    for split, found in results.items():
+        evidence = Evidence(config, 16, 10, Records([train_record(10)]), found, "run", [0.1, 0.2])
+        controls, levels = controls_table(evidence), levels_table(evidence, geometry, (4, 4))
+        for table, shown in ((controls, found["linear_probe"]), (levels, found["linear_probe"]["levels"][0])):
+            assert f"(accuracy on {split} images)" in table.caption
+            (probe,) = (column for column in table.columns if column.title == "Linear probe, %")
+            assert probe.cells[0].text == f"{100 * shown['trained']:.1f}"
 
 
 def test_prose_is_escaped_before_it_is_marked():

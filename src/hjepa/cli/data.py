@@ -113,11 +113,14 @@ def _load(source: str | None, dataset: str | None, data_path: Path | None, overr
 
 def _report(report: IntegrityReport) -> list[str]:
     lines = [f"{report.description}: {report.channels} {'channel' if report.channels == 1 else 'channels'}"]
+    lines += [f"note: {note}" for note in report.notes]
     for name, split in report.splits.items():
         lines.append(f"{name}: {split.images} images")
         sizes = [f"{height}x{width} ({count})" for (height, width), count in split.sizes.items()]
         lines.append(f"  sizes: {', '.join(sizes[:5])}{f' and {len(sizes) - 5} more' if len(sizes) > 5 else ''}")
         lines.append(f"  types: {', '.join(f'{kind} ({count})' for kind, count in split.types.items())}")
+        if split.converted:
+            lines.append(f"  converted: {'; '.join(f'{what} ({count})' for what, count in split.converted.items())}")
         if split.classes:
             classes = [f"{label} ({count})" for label, count in split.classes.items()]
             more = f" and {len(classes) - _SHOWN} more" if len(classes) > _SHOWN else ""

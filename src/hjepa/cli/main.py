@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -58,6 +59,10 @@ def main(arguments: Sequence[str] | None = None, *, verb: str | None = None) -> 
         arguments: the command line without the program's name.
         verb: put before the arguments; how the scripts stand for one verb each.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # Names of files may hold bytes that are no text, and a terminal may know few letters.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     given = list(sys.argv[1:] if arguments is None else arguments)
     given = normalise(given if verb is None else [verb, *given])
     try:

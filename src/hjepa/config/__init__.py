@@ -3,7 +3,16 @@
 from hjepa.config.data import DATASETS, AugmentationConfig, DataConfig
 from hjepa.config.geometry import Geometry, Level, resolve
 from hjepa.config.grid import Grid, PerAxis
-from hjepa.config.load import all_keys, dump_config, flat_values, load_config, parse_override, preset_text, presets
+from hjepa.config.load import (
+    all_keys,
+    batch_advice,
+    dump_config,
+    flat_values,
+    load_config,
+    parse_override,
+    preset_text,
+    presets,
+)
 from hjepa.config.loss import LossConfig
 from hjepa.config.masking import MaskingConfig
 from hjepa.config.model import EmaConfig, LevelConfig, ModelConfig, PredictorConfig
@@ -33,6 +42,7 @@ __all__ = [
     "PredictorConfig",
     "TrainingConfig",
     "all_keys",
+    "batch_advice",
     "dump_config",
     "flat_values",
     "load_config",

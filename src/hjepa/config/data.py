@@ -91,7 +91,12 @@ class DataConfig(Section):
     classes_file: Path | None = None
     """Text file with one class name (folder name) per line: the subset of classes to use, in the order of labels."""
     labels_file: Path | None = None
-    """CSV file with the columns `file` and `label`, for folders without class sub-folders."""
+    """CSV file with the columns `file` and `label`, for folders without class sub-folders; or a text file with a file and
+    its label in each line. Splits that it does not name keep the classes of their folders."""
+    exclude: list[str] = Field(default_factory=list)
+    """Patterns of files and folders to leave out, for example `[thumbs, "*_mask.png", "train/draft/*"]`: one with a slash is
+    compared with paths below `data_path`, one without with every name. For `folder`, `imagenet`, `imagenet100` and the
+    files of `parquet`."""
     bad_images: Literal["skip", "stop"] = "skip"
     """What to do with files that cannot be decoded: skip and count them, or stop."""
     cache_dir: Path | None = None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import os
+import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,9 @@ from hjepa.errors import UserError
 
 # Named from its parent: importing the folder as a package would put a module in place of the function `presets`.
 _PRESETS = resources.files("hjepa.config") / "presets"
+
+# Presets for several processes; the others are for one.
+_PRESET_PROCESSES = {"imagenet1k": 8}
 
 
 def presets() -> list[str]:
@@ -51,13 +56,46 @@ def load_config(
     else:
         pairs = [parse_override(text) for text in overrides]
     for key, value in pairs:
+        _require_text(key, value)
         _set(tree, key, value)
     drop_removed(tree, origin)
+    slips = list(_slips(tree, ""))
+    if slips:
+        raise UserError("\n".join(f"{slip}{f' (in {origin})' if origin else ''}" for slip in slips))
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
         raise UserError("\n".join(_mistakes(error.errors(), origin))) from None
     return config.check()
+
+
+def batch_advice(source: object, config: Config) -> str | None:
+    """A line for whoever uses a preset's learning rate at another global batch than it was chosen for.
+
+    Args:
+        source: what the configuration was read from.
+        config: what it has become.
+
+    Returns:
+        nothing where the source is no preset, or batch, learning rate or scaling rule speak for themselves.
+    """
+    if not isinstance(source, str) or source not in presets():
+        return None
+    preset = load_config(source)
+    before = _global_batch(preset, _PRESET_PROCESSES.get(source, 1))
+    now = _global_batch(config, int(os.environ.get("WORLD_SIZE", "1")))
+    chosen = config.training.lr != preset.training.lr or config.training.lr_scaling != preset.training.lr_scaling
+    if before == now or chosen or config.training.lr_scaling != "none":
+        return None
+    ratio, lr = now / before, preset.training.lr
+    return (
+        f"preset {source}: training.lr={lr:g} was chosen for {before} images per update, and this run has {now}; "
+        f"training.lr={lr * ratio**0.5:.3g} goes with the square root of the batch, as presets do"
+    )
+
+
+def _global_batch(config: Config, processes: int) -> int:
+    return config.data.batch_size * config.training.accumulation_steps * processes
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -70,10 +108,35 @@ def parse_override(text: str) -> tuple[str, Any]:
     key = key.strip()
     if not equals or not key:
         raise UserError(f"{text!r}: not an override; write section.key=value, for example training.epochs=10")
+    _require_text(key, value)
     try:
         return key, yaml.safe_load(value)
     except yaml.YAMLError:
         raise UserError(f"{key}: the value {value!r} is not valid YAML; quote it if it is text") from None
+
+
+def _require_text(key: str, value: Any) -> None:
+    """Refuse names of files that are no text: YAML and JSON, which a run is written down in, hold text only."""
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{key}: {str(value)!r} holds bytes that are not UTF-8; rename it, or give a link to it with another name"
+        ) from None
+
+
+def _slips(node: Any, path: str) -> Iterator[str]:
+    """A line for every ``key:value`` without a space, which YAML takes for a key (or a text) with a colon in it."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            name, colon, rest = str(key).partition(":")
+            if colon and value is None and rest:
+                yield f"{path}{key}: a space is missing after the colon; write `{name}: {rest}`"
+            else:
+                yield from _slips(value, f"{path}{key}.")
+    elif isinstance(node, list):
+        for number, entry in enumerate(node):
+            yield from _slips(entry, f"{path}{number}.")
 
 
 def dump_config(config: Config) -> str:
@@ -165,7 +228,9 @@ def _explain(detail: ErrorDetails, origin: str) -> str:
     if detail["type"] == "extra_forbidden":
         return f"{path}: unknown key{_nearest(keys)}{where}"
     if detail["type"] in ("model_type", "model_attributes_type", "dict_type"):
-        return f"{path}: {detail['input']!r} is a value where a section with keys is needed{where}"
+        slip = re.match(r"(\w+):(\S+)", detail["input"]) if isinstance(detail["input"], str) else None
+        hint = f"; a space is missing after the colon: `{slip[1]}: {slip[2]}`" if slip else ""
+        return f"{path}: {detail['input']!r} is a value where a section with keys is needed{hint}{where}"
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "value_error" and ": " in message and message.split(": ")[0].isidentifier():
         return f"{path}{'.' if path else ''}{message}{where}"

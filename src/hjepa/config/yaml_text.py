@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
 
 from hjepa.errors import UserError
+
+# `lr:0.1` is one text in YAML, and what follows it makes no sense; `http://` and `C:\` are meant as they are.
+_SLIP = re.compile(r"\s*(?:- )?([A-Za-z_]\w*):([^\s:/\\]\S*)")
 
 
 class _OncePerKey(yaml.SafeLoader):
@@ -40,5 +44,11 @@ def parse_yaml(text: str, origin: str) -> Any:
         return yaml.load(text, _OncePerKey)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
+        for number, line in enumerate(text.splitlines()[: None if mark is None else mark.line + 1], start=1):
+            slip = _SLIP.match(line)
+            if slip:
+                raise UserError(
+                    f"{origin}, line {number}: a space is missing after the colon; write `{slip[1]}: {slip[2]}`"
+                ) from None
         where = f", line {mark.line + 1}" if mark is not None else ""
         raise UserError(f"{origin}{where}: not valid YAML ({getattr(error, 'problem', error)})") from None

@@ -18,15 +18,15 @@ from hjepa.data.dataset import (
     bad_files_error,
     log_bad_files,
 )
-from hjepa.data.listing import Listing, held_out, restrict_classes, subset_rows, withheld
+from hjepa.data.listing import Listing, Note, held_out, restrict_classes, subset_rows, withheld
 from hjepa.data.loading.first_read import Probe, convert_memory, scan, settle, worth_scanning
 from hjepa.data.sources import cifar, digits, folder, imagenet, parquet, shapes, stl10, webdataset
-from hjepa.errors import DataError, UserError
+from hjepa.errors import DataError, EmptySplitError, UserError
 
 if TYPE_CHECKING:
     from hjepa.config import DataConfig
 
-logger = logging.getLogger("hjepa")
+log = logging.getLogger("hjepa")
 
 SOURCES: dict[str, Callable[[DataConfig, Split, Path], Listing]] = {
     "shapes": shapes.find,
@@ -40,6 +40,8 @@ SOURCES: dict[str, Callable[[DataConfig, Split, Path], Listing]] = {
     "parquet": parquet.find,
     "webdataset": webdataset.find,
 }
+
+_EXCLUDING = ("folder", "imagenet", "imagenet100", "parquet")
 
 
 def build_dataset(data: DataConfig, split: Split = "train", *, seed: int = 0) -> ImageDataset:
@@ -62,18 +64,18 @@ def build_dataset(data: DataConfig, split: Split = "train", *, seed: int = 0) ->
             do not match, a download that failed; one line that says what would do.
         UserError: keys of ``data`` that do not go together.
     """
-    if data.labels_file is not None and data.dataset != "folder":
-        raise UserError(
-            f"data.labels_file: read for data.dataset=folder only, and data.dataset is {data.dataset}; leave it out"
-        )
-    path = data.data_path if data.data_path is not None else Path("data") / data.dataset
-    find = SOURCES[data.dataset]
-    listing = find(data, "test" if split == "test" else "train", path)
-    own = split == "validation" and listing.division.own_validation
-    if own:
-        listing = find(data, split, path)
+    dataset, notes = build_noted(data, split, seed=seed)
+    # They are about the whole set, and every use of it reads the training split.
+    for note in notes if split == "train" else ():
+        log.log(note.level, "%s: %s", data.dataset, note.text)
+    return dataset
+
+
+def build_noted(data: DataConfig, split: Split, *, seed: int = 0) -> tuple[ImageDataset, tuple[Note, ...]]:
+    """As `build_dataset`, with what it would log about the set, which is not logged."""
+    listing = list_images(data, split)
     # What is drawn for validation is part of train, and so comes after everything that decides what train is.
-    training = split != "test" and not own
+    training = split == "train" or (split == "validation" and not listing.division.own_validation)
     other = None
     if listing.whole:
         test = held_out(listing.labels, len(listing), data.test_fraction, seed)
@@ -90,12 +92,37 @@ def build_dataset(data: DataConfig, split: Split = "train", *, seed: int = 0) ->
         listing = _divide(listing, data, split, seed)
     if not len(listing):
         damage = "".join(f" ({bad.path}: {bad.reason})" for bad in listing.bad_files[:1])
-        raise DataError(
+        raise EmptySplitError(
             f"data.dataset={data.dataset}: no images for the {split} split{_at(listing)}{damage}; "
             f"add images, or change data.data_path, data.{'test' if split != 'validation' else split}_fraction or "
             "data.classes_file"
         )
-    return _read(listing, other, data, split)
+    return _read(listing, other, data, split), listing.notes
+
+
+def list_images(data: DataConfig, split: Split) -> Listing:
+    """The images of one split before any is decoded; of the whole set where that is still to be divided.
+
+    For ``"validation"`` the set's own validation images, or the training images that they are still to be drawn from.
+
+    Raises:
+        DataError, UserError: as `build_dataset`.
+    """
+    _check_keys(data)
+    path = data.data_path if data.data_path is not None else Path("data") / data.dataset
+    find = SOURCES[data.dataset]
+    listing = find(data, "test" if split == "test" else "train", path)
+    if split == "validation" and listing.division.own_validation:
+        return find(data, split, path)
+    return listing
+
+
+def _check_keys(data: DataConfig) -> None:
+    for key, value, sets in (("labels_file", data.labels_file, ("folder",)), ("exclude", data.exclude, _EXCLUDING)):
+        if value and data.dataset not in sets:
+            raise UserError(
+                f"data.{key}: read for data.dataset={', '.join(sets)} only, and data.dataset is {data.dataset}; leave it out"
+            )
 
 
 def _divide(listing: Listing, data: DataConfig, split: Split, seed: int) -> Listing:

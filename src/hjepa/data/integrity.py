@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from hjepa.data.build import build_dataset
-from hjepa.data.dataset import BadFile, ImageDataset
+from hjepa.data.build import build_noted, list_images
+from hjepa.data.dataset import BadFile, EncodedPixels, ImageDataset, Split
 from hjepa.data.images.decode import UnreadableImageError
+from hjepa.data.images.describe import conversions
 from hjepa.errors import DataError
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class SplitReport:
     """Images without a label."""
     bad_files: list[BadFile]
     """Files left out."""
+    converted: dict[str, int] = field(default_factory=dict)
+    """Files by what is done to them beside decoding, most frequent first."""
 
 
 @dataclass
@@ -58,6 +61,8 @@ class IntegrityReport:
     """Pictures in both splits: identifiers in train and test."""
     missing_test: str | None = None
     """Why there is no test split, where there is none."""
+    notes: list[str] = field(default_factory=list)
+    """What was left out, renamed or understood in a certain way."""
 
     @property
     def bad_files(self) -> list[BadFile]:
@@ -86,21 +91,44 @@ def check_dataset(data: DataConfig, seed: int = 0) -> IntegrityReport:
     Raises:
         DataError: as `hjepa.data.build_dataset`; under ``data.bad_images=stop`` also for the first bad file.
     """
-    train = build_dataset(data, "train", seed=seed)
-    report = IntegrityReport(train.description, train.channels, {})
+    train, notes = build_noted(data, "train", seed=seed)
+    report = IntegrityReport(train.description, train.channels, {}, notes=[note.text for note in notes])
     report.splits["train"], train_rows = _inspect(train)
+    report.splits["train"].converted = _conversions(data, train)
     try:
-        test = build_dataset(data, "test", seed=seed)
+        test, _ = build_noted(data, "test", seed=seed)
     except DataError as error:
         if data.bad_images == "stop":
             raise
         report.missing_test = str(error)
         return report
     report.splits["test"], test_rows = _inspect(test)
+    report.splits["test"].converted = _conversions(data, test)
     report.duplicates = [
         (train.identifiers[pair.train], test.identifiers[pair.test]) for pair in _pairs(train_rows, test_rows)
     ]
     return report
+
+
+def _conversions(data: DataConfig, dataset: ImageDataset) -> dict[str, int]:
+    """What is done to the files of a split, by the heads of the files."""
+    split: Split = dataset.split
+    pixels = dataset.pixels
+    if not isinstance(pixels, EncodedPixels):
+        # Decoded already: the files are looked up once more.
+        listing = list_images(data, split)
+        if not isinstance(listing.pixels, EncodedPixels):
+            return {}
+        wanted = set(dataset.identifiers)
+        rows = [row for row, name in enumerate(listing.identifiers) if name in wanted]
+        pixels = listing.pixels.select(rows)
+    counts: Counter[str] = Counter()
+    for index in range(len(pixels)):
+        try:
+            counts.update(conversions(pixels.load(index)))
+        except OSError:
+            continue  # a bad file, and reported as one
+    return dict(counts.most_common())
 
 
 def _pairs(train: list[tuple[int, bytes]], test: list[tuple[int, bytes]]) -> list[Duplicate]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +22,15 @@ MOST_VALIDATION = 5000
 at the most."""
 
 
+class Note(NamedTuple):
+    """Something about a set that its user should hear: what was left out, renamed or understood in a certain way."""
+
+    text: str
+    """One line."""
+    level: int = logging.WARNING
+    """Of the log: a warning where pictures or labels are concerned that somebody may miss."""
+
+
 @dataclass(frozen=True)
 class Listing:
     """Images that a source found for one split, or for the whole set where it has none."""
@@ -30,7 +40,7 @@ class Listing:
     identifiers: Sequence[str]
     """One per image."""
     labels: Tensor | None = None
-    """int64 ``[N]``, -1 for none."""
+    """int64 [N], -1 for none."""
     class_names: tuple[str, ...] | None = None
     """In the order of labels."""
     whole: bool = False
@@ -50,6 +60,8 @@ class Listing:
     """What the source itself found damaged."""
     division: Division = field(default_factory=Division)
     """How train, validation and test were divided, as far as that has been done."""
+    notes: tuple[Note, ...] = ()
+    """About the set as a whole, the same for all splits."""
 
     def __len__(self) -> int:
         return len(self.identifiers)
@@ -67,7 +79,7 @@ class Listing:
 
 
 def held_out(labels: Tensor | None, count: int, fraction: float, seed: int) -> Tensor:
-    """Which images a seeded split holds out: bool ``[count]``.
+    """Which images a seeded split holds out: bool [count].
 
     The share is taken of every class (unlabelled images count as one), rounded; at least one image in all, never all.
     """
@@ -85,13 +97,13 @@ def held_out(labels: Tensor | None, count: int, fraction: float, seed: int) -> T
 
 
 def withheld(labels: Tensor | None, count: int, fraction: float | Literal["auto"], seed: int) -> Tensor | None:
-    """Which training images have their labels withheld for validation: bool ``[count]``; None for none at all.
+    """Which training images have their labels withheld for validation: bool [count]; None for none at all.
 
     Where some images have labels, only those count and only those are drawn: the same share of every class, as nearly as
     whole images allow, and never a class's last one. Without labels any images are drawn.
 
     Args:
-        labels: int64 ``[count]``, -1 for none.
+        labels: int64 [count], -1 for none.
         count: training images.
         fraction: ``data.validation_fraction``.
         seed: of the run.

@@ -18,11 +18,11 @@ def draw_train(
     leaves the order of the others as it was.
 
     Args:
-        labels: int64 ``[size]``, -1 for none.
+        labels: int64 [size], -1 for none.
         size: images in the split.
         count: how many at most; all when not given.
         seed: of the draw.
-        withheld: bool ``[size]``, validation images, which are never references; none when not given.
+        withheld: bool [size], validation images, which are never references; none when not given.
     """
     values = _labels(labels, size)
     order = stream(Purpose.REFERENCES, seed).permutation(size)

@@ -19,8 +19,8 @@ class Representation:
 
     Attributes:
         name: ``trained``, ``untrained``, ``pixels`` or ``pca``.
-        train: ``[N, D]`` per level; controls without levels have one.
-        read: by split, ``[M, D]`` per level.
+        train: [N, D] per level; controls without levels have one.
+        read: by split, [M, D] per level.
         distinct: levels that count when all are put together; the others repeat one of them.
     """
 
@@ -47,8 +47,8 @@ class Task:
     """The classification that features are read by.
 
     Attributes:
-        train_labels: int64 ``[N]``.
-        read_labels: by split, int64 ``[M]``.
+        train_labels: int64 [N].
+        read_labels: by split, int64 [M].
         num_classes: number of classes.
         seed: of the split of train on which the probe's regulariser is chosen.
     """
@@ -74,7 +74,7 @@ Scores = dict[str, dict[str, Any]]
 
 
 def side_by_side(levels: Sequence[Tensor]) -> Tensor:
-    """Levels concatenated with each row of each level at length one, so that none drowns the others: ``[N, L * D]``."""
+    """Levels concatenated with each row of each level at length one, so that none drowns the others: [N, L * D]."""
     return torch.cat([F.normalize(level, dim=1) for level in levels], dim=1)
 
 

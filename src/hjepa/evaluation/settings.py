@@ -35,6 +35,7 @@ _CHANGEABLE = (
     "data.subset",
     "data.classes_file",
     "data.labels_file",
+    "data.exclude",
     "data.bad_images",
     "data.test_fraction",
     "data.validation_fraction",
@@ -172,8 +173,14 @@ def evaluation_config(
     pairs.setdefault("data.batch_size", max(trained.data.batch_size, _SMALLEST_BATCH))
     if pairs.get("data.dataset", trained.data.dataset) != trained.data.dataset:
         forgotten = ("data_path", "subset", "classes_file", "labels_file")
-        pairs = {f"data.{name}": None for name in forgotten} | pairs
-    return load_config(trained.model_dump(mode="json"), pairs | {"data.channels": channels})
+        pairs = {f"data.{name}": None for name in forgotten} | {"data.exclude": []} | pairs
+    config = load_config(trained.model_dump(mode="json"), pairs | {"data.channels": channels})
+    if config.data.exclude != trained.data.exclude and not is_other_data(trained, config):
+        raise UserError(
+            "data.exclude: changes which images a seeded split holds out, so the run's own data set is evaluated as it was "
+            "trained on; leave it out"
+        )
+    return config
 
 
 def is_other_data(trained: Config, config: Config) -> bool:

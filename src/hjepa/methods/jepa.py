@@ -18,8 +18,7 @@ from hjepa.models import JepaOutput, build_model
 from hjepa.models.cost import StepCost, answered_cells, step_cost
 from hjepa.objectives import Candidates, Objective, Peers
 from hjepa.objectives.info_nce import flop_of_info_nce
-from hjepa.objectives.sliced_gaussian import flop_of_sliced_gaussian
-from hjepa.objectives.variance_covariance import flop_of_covariance
+from hjepa.objectives.regularisers import flop_of_covariance, flop_of_sliced_gaussian
 from hjepa.runtime import distribution
 
 if TYPE_CHECKING:

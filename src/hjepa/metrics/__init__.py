@@ -1,4 +1,4 @@
-"""Readings of features: k-NN, linear probe, effective rank, CKA, PCA. Tensors only; knows no model and no config."""
+"""Readings of features: k-NN, linear probe, effective rank, CKA, PCA, position share. Tensors only; knows no model and no config."""
 
 from hjepa.metrics.cka import cka_matrix, linear_cka
 from hjepa.metrics.knn import accuracy, knn_predict, nearest_neighbours
@@ -10,6 +10,7 @@ from hjepa.metrics.linear_probe import (
     stratified_split,
 )
 from hjepa.metrics.pca import PCA
+from hjepa.metrics.position import position_share
 from hjepa.metrics.rank import feature_std, mean_cosine, rankme
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "linear_probe",
     "mean_cosine",
     "nearest_neighbours",
+    "position_share",
     "rankme",
     "stratified_split",
 ]

@@ -1,35 +1,39 @@
-"""Principal components of a feature or pixel matrix."""
+"""Principal components of a feature or pixel matrix, by scikit-learn."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from hjepa.metrics.moments import check_features, gram, mean_and_std
-
-_EXACT_UP_TO = 1024  # widths for which a full eigendecomposition takes less than a second
-_OVERSAMPLING = 16
-_MAX_ITERATIONS = 100
+from hjepa.metrics.moments import check_features, mean_and_std
 
 
 @dataclass(frozen=True)
 class PCA:
-    """A fitted projection. Components are unit rows, by falling variance; signs are fixed (largest entry positive)."""
+    """A fitted projection. Components are unit rows, by falling variance; signs are fixed (largest entry positive).
+
+    Attributes:
+        mean: [D] float32.
+        components: [K, D] float32.
+        variance: variance along each component, [K] float64.
+        total_variance: sum over all D directions, so that ``variance / total_variance`` is the share explained.
+    """
 
     mean: Tensor
-    """``[D]`` float32."""
     components: Tensor
-    """``[K, D]`` float32."""
     variance: Tensor
-    """Variance along each component, ``[K]`` float64."""
     total_variance: float
-    """Sum over all D directions, so that ``variance / total_variance`` is the share explained."""
 
     @classmethod
     def fit(cls, features: Tensor, components: int) -> PCA:
-        """Fit to ``[N, D]`` features.
+        """Fit to [N, D] features, on the CPU, in float32.
+
+        The covariance matrix is decomposed where there are at least as many rows as columns, the features themselves
+        otherwise. Both are exact; the randomised solver, scikit-learn's own choice for wide matrices, finds only part of
+        the space of the last of 128 components.
 
         Args:
             features: the rows.
@@ -38,51 +42,27 @@ class PCA:
         Raises:
             ValueError: K out of range.
         """
+        from sklearn import decomposition
+        from threadpoolctl import threadpool_limits
+
         check_features(features)
-        limit = min(features.shape)
-        if not 1 <= components <= limit:
-            raise ValueError(f"components: {components} of features {list(features.shape)}; use 1 to {limit}")
+        count, width = features.shape
+        if not 1 <= components <= min(count, width):
+            raise ValueError(f"components: {components} of features {[count, width]}; use 1 to {min(count, width)}")
         mean, std = mean_and_std(features)
-        wide = features.shape[1] > _EXACT_UP_TO
-        covariance = gram(features, mean=mean, dtype=torch.float32 if wide else torch.float64)
-        covariance /= features.shape[0]
-        variance, vectors = _leading(covariance, components) if wide else _all(covariance, components)
-        largest = vectors.abs().argmax(dim=0)
-        vectors = vectors * vectors[largest, torch.arange(components)].sign()
+        # Centred here: scikit-learn subtracts the mean after the products, where a large one drowns a small spread.
+        centred = features.detach().float().cpu() - mean.float()
+        solver = "covariance_eigh" if count >= width else "full"
+        # NumPy would start a thread per processor, whatever PyTorch was told.
+        # Features that do not vary have no shares of variance, which are not read here.
+        with threadpool_limits(torch.get_num_threads(), user_api="blas"), np.errstate(invalid="ignore"):
+            found = decomposition.PCA(components, svd_solver=solver, copy=False).fit(centred.numpy())
+        vectors = torch.from_numpy(found.components_)
+        # Of a single row scikit-learn's variance, divided by N - 1, is no number.
+        variance = torch.from_numpy(found.explained_variance_).double().nan_to_num() * (count - 1) / count
         device = features.device
-        return cls(
-            mean=mean.float().to(device),
-            components=vectors.T.contiguous().float().to(device),
-            variance=variance.clamp_min(0),
-            total_variance=float(std.square().sum()),
-        )
+        return cls(mean.float().to(device), vectors.to(device), variance, float(std.square().sum()))
 
     def transform(self, features: Tensor) -> Tensor:
-        """Project ``[N, D]`` features to ``[N, K]`` float32."""
+        """Project [N, D] features to [N, K] float32."""
         return (features.float() - self.mean) @ self.components.T
-
-
-def _all(covariance: Tensor, components: int) -> tuple[Tensor, Tensor]:
-    values, vectors = torch.linalg.eigh(covariance)
-    return values.flip(0)[:components], vectors.flip(1)[:, :components]
-
-
-def _leading(covariance: Tensor, components: int) -> tuple[Tensor, Tensor]:
-    """Subspace iteration (arXiv:0909.4061) from a fixed start until the leading variances stand still."""
-    width = covariance.shape[0]
-    columns = min(width, components + _OVERSAMPLING)
-    generator = torch.Generator().manual_seed(0)
-    basis = torch.randn(width, columns, generator=generator, dtype=torch.float64)
-    before = torch.zeros(columns, dtype=torch.float64)
-    product = covariance @ basis
-    for _ in range(_MAX_ITERATIONS):
-        basis = torch.linalg.qr(product).Q
-        product = covariance @ basis
-        values, rotation = torch.linalg.eigh(basis.T @ product)
-        values, rotation = values.flip(0), rotation.flip(1)
-        basis, product = basis @ rotation, product @ rotation
-        change = (values - before)[:components].abs().max()
-        before = values
-        if change <= 1e-5 * values[0]:
-            break
-    return before[:components], basis[:, :components]

@@ -3,8 +3,7 @@
 from hjepa.objectives.distances import cosine_loss, l1, mse, smooth_l1
 from hjepa.objectives.info_nce import Candidates, Peers, info_nce
 from hjepa.objectives.objective import LossTerms, Objective, level_loss
-from hjepa.objectives.sliced_gaussian import sliced_gaussian_loss
-from hjepa.objectives.variance_covariance import covariance_loss, variance_loss
+from hjepa.objectives.regularisers import covariance_loss, sliced_gaussian_loss, variance_loss
 
 __all__ = [
     "Candidates",

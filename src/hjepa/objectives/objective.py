@@ -10,8 +10,7 @@ from torch import Tensor
 
 from hjepa.objectives.distances import ELEMENTWISE, cosine_loss, elementwise_loss
 from hjepa.objectives.info_nce import Candidates, Peers, chance_of_info_nce, info_nce
-from hjepa.objectives.sliced_gaussian import sliced_gaussian_loss
-from hjepa.objectives.variance_covariance import covariance_loss, variance_loss
+from hjepa.objectives.regularisers import covariance_loss, sliced_gaussian_loss, variance_loss
 
 
 @dataclass

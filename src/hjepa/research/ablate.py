@@ -21,7 +21,7 @@ from hjepa.research.runs import Ledger, StudyRun
 from hjepa.research.study import Study, check_seeds, load_study
 from hjepa.research.summary import format_study, markdown, summarise
 from hjepa.runtime.environment import environment
-from hjepa.runtime.file_lock import FileLock
+from hjepa.runtime.file_lock import exclusive
 from hjepa.runtime.files import write_atomically
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ def _environment(config: Config) -> dict[str, Any]:
 
 def _write(folder: Path, ledger: Ledger, about: dict[str, Any]) -> dict[str, Any]:
     # Another call may work on other cells or seeds of the same folder: whoever writes last has read what both have done.
-    with FileLock(folder / ".results.lock"):
+    with exclusive(folder / ".results.lock"):
         ledger.read()
         return _write_alone(folder, STEMS[ledger.split], ledger.results(about))
 

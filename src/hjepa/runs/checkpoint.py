@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from hjepa.errors import CheckpointError, UserError
+from hjepa.runs.foreign import describe_foreign
 
 FORMAT_VERSION = 2
 
@@ -236,7 +237,7 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         with path.open("rb") as file:
             problem, sealed = _check(file)
             if problem:
-                raise CheckpointError(f"{path}: {problem}; use {_other(path)}")
+                raise _foreign(path) or CheckpointError(f"{path}: {problem}; use {_other(path)}")
             file.seek(0)
             state: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
     except CheckpointError:
@@ -245,11 +246,14 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         raise
     except Exception as error:
         # Foreign bytes make the reader of archives and of pickles fail in any way.
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{path}: damaged, or not a checkpoint ({reason}); use {_other(path)}") from None
+        raise _foreign(path) or CheckpointError(
+            f"{path}: damaged, or not a checkpoint ({type(error).__name__}); use {_other(path)}"
+        ) from None
     missing = [key for key in _REQUIRED if not isinstance(state, dict) or key not in state]
     if missing:
-        raise CheckpointError(f"{path}: not a checkpoint of this program (no {', '.join(missing)}); use {_other(path)}")
+        raise _foreign(path) or CheckpointError(
+            f"{path}: not a checkpoint of this program (no {', '.join(missing)}); use {_other(path)}"
+        )
     version = state["format_version"]
     if version > FORMAT_VERSION:
         raise CheckpointError(
@@ -261,6 +265,17 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     while state["format_version"] < FORMAT_VERSION:
         state = _MIGRATIONS[state["format_version"]](state)
     return state
+
+
+def _foreign(path: Path) -> CheckpointError | None:
+    """What to say of a file that another program wrote; nothing where it is of this program, or of none."""
+    seems = None if read_header(path) is not None else describe_foreign(path)
+    if seems is None:
+        return None
+    return CheckpointError(
+        f"{path}: a file {seems}; only checkpoints and packed encoders of hjepa can be read, so give one of those, or pretrain "
+        "with `hjepa train`"
+    )
 
 
 def _check(file: BinaryIO) -> tuple[str | None, bool]:
@@ -308,7 +323,11 @@ _MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_f
 
 def _other(path: Path) -> str:
     others = sorted(
-        (p for p in path.parent.glob("*.pth") if p != path and not p.name.startswith(".")),
+        (
+            p
+            for p in path.parent.glob("*.pth")
+            if p != path and not p.name.startswith(".") and read_header(p) is not None
+        ),
         key=lambda p: p.stat().st_mtime,
         reverse=True,
     )

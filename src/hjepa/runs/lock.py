@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
 from pathlib import Path
 from types import TracebackType
 
 from hjepa.errors import UserError
-from hjepa.runtime.file_lock import lock
 
 _NAME = ".lock"
 # Locks of one process do not exclude each other, so folders held by this one are noted here.
@@ -44,7 +44,7 @@ class FolderLock:
                 f"{self._folder}: cannot be locked ({error.strerror}); choose another --output-dir"
             ) from None
         try:
-            lock(descriptor)
+            _lock(descriptor)
         except OSError:
             owner = _read(descriptor)
             os.close(descriptor)
@@ -76,3 +76,21 @@ def _read(descriptor: int) -> str:
         os.lseek(descriptor, 0, os.SEEK_SET)
         return os.read(descriptor, 200).decode("utf-8", errors="replace").strip()
     return ""
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(descriptor: int) -> None:
+        # One byte far behind the text, which others may then still read.
+        os.lseek(descriptor, 1 << 30, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(descriptor: int) -> None:
+        """Lock an open file, or raise `OSError` at once."""
+        # Record locks: those of flock, filelock's too, are shared with forked workers, which may outlive a killed parent.
+        # filelock closes them in a child forked by Python, but not in one that a library forks by itself.
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,11 +50,19 @@ def threads_of(processes: int) -> Iterator[int]:
 def usable_cores(root: Path = _ROOT) -> int:
     """Physical cores that this process may use, at least 1.
 
+    On Linux by own count. joblib, which counts elsewhere, is wrong for two ways of running a training there: of a process
+    that is bound to some processors it counts both threads of a core, and of quotas it knows that of the outermost
+    control group only, which a container has but a system service or a batch job has not.
+
     Args:
         root: where `/proc` and `/sys` are.
     """
+    if sys.platform != "linux":
+        from joblib import cpu_count
+
+        return int(cpu_count(only_physical_cores=True))
     quota = cpu_quota(root)
-    cores = physical_cores(_allowed(), root)
+    cores = physical_cores(os.sched_getaffinity(0), root)
     return cores if quota is None else max(1, min(cores, math.floor(quota)))
 
 
@@ -105,10 +114,3 @@ def _quota_of_group(folder: Path) -> float | None:
         return None if quota == "max" or int(quota) <= 0 else int(quota) / int(period)
     except (OSError, ValueError):
         return None
-
-
-def _allowed() -> set[int]:
-    """Logical processors that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return set(os.sched_getaffinity(0))
-    return set(range(os.cpu_count() or 1))

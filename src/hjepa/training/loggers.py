@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from hjepa.errors import UserError
 from hjepa.runtime.files import write_atomically
@@ -183,7 +183,8 @@ class _File(logging.FileHandler):
     """A log file on a disk that may be full: says so once, and never stops the program."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, encoding="utf-8")
+        # Names of files may hold bytes that are no text; they are written as \\udcXX rather than not at all.
+        super().__init__(path, encoding="utf-8", errors="backslashreplace")
         self._told = False
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the library's name)
@@ -201,6 +202,15 @@ class _File(logging.FileHandler):
             super().close()
 
 
+class _Console(logging.StreamHandler[TextIO]):
+    """Standard output; what its encoding cannot say is written with backslashes."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record."""
+        encoding = getattr(self.stream, "encoding", None) or "utf-8"
+        return super().format(record).encode(encoding, "backslashreplace").decode(encoding)
+
+
 class LogFile:
     """While open, messages of the library go to `training.log` and to the console.
 
@@ -213,7 +223,7 @@ class LogFile:
         self._handlers: list[logging.Handler] = [_File(path)]
         self._handlers[0].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         if console:
-            stream = logging.StreamHandler(sys.stdout)
+            stream = _Console(sys.stdout)
             stream.setFormatter(logging.Formatter("%(message)s"))
             self._handlers.append(stream)
         self._level = log.level

@@ -27,6 +27,8 @@ log = logging.getLogger("hjepa")
 _SHARE_OF_IMAGES = 0.09
 _FEWEST = 40
 _K = 20
+# Three references and one query.
+_FEWEST_FOR_KNN = 4
 
 
 class OnlineEvaluation:
@@ -63,6 +65,7 @@ class OnlineEvaluation:
         self.indices = torch.from_numpy(np.sort(chosen))
         picked = None if labels is None else labels[self.indices]
         self.labels = picked if picked is not None and bool((picked >= 0).all()) else None
+        self._skipped_said = False
 
     @torch.no_grad()  # not inference mode: what FSDP gathers in it could not be trained any more
     def __call__(self, encoder: Encoder) -> dict[str, float]:
@@ -70,7 +73,7 @@ class OnlineEvaluation:
 
         Returns:
             `knn` (accuracy) and `knn_queries` with labels, and per level `rank/level_<n>`, `std/level_<n>`, `cosine/level_<n>`; `rank` of
-            all levels side by side.
+            all levels side by side. What so few images cannot tell is left out, with a warning the first time.
         """
         features = self._features(encoder)
         if not all(bool(torch.isfinite(f).all()) for f in features):
@@ -79,7 +82,8 @@ class OnlineEvaluation:
         chosen = [features[level] for level in distinct_levels(encoder.geometry)]
         together = torch.cat([torch.nn.functional.normalize(f, dim=1) for f in chosen], dim=1)
         values: dict[str, float] = {}
-        if self.labels is not None:
+        self._say_what_is_skipped(len(together))
+        if self.labels is not None and len(together) >= _FEWEST_FOR_KNN:
             # Every fourth image is a query; the rest are references.
             asks = torch.arange(len(together)) % 4 == 3
             k = min(_K, int((~asks).sum()))
@@ -90,8 +94,17 @@ class OnlineEvaluation:
         for level, level_features in enumerate(features):
             values[f"rank/level_{level}"] = rankme(level_features)
             values[f"std/level_{level}"] = float(feature_std(level_features).mean())
-            values[f"cosine/level_{level}"] = mean_cosine(level_features)
+            if len(level_features) > 1:
+                values[f"cosine/level_{level}"] = mean_cosine(level_features)
         return values
+
+    def _say_what_is_skipped(self, images: int) -> None:
+        skipped = ["k-NN"] if self.labels is not None and images < _FEWEST_FOR_KNN else []
+        skipped += ["cosine between images"] if images < 2 else []
+        if skipped and not self._skipped_said:
+            noun = "image is" if images == 1 else "images are"
+            log.warning("online evaluation: %d %s too few, skipped: %s", images, noun, ", ".join(skipped))
+            self._skipped_said = True
 
     def _features(self, encoder: Encoder) -> list[Tensor]:
         was_training = encoder.training

@@ -65,7 +65,12 @@ class Outcome:
 
 
 def run_training(
-    config: Config, *, output_dir: str | Path | None = None, resume: str | Path | None = None, console: bool = True
+    config: Config,
+    *,
+    output_dir: str | Path | None = None,
+    resume: str | Path | None = None,
+    console: bool = True,
+    advice: str | None = None,
 ) -> Outcome:
     """Train and leave a run folder behind.
 
@@ -74,6 +79,7 @@ def run_training(
         output_dir: the run folder, in place of the configuration's.
         resume: `auto` (go on if the run folder holds an unfinished run), a checkpoint or a run folder.
         console: show progress on standard output.
+        advice: a line for the log, about the configuration.
 
     Raises:
         UserError: a mistake in the configuration, the data or the folder; nothing was overwritten.
@@ -100,6 +106,8 @@ def run_training(
         run = distribution.from_main(folder.run or uuid.uuid4().hex)
         if world.is_main:
             stack.enter_context(LogFile(folder.root / "training.log", console=console))
+            if advice is not None:
+                log.info("%s", advice)
         if start is not None:
             _keep_threads(config, start.state)
         before = None if start is None else start.state["config"]["training"].get("use_amp")

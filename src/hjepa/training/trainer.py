@@ -270,7 +270,13 @@ class Trainer:
         ended = self.step == self.last_step
         evaluated = (epoch_done and epoch % self.config.evaluation.eval_frequency == 0) or ended
         if evaluated:
-            self._evaluate()
+            try:
+                self._evaluate()
+            except Exception:
+                if self.world.size == 1:
+                    # Whatever the evaluation met, what was trained is kept. Several processes would wait for each other.
+                    self._save_last()
+                raise
         every = self.config.checkpoint.save_every_steps
         names = []
         if epoch_done and (epoch % self.config.checkpoint.save_frequency == 0):

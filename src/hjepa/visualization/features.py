@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hjepa.errors import DataError, UserError
+from hjepa.errors import UserError
 
 if TYPE_CHECKING:
-    from hjepa.models import HJEPA
-    from hjepa.visualization.images import Images
+    from hjepa.models import Encoder
+    from hjepa.visualization.split_images import SplitImages
 
 LARGEST_GALLERY = 1500
 SMALLEST_GALLERY = 200
@@ -65,19 +65,19 @@ class TokenFeatures:
     untrained: list[Tensor]
 
 
-def gallery_size(model: HJEPA, available: int) -> int:
+def gallery_size(encoder: Encoder, available: int) -> int:
     """How many images to encode: 1,500, fewer where a large encoder runs on a CPU."""
     size = LARGEST_GALLERY
-    if next(model.parameters()).device.type == "cpu":
-        weights = sum(p.numel() for p in model.target_encoder.parameters())
+    if next(encoder.parameters()).device.type == "cpu":
+        weights = sum(p.numel() for p in encoder.parameters())
         # Two encoders, two operations per weight and token.
-        per_image = 2 * 2 * weights * model.geometry.num_tokens
+        per_image = 2 * 2 * weights * encoder.geometry.num_tokens
         size = min(size, max(SMALLEST_GALLERY, int(_CPU_FLOP / per_image)))
     return min(size, available)
 
 
 @torch.inference_mode()
-def encode_gallery(images: Images, trained: HJEPA, untrained: HJEPA) -> Gallery:
+def encode_gallery(images: SplitImages, trained: Encoder, untrained: Encoder) -> Gallery:
     """Encode the first images of the random order.
 
     Raises:
@@ -96,7 +96,7 @@ def encode_gallery(images: Images, trained: HJEPA, untrained: HJEPA) -> Gallery:
             )
         )
     if not parts:
-        raise no_image(images)
+        raise images.unreadable()
     found, ours, control, pixels = (torch.cat(column) for column in zip(*parts, strict=True))
     if not torch.isfinite(ours).all():
         raise UserError("the features are NaN or infinite, so the run has diverged; use an earlier checkpoint")
@@ -105,17 +105,19 @@ def encode_gallery(images: Images, trained: HJEPA, untrained: HJEPA) -> Gallery:
 
 
 @torch.inference_mode()
-def encode_tokens(images: Images, trained: HJEPA, untrained: HJEPA, count: int = TOKEN_IMAGES) -> TokenFeatures:
+def encode_tokens(
+    images: SplitImages, trained: Encoder, untrained: Encoder, count: int = TOKEN_IMAGES
+) -> TokenFeatures:
     """Features of the cells of the first `count` images of the random order."""
     kept: list[Tensor] = []
     ours: list[list[Tensor]] = []
     control: list[list[Tensor]] = []
     for batch in images.batches(images.order[:count], batch_size=32):
         kept.append(batch.images.cpu())
-        ours.append([level.float().cpu() for level in trained(batch.images)])
-        control.append([level.float().cpu() for level in untrained(batch.images)])
+        ours.append([level.float().cpu() for level in trained.levels(batch.images)])
+        control.append([level.float().cpu() for level in untrained.levels(batch.images)])
     if not kept:
-        raise no_image(images)
+        raise images.unreadable()
     return TokenFeatures(
         torch.cat(kept),
         [torch.cat(level) for level in zip(*ours, strict=True)],
@@ -124,55 +126,23 @@ def encode_tokens(images: Images, trained: HJEPA, untrained: HJEPA, count: int =
 
 
 @torch.inference_mode()
-def encode_cells(images: Images, trained: HJEPA, count: int = TOKEN_IMAGES) -> list[Tensor]:
+def encode_cells(images: SplitImages, trained: Encoder, count: int = TOKEN_IMAGES) -> list[Tensor]:
     """The trained encoder's cell features of the first `count` images of the random order, [B, cells, D] per level.
 
     Raises:
         DataError: not one image can be read.
     """
     found = [
-        [level.float().cpu() for level in trained(batch.images)]
+        [level.float().cpu() for level in trained.levels(batch.images)]
         for batch in images.batches(images.order[:count], batch_size=32)
     ]
     if not found:
-        raise no_image(images)
+        raise images.unreadable()
     return [torch.cat(level) for level in zip(*found, strict=True)]
 
 
-def no_image(images: Images) -> DataError:
-    """The error for a split of which nothing can be read."""
-    dataset = images.dataset
-    return DataError(
-        f"data.dataset={dataset.name}: no readable image in the {dataset.split} split; check data.data_path"
-    )
-
-
-def position_share(tokens: Tensor) -> float | None:
-    """How much of the variance of cell features the cell's position alone explains, over images.
-
-    The share of variance between positions in a one-way layout, corrected for the number of images: 1 when a cell's
-    features say only where it is, 0 when they say nothing of it.
-
-    Args:
-        tokens: [B, cells, D].
-
-    Returns:
-        0 to 1; nothing for fewer than two images, and for features that do not vary.
-    """
-    images, cells, _ = tokens.shape
-    if images < 2 or cells < 2:
-        return None
-    values = tokens.double()
-    within = float(values.var(dim=0, unbiased=True).sum(dim=-1).mean())
-    total = float(values.flatten(0, 1).var(dim=0, unbiased=True).sum())
-    scale = float(values.square().sum(dim=-1).mean())
-    if total <= 1e-12 * scale:
-        return None
-    return min(1.0, max(0.0, 1 - within / total))
-
-
-def _pooled(model: HJEPA, images: Tensor) -> Tensor:
-    return torch.cat([F.normalize(level.float().mean(dim=1), dim=1) for level in model(images)], dim=1).cpu()
+def _pooled(encoder: Encoder, images: Tensor) -> Tensor:
+    return torch.cat([F.normalize(level.float().mean(dim=1), dim=1) for level in encoder.levels(images)], dim=1).cpu()
 
 
 def _pixels(images: Tensor) -> Tensor:

@@ -15,20 +15,21 @@ from hjepa.errors import UserError
 from hjepa.health.evidence import Evidence
 from hjepa.health.verdict import judge
 from hjepa.masking import MaskSampler
-from hjepa.models import build_model
+from hjepa.metrics import position_share
 from hjepa.runs.records import read_json, read_records
-from hjepa.training import TrainedRun, load_run
-from hjepa.visualization.features import encode_cells, encode_gallery, encode_tokens, position_share
-from hjepa.visualization.figures.curves import curves_exhibit
-from hjepa.visualization.figures.embedding import embedding_exhibit
-from hjepa.visualization.figures.figure import Exhibit, Omitted
-from hjepa.visualization.figures.maps import maps_exhibit
-from hjepa.visualization.figures.masks import masks_exhibit
-from hjepa.visualization.figures.neighbours import neighbours_exhibit
+from hjepa.training import TrainedRun, load_run, untrained_encoder
+from hjepa.visualization.features import encode_cells, encode_gallery, encode_tokens
+from hjepa.visualization.figures.curves import curves_figure
+from hjepa.visualization.figures.embedding import embedding_figure
+from hjepa.visualization.figures.figure import Figure, Omitted
+from hjepa.visualization.figures.maps import maps_figure
+from hjepa.visualization.figures.masks import masks_figure
+from hjepa.visualization.figures.neighbours import neighbours_figure
 from hjepa.visualization.figures.style import DARK, LIGHT, to_png
-from hjepa.visualization.images import Images
-from hjepa.visualization.report.build import Drawn, Report
-from hjepa.visualization.report.summary import level_name, run_facts, subtitle
+from hjepa.visualization.report.build import Report
+from hjepa.visualization.report.pictures import DrawnFigure
+from hjepa.visualization.report.summary import level_name, run_summary, subtitle
+from hjepa.visualization.split_images import SplitImages
 
 log = logging.getLogger("hjepa")
 
@@ -84,7 +85,7 @@ def visualize(
     config = load_config(run.config.model_dump(mode="json"), pairs) if pairs else run.config
     gathered = _gather(run, home, config)
     written: list[Path] = []
-    drawn: list[Drawn | Omitted] = []
+    drawn: list[DrawnFigure | Omitted] = []
     for section in gathered.sections:
         if isinstance(section, Omitted):
             log.warning("%s left out: %s", section.name, section.reason)
@@ -93,9 +94,9 @@ def visualize(
         light = to_png(section.draw(LIGHT))
         written.append(_write(figures / f"{section.name}.png", light))
         if generate_report:
-            drawn.append(Drawn(section, light, to_png(section.draw(DARK))))
+            drawn.append(DrawnFigure(section, light, to_png(section.draw(DARK))))
     if generate_report:
-        written.append(_write(root / "report.html", gathered.report(drawn).html().encode("utf-8")))
+        written.append(_write(root / "report.html", gathered.report(drawn).html().encode("utf-8", "backslashreplace")))
     return written
 
 
@@ -108,14 +109,14 @@ class _Gathered:
     evidence: Evidence
     environment: dict[str, Any] | None
     description: str
-    sections: list[Exhibit | Omitted]
+    sections: list[Figure | Omitted]
 
-    def report(self, drawn: list[Drawn | Omitted]) -> Report:
+    def report(self, drawn: list[DrawnFigure | Omitted]) -> Report:
         environment = self.environment or {}
         return Report(
             title=self.run.config.logging.experiment_name,
             subtitle=subtitle(self.run, self.description, self.evidence),
-            facts=run_facts(self.run, self.sampler, self.description, self.environment, self.evidence),
+            summary=run_summary(self.run, self.sampler, self.description, self.environment, self.evidence),
             verdict=judge(self.evidence),
             evidence=self.evidence,
             geometry=self.run.model.geometry,
@@ -138,20 +139,21 @@ def _gather(run: TrainedRun, home: Path, config: Config) -> _Gathered:
         run.config.masking, geometry.grid, [level.stride for level in geometry.levels], seed=run.config.seed
     )
     splits = Splits(config.data.model_copy(update={"channels": run.channels}), run.config.seed)
-    images = Images(run, splits)
-    untrained = build_model(run.config, run.channels).to(run.device).eval()
+    images = SplitImages(run, splits)
+    untrained = untrained_encoder(run)
     log.info("figures: encoding held-out images of %s", images.dataset.description)
-    tokens = encode_tokens(images, run.model, untrained)
-    gallery = encode_gallery(images, run.model, untrained)
+    tokens = encode_tokens(images, run.encoder, untrained)
+    gallery = encode_gallery(images, run.encoder, untrained)
     # Evidence for the next run, so not from test images.
-    position = [position_share(level) for level in encode_cells(Images(run, splits, _choosing(splits)), run.model)]
-    names = [level_name(geometry, level) for level in range(run.model.num_levels)]
+    choosing = SplitImages(run, splits, _choosing(splits))
+    position = [position_share(level) for level in encode_cells(choosing, run.encoder)]
+    names = [level_name(geometry, level) for level in range(run.encoder.num_levels)]
     sections = [
-        curves_exhibit(records, names, run.step, f"`hjepa train --output-dir {home} --resume auto`"),
-        masks_exhibit(images, sampler, geometry),
-        maps_exhibit(images, tokens, geometry, position),
-        neighbours_exhibit(images, gallery),
-        embedding_exhibit(images, gallery, run.config.seed),
+        curves_figure(records, names, run.step, f"`hjepa train --output-dir {home} --resume auto`"),
+        masks_figure(images, sampler, geometry),
+        maps_figure(images, tokens, geometry, position),
+        neighbours_figure(images, gallery),
+        embedding_figure(images, gallery, run.config.seed),
     ]
     evidence = Evidence(
         config=run.config,

@@ -8,12 +8,14 @@ Truncated or foreign files are errors with a reason, whatever Pillow's global sw
   transparent pixels is arbitrary and would leak invisible content into training.
 * 16-bit greyscale and 16-bit PNG colour stay uint16. Floating-point images must lie in [0, 1].
 * The pages of a TIFF, equal in size and greyscale, are the channels of one image; other animations give their
-  first frame. NumPy files (``.npy``) hold ``[h, w]`` or ``[C, h, w]``, for any number of channels.
+  first frame. NumPy files (``.npy``) hold [h, w] or [C, h, w], for any number of channels.
 """
 
 from __future__ import annotations
 
+import functools
 import io
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +29,12 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".npy")
+"""How most picture files end; `picture_suffixes` has all."""
+
+# Pillow has a name for these, but reads them only with another program's help, or they are mostly something else:
+# .pcd is a point cloud, .fit a record of a sports watch, .mpg a film.
+_NO_PICTURES = frozenset({"EPS", "MPEG", "PCD", "PDF"})
+_NO_PICTURE_SUFFIXES = frozenset({".fit"})
 
 # Weights of ITU-R BT.601, those of Pillow's mode L.
 LUMINANCE = (0.299, 0.587, 0.114)
@@ -48,11 +56,32 @@ class Decoded(NamedTuple):
     """A decoded image."""
 
     pixels: Tensor
-    """``[C, h, w]`` uint8, uint16 or float32."""
+    """[C, h, w] uint8, uint16 or float32."""
     alpha: bool
     """Whether the last channel is opacity."""
     reduction: int = 1
     """How many times smaller than the file's image along both axes."""
+
+
+@functools.cache
+def picture_suffixes() -> frozenset[str]:
+    """How files end that are read as pictures, in small letters: all that Pillow here can open, and ``.npy``."""
+    from PIL import Image, ImageFile
+
+    Image.init()
+    found = {".npy"}
+    for suffix, kind in Image.registered_extensions().items():
+        reader = Image.OPEN.get(kind, (None,))[0]
+        # A stub knows what a file is and cannot read it.
+        stub = isinstance(reader, type) and issubclass(reader, ImageFile.StubImageFile)
+        if reader is not None and not stub and kind not in _NO_PICTURES:
+            found.add(suffix.lower())
+    return frozenset(found - _NO_PICTURE_SUFFIXES)
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file's name ends as a picture's does."""
+    return os.path.splitext(name)[1].lower() in picture_suffixes()  # noqa: PTH122 (called for every file of a set)
 
 
 def decode(data: bytes, *, planar: bool = True, reduction: Reduction | None = None) -> Decoded:
@@ -81,7 +110,7 @@ def convert_channels(decoded: Decoded, channels: int) -> Tensor:
     """Convert to ``channels`` channels, keeping the type.
 
     Returns:
-        ``[channels, h, w]``.
+        [channels, h, w].
 
     Raises:
         UnreadableImageError: there is no way from the image's channels to those.
@@ -101,7 +130,7 @@ def grey_to_colour(pixels: Tensor, channels: int) -> Tensor | None:
     """Greyscale to colour by repetition, colour to greyscale by luminance; None for any other pair.
 
     Args:
-        pixels: ``[..., C, h, w]``.
+        pixels: [..., C, h, w].
         channels: 1 or 3, or C itself.
     """
     have = pixels.shape[-3]

@@ -17,9 +17,9 @@ import zlib
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from hjepa.runtime.file_lock import FileLock
+from hjepa.runtime.file_lock import exclusive
 
-logger = logging.getLogger("hjepa")
+log = logging.getLogger("hjepa")
 
 _TRIES = 4
 _FIRST_PAUSE = 0.5
@@ -78,7 +78,7 @@ class ShardCache:
             raise FetchError(reason)
         self.folder.mkdir(parents=True, exist_ok=True)
         # A few lock files for all addresses: as many as shards would stay behind for ever.
-        with FileLock(self.folder / f".lock-{zlib.crc32(url.encode()) % _STRIPES}"):
+        with exclusive(self.folder / f".lock-{zlib.crc32(url.encode()) % _STRIPES}"):
             if not _touch(file):
                 try:
                     self._fetch(url, file)
@@ -102,7 +102,7 @@ class ShardCache:
         part = file.with_name(f".part-{os.getpid()}-{threading.get_ident()}")
         try:
             modified = _download(url, part)
-            with FileLock(self.folder / ".lock"):
+            with exclusive(self.folder / ".lock"):
                 self._make_room(part)
                 # Recently used, and changed when the server says so: an index of it outlives its being dropped.
                 os.utime(part, (time.time(), modified))
@@ -128,7 +128,7 @@ class ShardCache:
                 return
             if now - last / 1e9 < _IN_USE and not self._warned:
                 self._warned = True
-                logger.warning(
+                log.warning(
                     "%s: shards are dropped while they are in use and will be fetched again; raise data.cache_gib, or lower "
                     "data.shard_lanes or data.shard_window",
                     self.folder,
@@ -164,7 +164,7 @@ def _download(url: str, part: Path) -> float:
             cause = getattr(error, "reason", error)
             reason = " ".join(str(cause).split()) or type(cause).__name__
         if attempt + 1 < _TRIES:
-            logger.info("%s: %s; trying again", url, reason)
+            log.info("%s: %s; trying again", url, reason)
             time.sleep(_FIRST_PAUSE * 2**attempt)
     raise FetchError(f"cannot be fetched: {reason}")
 

@@ -15,12 +15,12 @@ from typing import Any
 
 from hjepa.data.shards.blobs import Shard
 from hjepa.data.shards.cache import FetchError, ShardCache
+from hjepa.data.split_names import TEST_WORDS, UNLABELLED, choose_splits, is_train, split_of_path
 from hjepa.errors import DataError
 
 LIST_NAME = "shards.json"
 """The list that `hjepa data shard` writes, found in a folder by this name."""
 
-_TEST_NAMES = ("test", "val", "valid", "validation")
 _ADDRESS = re.compile(r"^(https?):/+", re.IGNORECASE)
 _OTHER_ADDRESS = re.compile(r"^([a-z][a-z0-9+.-]+):/", re.IGNORECASE)
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -40,7 +40,7 @@ class Entry:
     labels: tuple[str, ...] | None = None
     """Their labels as text, where a list says so."""
     split: str | None = None
-    """Its split by the name it was found under, where that is known."""
+    """The word for its split, of `hjepa.data.split_names`, where that is known."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +53,20 @@ class Catalogue:
     """In the order of labels, where a list says so."""
 
     def divided(self) -> dict[str, list[Entry]]:
-        """Shards by split; all of them under ``"train"`` where the set is still to be divided."""
-        held = [[entry for entry in self.entries if entry.split == name] for name in _TEST_NAMES]
-        there = [found for found in held if found]
-        train = [entry for entry in self.entries if entry.split == "train"]
+        """Shards by split; all of them under ``"train"`` where the set is still to be divided.
+
+        Which are for testing and which for validation says `hjepa.data.split_names.choose_splits`.
+        """
+        held = {word: [entry for entry in self.entries if entry.split == word] for word in TEST_WORDS}
+        words = [word for word, entries in held.items() if entries]
+        train = [entry for entry in self.entries if is_train(entry.split)]
         train = train or [entry for entry in self.entries if entry.split is None]
-        if not (train and there):
+        # Labels of shards on the web are not known yet.
+        test, validation = choose_splits(words, [UNLABELLED] * len(words))
+        if not train or test is None:
             return {"train": list(self.entries)}
-        parts = {"train": train, "test": there[0]}
-        # What is called validation holds test images unless others are called so.
-        return parts | ({"validation": there[1]} if held[0] and len(there) > 1 else {})
+        parts = {"train": train, "test": held[words[test]]}
+        return parts if validation is None else parts | {"validation": held[words[validation]]}
 
 
 def read_catalogue(given: Path, cache: ShardCache) -> Catalogue:
@@ -74,7 +78,7 @@ def read_catalogue(given: Path, cache: ShardCache) -> Catalogue:
       shard per line; shards are relative to the list.
 
     All but the folder may be on the web (http, https). A shard belongs to the split that its name or a folder on its
-    way says (``train``; ``test``, ``val``, ``valid``, ``validation``).
+    way says (``train``; ``test``, ``val``, ``dev`` and the like, see `hjepa.data.split_names`).
 
     Raises:
         DataError: nothing there, or not in one of these forms.
@@ -147,7 +151,7 @@ def _named(places: Sequence[Path | str], root: str) -> Iterator[Entry]:
     texts = [place.as_posix() if isinstance(place, Path) else place for place in places]
     names = [PurePosixPath(t).relative_to(Path(root).as_posix()).as_posix() for t in texts] if root else _short(texts)
     for place, name in zip(places, names, strict=True):
-        yield Entry(Shard(name, place), split=_split(name))
+        yield Entry(Shard(name, place), split=split_of_path(name))
 
 
 def _short(texts: Sequence[str]) -> list[str]:
@@ -157,14 +161,6 @@ def _short(texts: Sequence[str]) -> list[str]:
         return [str(path) for path in paths]
     common = posixpath.commonpath([str(path.parent) for path in paths])
     return [str(path.relative_to(common)) if common else str(path) for path in paths]
-
-
-def _split(name: str) -> str | None:
-    words = re.split(r"[^a-z]+", name.lower().removesuffix(".tar"))
-    for word in words:
-        if word == "train" or word in _TEST_NAMES:
-            return word
-    return None
 
 
 def _from_list(path: Path | str, cache: ShardCache) -> Catalogue:
@@ -228,4 +224,4 @@ def _entry(path: Path | str, row: dict[str, Any], name: str) -> Entry:
     else:
         place = path.parent / url
     texts = None if labels is None else tuple("" if label is None else str(label) for label in labels)
-    return Entry(Shard(name, place), row.get("nsamples"), texts, row.get("split") or _split(name))
+    return Entry(Shard(name, place), row.get("nsamples"), texts, row.get("split") or split_of_path(name))

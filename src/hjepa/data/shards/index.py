@@ -13,9 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 from hjepa.data.shards.tar import TarIndex, scan_tar
-from hjepa.runtime.file_lock import FileLock
+from hjepa.runtime.file_lock import exclusive
 
-_VERSION = 1
+# 2: more suffixes are pictures.
+_VERSION = 2
 # A few lock files for all shards: as many as shards would stay behind for ever.
 _STRIPES = 64
 
@@ -83,7 +84,7 @@ class IndexStore:
             return contextlib.nullcontext()
         if not os.access(self.folder, os.W_OK):
             return contextlib.nullcontext()
-        return FileLock(self.folder / f".lock-{zlib.crc32(name.encode()) % _STRIPES}")
+        return exclusive(self.folder / f".lock-{zlib.crc32(name.encode()) % _STRIPES}")
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{hashlib.blake2b(name.encode(), digest_size=16).hexdigest()}.npz"

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from hjepa.data.images.decode import SUFFIXES
+from hjepa.data.images.decode import SUFFIXES, picture_suffixes
 
 _LABEL_LIMIT = 1 << 20
 _LABEL_KEYS = ("label", "cls", "class")
@@ -28,9 +28,9 @@ class TarIndex:
     keys: list[str]
     """Their keys, in the order of the file."""
     offsets: np.ndarray
-    """int64 ``[N]``: where the bytes of each image begin."""
+    """int64 [N]: where the bytes of each image begin."""
     sizes: np.ndarray
-    """int64 ``[N]``: how many there are, -1 for a sample without an image."""
+    """int64 [N]: how many there are, -1 for a sample without an image."""
     labels: list[str]
     """Labels as text, empty for none."""
     damage: str = ""
@@ -44,6 +44,7 @@ class _Sample:
     def __init__(self, key: str) -> None:
         self.key = key
         self.image: tarfile.TarInfo | None = None
+        self.usual = False
         self.files: dict[str, tarfile.TarInfo] = {}
 
 
@@ -97,8 +98,10 @@ def _collect(archive: tarfile.TarFile, samples: list[_Sample]) -> None:
             samples.append(_Sample(key))
         sample = samples[-1]
         sample.files.setdefault(extension, member)
-        if sample.image is None and f".{extension.rpartition('.')[2]}" in SUFFIXES:
-            sample.image = member
+        suffix = f".{extension.rpartition('.')[2]}"
+        # A usual suffix wins over one that may mean something else beside a picture.
+        if suffix in picture_suffixes() and (sample.image is None or (suffix in SUFFIXES and not sample.usual)):
+            sample.image, sample.usual = member, suffix in SUFFIXES
 
 
 def split_name(name: str) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hjepa.data.build import build_dataset
 from hjepa.data.dataset import BadFile, EncodedPixels, ImageDataset, Split
-from hjepa.data.images.decode import SUFFIXES, UnreadableImageError
+from hjepa.data.images.decode import UnreadableImageError, picture_suffixes
 from hjepa.data.shards.catalogue import LIST_NAME
 from hjepa.errors import DataError, UserError
 from hjepa.runtime.random import Purpose, stream
@@ -149,12 +149,25 @@ def _content(dataset: ImageDataset, row: int) -> tuple[str, bytes]:
         return _encoded(pixels.read(row))
     content = pixels.load(row)
     suffix = PurePosixPath(dataset.identifiers[row]).suffix.lower()
-    if suffix not in SUFFIXES:
+    if suffix not in picture_suffixes():
         suffix = next((s for magic, s in _MAGIC.items() if content.startswith(magic)), "")
-        suffix = suffix or (".webp" if content[8:12] == b"WEBP" else "")
+        suffix = suffix or (".webp" if content[8:12] == b"WEBP" else _told_by_pillow(content))
     if not suffix:
         raise UnreadableImageError("of no known kind")
     return suffix, content
+
+
+def _told_by_pillow(content: bytes) -> str:
+    """The suffix of a rarer kind of file, empty if it is of none."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            kind = image.format
+    except (UnidentifiedImageError, OSError, ValueError):
+        return ""
+    known = sorted(s for s, name in Image.registered_extensions().items() if name == kind and s in picture_suffixes())
+    return known[0] if known else ""
 
 
 def _encoded(image: Tensor) -> tuple[str, bytes]:

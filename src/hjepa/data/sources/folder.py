@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterable
-from dataclasses import replace
-from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from hjepa.data.dataset import Division, EncodedPixels, Split
-from hjepa.data.images.decode import SUFFIXES
-from hjepa.data.listing import Listing
-from hjepa.data.sources.labels import read_labels, sort_classes
+from hjepa.data.listing import Listing, Note
+from hjepa.data.sources.labels import find_table, read_labels, require_rows, sort_classes
+from hjepa.data.sources.walk import Walk, listed
+from hjepa.data.split_names import (
+    EMPTY,
+    LABELLED,
+    TEST_WORDS,
+    UNLABELLED,
+    choose_splits,
+    is_train,
+    split_of_folder,
+)
 from hjepa.errors import DataError, UserError
 
 if TYPE_CHECKING:
     from hjepa.config import DataConfig
 
-logger = logging.getLogger("hjepa")
-
-_TEST_NAMES = ("test", "val", "valid", "validation")
-_IGNORED = {"__MACOSX"}
+# A lone folder of such a name holds the pictures of a split, as in `train/images` beside `train/labels`.
+_NO_CLASSES = frozenset({"image", "images", "img", "imgs", "jpegimages", "picture", "pictures", "photo", "photos"})
 
 
 class FileBlobs:
@@ -46,16 +52,50 @@ class FileBlobs:
         return (self.root / self.names[index]).read_bytes()
 
 
+@dataclass(frozen=True)
+class SplitFolders:
+    """Folders that are splits by their names."""
+
+    train: Path
+    """For training."""
+    tests: tuple[Path, ...]
+    """That may serve for testing or validation, in the order of preference; none where the set is still to be divided."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The pictures of one folder of a split, and what is known of their labels."""
+
+    folder: Path
+    names: list[str]
+    labels: list[str | None]
+    """Class of each picture."""
+    tabled: bool = False
+    """Whether ``data.labels_file`` names them."""
+    notes: tuple[Note, ...] = ()
+
+    @property
+    def classes(self) -> set[str]:
+        return {label for label in self.labels if label is not None}
+
+    @property
+    def worth(self) -> int:
+        return LABELLED if self.classes else UNLABELLED if self.names else EMPTY
+
+
 def find(data: DataConfig, split: Split, path: Path) -> Listing:
     """List the pictures of a folder.
 
-    * ``train/`` beside ``test/`` (or ``val/``, ``valid/``, ``validation/``) and nothing else: those are the splits.
-      Beside ``test/``, one of the other names holds the validation images. Otherwise the split is drawn from the seed.
+    * A folder named for training (``train``, ``training``, ``train2017``, ...) beside one named for testing (``test``,
+      ``val``, ``dev``, ...): those are the splits, and whatever lies beside them is left out. Beside test images a
+      folder named for validation (``val``, ``dev``, ...) holds the validation images. Otherwise the split is drawn from
+      the seed.
     * Class: the first folder below the split, however deep the file lies in it. Pictures that lie directly in it
       have none. A lone folder that holds everything is stepped into.
-    * With ``data.labels_file`` the table says the class and folders say nothing.
+    * Pictures for testing without class folders of their own get labels from a table that lies there, if there is one.
+    * With ``data.labels_file`` the table says the class; folders say it for splits that it does not name.
 
-    Hidden files and folders are left out, and files whose names do not end as pictures' do.
+    See `Walk` for what is left out. The listing's notes account for it.
 
     Raises:
         UserError: no ``data.data_path``.
@@ -66,80 +106,147 @@ def find(data: DataConfig, split: Split, path: Path) -> Listing:
     if not path.is_dir():
         what = "is a file" if path.exists() else "does not exist"
         raise DataError(f"data.data_path: {path} {what}; give the folder with the images")
-    description = f"folder {path.resolve().name}"
-    if data.labels_file is None:
-        root = _step_into(path)
-        return replace(list_split(root, split, _split_folders(root), "folder"), description=description)
-    parts = _split_folders(path)
-    listed = _list_parts(path, parts)
-    names = listed[split if split in listed else "train"]
-    if not names:
-        raise _nothing(parts.get(split, parts.get("train", path)))
-    known = [name for files in listed.values() for name in files]
-    labels, classes = read_labels(data.labels_file, names, known)
-    return Listing(
-        EncodedPixels(FileBlobs(path, names)),
-        names,
-        labels,
-        classes,
-        whole="test" not in parts,
-        root=path,
-        sample=EncodedPixels(FileBlobs(path, listed["train"])),
-        description=description,
-        division=Division(own_validation="validation" in parts),
+    walk = Walk(path, data.exclude)
+    root, notes = (path, []) if data.labels_file is not None else _step_into(walk, path)
+    parts, beside = _split_folders(walk, root)
+    listing = list_split(walk, root, parts, split, data.labels_file)
+    return replace(
+        listing, description=f"folder {path.resolve().name}", notes=(*notes, *beside, *listing.notes, *walk.notes())
     )
 
 
-def list_split(root: Path, split: Split, parts: dict[str, Path], name: str) -> Listing:
-    """List one split by its class folders.
+def list_split(walk: Walk, root: Path, parts: SplitFolders, split: Split, labels_file: Path | None = None) -> Listing:
+    """List one split by its class folders, or by a table.
+
+    Of several folders that may serve for testing and validation `choose_splits` takes the ones whose pictures have labels.
 
     Args:
+        walk: looks for pictures.
         root: what identifiers are relative to.
+        parts: folders of the splits; the whole set is still to be divided where there is none for testing.
         split: which one.
-        parts: folders of the splits; the whole of ``root`` is still to be divided where ``"test"`` is not among them.
-        name: of the data set, for messages.
+        labels_file: ``data.labels_file``.
 
     Raises:
-        DataError: no pictures.
+        DataError: no pictures, or a table that does not fit them.
     """
-    listed = _list_parts(root, parts)
-    names = listed[split if split in listed else "train"]
-    folder = parts.get(split, parts.get("train", root))
-    if not names:
-        raise _nothing(folder)
+    found = {folder: walk.pictures(root, folder) for folder in (parts.train, *parts.tests)}
+    table = None if labels_file is None else read_labels(labels_file, [n for names in found.values() for n in names])
+    train = _label(root, parts.train, found[parts.train], labels_file, table)
+    tests = [
+        _find_labels(_label(root, folder, found[folder], labels_file, table), train.classes) for folder in parts.tests
+    ]
+    used = _choose(train, tests)
+    here = used.get(split, train)
+    if not here.names:
+        raise _nothing(walk, here.folder)
     # All splits decide the numbering, so that a class that one of them lacks does not shift the others.
-    depth = {part: len(parts[part].relative_to(root).parts) if part in parts else 0 for part in listed}
-    classes = sort_classes(
-        {c for part, files in listed.items() for n in files if (c := _class(n, depth[part])) is not None}
-    )
-    labels = None
-    if classes:
-        number = {c: label for label, c in enumerate(classes)}
-        here = depth[split if split in listed else "train"]
-        found = [_class(n, here) for n in names]
-        labels = torch.tensor([-1 if c is None else number[c] for c in found])
-        if None in found:
-            logger.warning(
-                "%s: %d images lie beside the class folders of %s and have no label", name, found.count(None), folder
-            )
+    classes = sort_classes({label for part in used.values() for label in part.classes})
+    number: dict[str | None, int] = {None: -1} | {name: label for label, name in enumerate(classes)}
     return Listing(
-        EncodedPixels(FileBlobs(root, names)),
-        names,
-        labels,
-        tuple(classes) if classes else None,
-        whole="test" not in parts,
-        root=folder,
-        sample=EncodedPixels(FileBlobs(root, listed["train"])),
-        division=Division(own_validation="validation" in parts),
+        EncodedPixels(FileBlobs(root, here.names)),
+        here.names,
+        torch.tensor([number[label] for label in here.labels]) if classes else None,
+        # Bytes in a name that are no text would stop whoever prints or draws it.
+        tuple(name.encode("utf-8", "backslashreplace").decode() for name in classes) if classes else None,
+        whole="test" not in used,
+        root=here.folder,
+        sample=EncodedPixels(FileBlobs(root, train.names)),
+        division=Division(own_validation="validation" in used),
+        notes=(*_choice(used, tests), *_account(list(used.values()))),
     )
 
 
-def _list_parts(root: Path, parts: dict[str, Path]) -> dict[str, list[str]]:
-    return {part: _walk(root, folder) for part, folder in (parts or {"train": root}).items()}
+def _choose(train: _Part, tests: Sequence[_Part]) -> dict[Split, _Part]:
+    """What each split is; train alone where the set is still to be divided."""
+    words = [split_of_folder(part.folder.name) or "" for part in tests]
+    test, validation = choose_splits(words, [part.worth for part in tests], train.worth)
+    used: dict[Split, _Part] = {"train": train}
+    if test is not None:
+        used["test"] = tests[test]
+    if validation is not None:
+        used["validation"] = tests[validation]
+    return used
 
 
-def _nothing(folder: Path) -> DataError:
-    return DataError(f"data.data_path: no images in {folder}; files ending in {' '.join(SUFFIXES)} are looked for")
+def _label(root: Path, folder: Path, names: list[str], path: Path | None, table: dict[str, str] | None) -> _Part:
+    """The labels of a folder's pictures: from the table if that names any of them, else from class folders."""
+    if path is not None and table is not None and any(name in table for name in names):
+        require_rows(path, table, names)
+        return _Part(folder, names, [table[name] or None for name in names], tabled=True)
+    depth = len(folder.relative_to(root).parts)
+    part = _Part(folder, names, [_class(name, depth) for name in names])
+    if len(part.classes) == 1 and next(iter(part.classes)).lower() in _NO_CLASSES:
+        return _Part(folder, names, [None] * len(names))
+    return part
+
+
+def _find_labels(part: _Part, classes: set[str]) -> _Part:
+    """A folder for testing whose folders are no classes of the training split: labels from a table there, or none."""
+    if not classes or not part.names or part.classes & classes or part.tabled:
+        return part
+    found = find_table(part.folder, part.names, classes)
+    if found is not None:
+        file, labels = found
+        note = Note(f"labels of {part.folder.name}/ are read from {file.parent.name}/{file.name}", logging.INFO)
+        return _Part(part.folder, part.names, [labels[name] for name in part.names], notes=(note,))
+    folders = f"its folders ({listed(sorted(part.classes))}) are no classes of the training split"
+    why = folders if part.classes else "it has no class folders"
+    note = Note(
+        f"{part.folder.name}/: {len(part.names)} images without labels, since {why}; "
+        "data.labels_file may name their classes"
+    )
+    return _Part(part.folder, part.names, [None] * len(part.names), notes=(note,))
+
+
+def _choice(used: dict[Split, _Part], tests: Sequence[_Part]) -> list[Note]:
+    """What to say of the folders that may serve for testing or validation."""
+    if "test" not in used:
+        return []
+    name = used["test"].folder.name
+    notes = []
+    for part in tests:
+        if part not in used.values():
+            lack = "" if part.classes or not used["test"].classes else "has no labels and "
+            notes.append(
+                Note(f"{part.folder.name}/ {lack}is not used ({len(part.names)} images): {name}/ is the test split")
+            )
+    if split_of_folder(name) != "test" and not notes:
+        notes.append(Note(f"{used['train'].folder.name}/ is the training split, {name}/ the test split", logging.INFO))
+    return notes
+
+
+def _account(parts: Sequence[_Part]) -> list[Note]:
+    """Labels that are missing or unknown in the splits that are used."""
+    notes = [note for part in parts for note in part.notes]
+    for part in parts:
+        lost = part.labels.count(None)
+        if part.classes and lost and not part.tabled:
+            notes.append(Note(f"{lost} images lie beside the class folders of {part.folder} and have no label"))
+    train = parts[0]
+    for part in parts[1:] if train.classes else ():
+        unknown = sorted(part.classes - train.classes)
+        if unknown:
+            notes.append(
+                Note(
+                    f"{part.folder.name}/ has {len(unknown)} classes that {train.folder.name}/ lacks and nothing can learn: "
+                    f"{listed(unknown)}"
+                )
+            )
+    return notes
+
+
+def _nothing(walk: Walk, folder: Path) -> DataError:
+    same = walk.same_folder(folder)
+    if same is not None:
+        return DataError(f"data.data_path: {folder} and {walk.top / same} are the same folder; make them two")
+    there = walk.others()
+    holds = (
+        f"it holds {there}"
+        if there
+        else "files ending in .jpg .png .webp .tif and what else Pillow opens are looked for"
+    )
+    return DataError(f"data.data_path: no images in {folder}; {holds}")
 
 
 def _class(name: str, depth: int) -> str | None:
@@ -147,60 +254,53 @@ def _class(name: str, depth: int) -> str | None:
     return parts[depth] if len(parts) > depth + 1 else None
 
 
-def _visible(names: Iterable[str]) -> list[str]:
-    return sorted(name for name in names if not name.startswith(".") and name not in _IGNORED)
-
-
-def _entries(folder: Path) -> list[Path]:
-    try:
-        return [folder / name for name in _visible(entry.name for entry in folder.iterdir())]
-    except OSError as error:
-        _unlistable(error)
-
-
-def _unlistable(error: OSError) -> NoReturn:
-    raise DataError(f"data.data_path: {error.filename} cannot be listed ({error.strerror}); make it readable") from None
-
-
-def _step_into(root: Path) -> Path:
+def _step_into(walk: Walk, root: Path) -> tuple[Path, list[Note]]:
     """Follow lone folders, as archives leave them, down to where there is something to tell apart."""
+    notes: list[Note] = []
     while True:
-        entries = _entries(root)
-        folders = [entry for entry in entries if entry.is_dir()]
-        pictures = [entry for entry in entries if entry.suffix.lower() in SUFFIXES and not entry.is_dir()]
-        if len(folders) != 1 or pictures:
-            return root
-        logger.info("%s holds one folder only; using %s", root, folders[0])
-        root = folders[0]
+        folders = walk.folders(root)
+        if walk.has_pictures(root) or not folders or _named_splits(folders) is not None:
+            return root, notes
+        full = folders if len(folders) == 1 else [folder for folder in folders if walk.holds_pictures(folder)]
+        if len(full) != 1:
+            return root, notes
+        empty = [folder.name for folder in folders if folder != full[0]]
+        if empty:
+            notes.append(Note(f"left out folders without pictures in {root}: {listed(empty)}"))
+        notes.append(Note(f"{root} holds one folder of pictures only; using {full[0]}", logging.INFO))
+        root = full[0]
 
 
-def _split_folders(root: Path) -> dict[str, Path]:
-    """``train``, ``test`` and perhaps ``validation``, where the folders below ``root`` are named as splits, all of
-    them."""
-    folders = {entry.name.lower(): entry for entry in _entries(root) if entry.is_dir()}
-    if "train" not in folders or not set(folders) <= {"train", *_TEST_NAMES}:
-        return {}
-    parts = {"train": folders["train"]}
-    there = [folders[name] for name in _TEST_NAMES if name in folders]
-    parts |= {"test": there[0]} if there else {}
-    # What is called validation holds test images unless others are called so.
-    if "test" in folders and len(there) > 1:
-        parts["validation"] = there[1]
-    return parts
+def _named_splits(folders: Sequence[Path]) -> tuple[list[Path], list[Path]] | None:
+    """Folders named for training and for testing, where there are both."""
+    words = {folder: word for folder in folders if (word := split_of_folder(folder.name)) is not None}
+    train = sorted((f for f, word in words.items() if is_train(word)), key=lambda f: f.name.lower() != words[f])
+    tests = [folder for folder, word in words.items() if not is_train(word)]
+    tests.sort(key=lambda f: (TEST_WORDS.index(words[f]), f.name.lower() != words[f]))
+    return (train, tests) if train and tests else None
 
 
-def _walk(root: Path, start: Path) -> list[str]:
-    """Pictures below ``start`` as sorted paths relative to ``root``; links to folders are followed, loops are not."""
-    found: list[str] = []
-    seen: set[tuple[int, int]] = set()
-    for folder, below, files in os.walk(start, onerror=_unlistable, followlinks=True):
-        status = Path(folder).stat()
-        if (status.st_dev, status.st_ino) in seen:
-            below.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        below[:] = _visible(below)
-        prefix = Path(folder).relative_to(root).as_posix()
-        prefix = "" if prefix == "." else f"{prefix}/"
-        found += [f"{prefix}{name}" for name in _visible(files) if PurePath(name).suffix.lower() in SUFFIXES]
-    return sorted(found)
+def _split_folders(walk: Walk, root: Path) -> tuple[SplitFolders, list[Note]]:
+    """The splits by the names of the folders below ``root``, and what to say of the folders beside them."""
+    folders = walk.folders(root)
+    named = _named_splits(folders)
+    if named is None:
+        classes = [f.name for f in folders if split_of_folder(f.name) is not None]
+        notes = [
+            Note(
+                f"the folder {name} is read as a class; folders are splits where there is one for training (train) and "
+                "one for testing (test, val, ...)"
+            )
+            for name in classes
+            if len(folders) > 1
+        ]
+        return SplitFolders(root, ()), notes
+    train, tests = named
+    if len(train) > 1 and split_of_folder(train[0].name) != train[0].name.lower():
+        raise DataError(
+            f"data.data_path: {root} has several folders for training ({', '.join(f.name for f in train)}); name one of "
+            "them train, or leave the others out with data.exclude"
+        )
+    unused = [f.name for f in folders if f not in (train[0], *tests)]
+    notes = [Note(f"left out beside {train[0].name}/ and {tests[0].name}/: {listed(unused)}")] if unused else []
+    return SplitFolders(train[0], tuple(tests)), notes

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hjepa.data.dataset import Split
 from hjepa.data.listing import Listing
 from hjepa.data.sources import folder
+from hjepa.data.sources.walk import Walk
 from hjepa.errors import DataError
 from hjepa.runtime.file_lock import alone_at
 
@@ -37,7 +39,9 @@ def find(data: DataConfig, split: Split, path: Path) -> Listing:
                 # Another process may have extracted it while this one waited.
                 if not (path / part).is_dir():
                     _extract(data.dataset, path, part)
-    listing = folder.list_split(path, split, {"train": path / "train", "test": path / "val"}, data.dataset)
+    walk = Walk(path, data.exclude)
+    listing = folder.list_split(walk, path, folder.SplitFolders(path / "train", (path / "val",)), split)
+    listing = replace(listing, notes=(*listing.notes, *walk.notes()))
     classes = 0 if listing.class_names is None else len(listing.class_names)
     if data.dataset == "imagenet100" and data.classes_file is None and classes != 100:
         raise DataError(

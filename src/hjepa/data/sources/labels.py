@@ -1,54 +1,97 @@
-"""``data.labels_file``: a table of labels for pictures that are not sorted into class folders."""
+"""Tables of labels for pictures that are not sorted into class folders: ``data.labels_file``, or one that lies there."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-
-import torch
-from torch import Tensor
+from typing import NamedTuple
 
 from hjepa.errors import DataError
 
+_TABLES = (".csv", ".tsv", ".txt")
+# A table of ImageNet's 50,000 validation labels has 5 MB.
+_LARGEST = 1 << 26
 
-def read_labels(path: Path, names: Sequence[str], known: Sequence[str]) -> tuple[Tensor, tuple[str, ...]]:
-    """Read a CSV file with the columns ``file`` and ``label``.
 
-    Every picture needs a row; an empty label says that it has none. Classes are numbered in the order of their names
-    (of their values, where all are whole numbers).
+class _Row(NamedTuple):
+    line: int
+    name: str
+    label: str
+
+
+def read_labels(path: Path, known: Sequence[str]) -> dict[str, str]:
+    """Read ``data.labels_file``: a CSV file with the columns ``file`` and ``label``, or a ``.txt`` or ``.tsv`` file with a
+    file and its label in each line and no heading.
+
+    A row names its picture by the path below ``data.data_path``, or by the end of that path where only one ends so. An
+    empty label says that a picture has none.
 
     Args:
         path: the table.
-        names: the pictures to label, relative to the data set's root.
-        known: all pictures of the set that rows may name.
+        known: all pictures of the set, relative to its root.
 
     Returns:
-        int64 ``[len(names)]`` with -1 for none, and the class names.
+        labels by picture, empty text for none.
 
     Raises:
-        DataError: no such file, not CSV, a column missing, a row that names no picture or one with another label
-            already, pictures without a row.
+        DataError: no such file, not a table, a column missing, a row that names no picture or one with another label
+            already, no label at all.
     """
-    table = _read(path)
-    existing = set(known)
-    for name, (line, _) in table.items():
-        if name not in existing:
+    existing, ends = set(known), _Ends(known)
+    table: dict[str, tuple[int, str]] = {}
+    for line, given, label in _rows(path):
+        name = given if given in existing else ends.find(given)
+        if name is None:
             raise DataError(
-                f"data.labels_file: {path}, line {line}: no image {name!r}; paths are relative to data.data_path"
+                f"data.labels_file: {path}, line {line}: no image {given!r}; paths are relative to data.data_path"
             )
+        if name in table and table[name][1] != label:
+            raise DataError(
+                f"data.labels_file: {path}, line {line}: {name} has the label {table[name][1]!r} in line "
+                f"{table[name][0]} and {label!r} here; keep one"
+            )
+        table[name] = (line, label)
+    if not any(label for _, label in table.values()):
+        raise DataError(f"data.labels_file: {path} holds no label; leave it out for images without labels")
+    return {name: label for name, (_, label) in table.items()}
+
+
+def require_rows(path: Path, table: dict[str, str], names: Sequence[str]) -> None:
+    """Raise `DataError` unless every picture of ``names`` has a row."""
     missing = [name for name in names if name not in table]
     if missing:
         raise DataError(
             f"data.labels_file: {path} has no row for {len(missing)} of {len(names)} images, for example "
             f"{missing[0]}; add them (with an empty label for images without one)"
         )
-    values = {label for _, label in table.values() if label}
-    if not values:
-        raise DataError(f"data.labels_file: {path} holds no label; leave it out for images without labels")
-    classes = sort_classes(values)
-    number = {"": -1} | {value: label for label, value in enumerate(classes)}
-    return torch.tensor([number[table[name][1]] for name in names]), tuple(classes)
+
+
+def find_table(folder: Path, names: Sequence[str], classes: set[str]) -> tuple[Path, dict[str, str]] | None:
+    """A table that gives every picture of a split one of the known classes, in the split's folder or beside it.
+
+    Tiny ImageNet has ``val/val_annotations.txt``, ImageNet's validation images ``LOC_val_solution.csv``. Of each line
+    the file name (with or without its suffix) and what follows count: the second column, or its first word.
+
+    Args:
+        folder: of the split.
+        names: its pictures.
+        classes: names of the classes.
+
+    Returns:
+        the table and the label of every picture; nothing where there is no table that says so of all of them.
+    """
+    by_name = {PurePosixPath(name).name: name for name in names}
+    if len(by_name) < len(names):
+        return None
+    by_name |= {PurePosixPath(name).stem: name for name in names}
+    tables = [f for place in (folder, folder.parent) for f in sorted(place.iterdir()) if f.suffix.lower() in _TABLES]
+    for table in tables:
+        labels = _loosely(table, by_name, classes)
+        if len(labels) == len(names):
+            return table, labels
+    return None
 
 
 def sort_classes(names: set[str]) -> list[str]:
@@ -56,30 +99,47 @@ def sort_classes(names: set[str]) -> list[str]:
     return sorted(names, key=lambda name: (int(name), name)) if all(n.isdecimal() for n in names) else sorted(names)
 
 
-def _read(path: Path) -> dict[str, tuple[int, str]]:
-    """Line and label by file."""
+class _Ends:
+    """Finds a path by its end."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        self._by_last: dict[str, list[str]] = {}
+
+    def find(self, end: str) -> str | None:
+        if not self._by_last:
+            for name in self._names:
+                self._by_last.setdefault(PurePosixPath(name).name, []).append(name)
+        found = [name for name in self._by_last.get(PurePosixPath(end).name, ()) if name.endswith(f"/{end}")]
+        return found[0] if len(found) == 1 else None
+
+
+def _loosely(table: Path, by_name: dict[str, str], classes: set[str]) -> dict[str, str]:
+    labels: dict[str, str] = {}
+    try:
+        if not table.is_file() or table.stat().st_size > _LARGEST:
+            return {}
+        text = table.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError):
+        return {}
+    for line in text.splitlines():
+        fields = [field.strip(' "') for field in re.split(r"[\t,;]" if re.search(r"[\t,;]", line) else r"\s+", line)]
+        name = by_name.get(PurePosixPath(fields[0]).name)
+        if name is None or len(fields) < 2 or not fields[1]:
+            continue
+        label = fields[1] if fields[1] in classes else fields[1].split()[0]
+        if label in classes:
+            labels[name] = label
+    return labels
+
+
+def _rows(path: Path) -> Iterator[_Row]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True, skipinitialspace=True)
-            columns = [column.strip() for column in reader.fieldnames or ()]
-            for column in ("file", "label"):
-                if column not in columns:
-                    raise DataError(
-                        f"data.labels_file: {path} has no column {column!r}; its first line must name the columns "
-                        f"file,label and is {','.join(columns) or 'empty'}"
-                    )
-            reader.fieldnames = columns
-            table: dict[str, tuple[int, str]] = {}
-            for row in reader:
-                if not row["file"] or row["label"] is None:
-                    raise DataError(f"data.labels_file: {path}, line {reader.line_num}: a file and a label are needed")
-                name, label = PurePosixPath(row["file"].strip()).as_posix(), row["label"].strip()
-                if name in table and table[name][1] != label:
-                    raise DataError(
-                        f"data.labels_file: {path}, line {reader.line_num}: {name} has the label "
-                        f"{table[name][1]!r} in line {table[name][0]} and {label!r} here; keep one"
-                    )
-                table[name] = (reader.line_num, label)
+            first = file.readline()
+            file.seek(0)
+            plain = path.suffix.lower() in (".txt", ".tsv") and not {"file", "label"} <= set(re.split(r"\W+", first))
+            yield from _plain(path, file) if plain else _headed(path, file)
     except FileNotFoundError:
         raise DataError(
             f"data.labels_file: {path} does not exist; give a CSV file with the columns file,label"
@@ -88,4 +148,30 @@ def _read(path: Path) -> dict[str, tuple[int, str]]:
         raise DataError(
             f"data.labels_file: {path} cannot be read as CSV ({error}); the columns file,label are needed"
         ) from None
-    return table
+
+
+def _plain(path: Path, file: Iterator[str]) -> Iterator[_Row]:
+    for number, line in enumerate(file, start=1):
+        fields = line.rstrip("\r\n").split("\t") if "\t" in line else line.split(maxsplit=1)
+        if not line.strip():
+            continue
+        if len(fields) < 2:
+            raise DataError(f"data.labels_file: {path}, line {number}: a file and a label are needed")
+        yield _Row(number, PurePosixPath(fields[0].strip()).as_posix(), fields[1].strip())
+
+
+def _headed(path: Path, file: Iterator[str]) -> Iterator[_Row]:
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    reader = csv.DictReader(file, strict=True, skipinitialspace=True, delimiter=delimiter)
+    columns = [column.strip() for column in reader.fieldnames or ()]
+    for column in ("file", "label"):
+        if column not in columns:
+            raise DataError(
+                f"data.labels_file: {path} has no column {column!r}; its first line must name the columns "
+                f"file,label and is {','.join(columns) or 'empty'}"
+            )
+    reader.fieldnames = columns
+    for row in reader:
+        if not row["file"] or row["label"] is None:
+            raise DataError(f"data.labels_file: {path}, line {reader.line_num}: a file and a label are needed")
+        yield _Row(reader.line_num, PurePosixPath(row["file"].strip()).as_posix(), row["label"].strip())

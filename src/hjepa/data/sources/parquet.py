@@ -6,19 +6,27 @@ entry of the schema's metadata. Encoded bytes lie in memory while the set is use
 
 from __future__ import annotations
 
-import json
+import fnmatch
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
 from hjepa.data.dataset import Division, EncodedPixels, Split
-from hjepa.data.listing import Listing
+from hjepa.data.listing import Listing, Note
 from hjepa.data.sources.hub import fetch_parquet
-from hjepa.data.sources.labels import sort_classes
+from hjepa.data.sources.parquet_labels import label_columns, read_labels
+from hjepa.data.sources.walk import listed
+from hjepa.data.split_names import (
+    LABELLED,
+    TEST_WORDS,
+    UNLABELLED,
+    choose_splits,
+    folder_of_splits,
+    is_train,
+    split_of_path,
+)
 from hjepa.errors import DataError, UserError
 
 if TYPE_CHECKING:
@@ -27,9 +35,6 @@ if TYPE_CHECKING:
     from hjepa.config import DataConfig
 
 _IMAGE_NAMES = ("image", "img", "picture", "photo", "jpg", "png")
-_LABEL_NAMES = ("label", "labels", "class", "fine_label", "target", "category")
-_TRAIN = re.compile(r"train(?![a-z])", re.IGNORECASE)
-_TEST = tuple(re.compile(rf"{name}(?![a-z])", re.IGNORECASE) for name in ("test", "validation", "valid", "val"))
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -91,9 +96,10 @@ class ColumnBlobs:
 def find(data: DataConfig, split: Split, path: Path) -> Listing:
     """List the rows of ``data.data_path``: a Parquet file, a folder of them, or ``user/name`` on the hub.
 
-    In a folder, files named ``train*`` and ``test*`` (or ``validation*``, ``valid*``, ``val*``) are the splits; beside
-    ``test*``, one of the other names holds the validation images. The split is drawn from the seed where there are no
-    such files, and for a single file.
+    In a folder, a file belongs to the split that its name says, or else the nearest folder above it
+    (``train-00000-of-00002.parquet``, ``default/test/0000.parquet``, ``my-val.parquet``). Files named for
+    validation hold the validation images beside test files, and else the test images. The split is drawn from the seed
+    where no name says so, and for a single file.
 
     Raises:
         UserError: no ``data.data_path``.
@@ -108,57 +114,133 @@ def find(data: DataConfig, split: Split, path: Path) -> Listing:
         if not _HUB_NAME.fullmatch(path.as_posix()):
             raise DataError(f"data.data_path: {path} does not exist; give a Parquet file or a folder of them")
         path = fetch_parquet(path.as_posix(), download=data.download)
-    parts = _files(path)
-    files = parts.get(split, parts["train"])
-    others = [file for name, found in parts.items() if name != split for file in found] if "test" in parts else []
-    tables = [_schema(file) for file in files]
-    column, label = _image_column(files[0], tables[0][0]), _label_column(tables[0][0])
-    for file, (schema, _) in zip(files, tables, strict=True):
-        if column not in schema.names or (label is not None and label not in schema.names):
-            raise DataError(f"{file}: has other columns than {files[0].name}; keep one layout under data.data_path")
-    counts = [count for _, count in tables]
+    train, tests, notes = _splits(path, data.exclude)
+    schema, _ = _schema(train[0])
+    column, labels = _image_column(train[0], schema), label_columns(schema)
+    label = labels[0] if labels else None
+    parts, more = _choose(train, tests, label)
+    notes += more
+    name = split if split in parts else "train"
+    files, others = parts[name], [file for other, found in parts.items() if other != name for file in found]
+    counts = [_count(file, column, label if file in train else None, train[0]) for file in files]
     root = path if path.is_dir() else path.parent
-    train = parts["train"]
     identifiers = [
         f"{file.relative_to(root).as_posix()}/{row}" for file, n in zip(files, counts, strict=True) for row in range(n)
     ]
-    labels, names = (None, None) if label is None else _labels(files, others, label, tables[0][0])
+    numbers, names = None, None
+    if label is not None:
+        if len(labels) > 1:
+            notes.append(Note(f"labels are read from the column {label}; not used: {listed(labels[1:])}", logging.INFO))
+        numbers, names, more = read_labels(files, others, label, schema, _column)
+        notes += more
     return Listing(
         EncodedPixels(ColumnBlobs(files, column, counts)),
         identifiers,
-        labels,
+        numbers,
         names,
-        whole=not others,
+        whole="test" not in parts,
         root=path,
         # The first file only, so that the test split does not bring all training images into memory.
         sample=EncodedPixels(ColumnBlobs(train[:1], column, [_schema(train[0])[1]])),
         description=f"parquet {data.data_path.name}",
         division=Division(own_validation="validation" in parts),
+        notes=tuple(notes),
     )
 
 
-def _files(path: Path) -> dict[str, list[Path]]:
-    """The files of each split; all of them under ``"train"`` where the set is still to be divided."""
+def _splits(path: Path, exclude: Sequence[str]) -> tuple[list[Path], dict[str, list[Path]], list[Note]]:
+    """Files for training, files of other splits by the word that names them, and what to say about both.
+
+    No other splits where the set is still to be divided.
+    """
     if path.is_file():
-        return {"train": [path]}
-    files = sorted(
-        file for file in path.rglob("*.parquet") if not any(p.startswith(".") for p in file.relative_to(path).parts)
-    )
-    if not files:
+        return [path], {}, []
+    notes: list[Note] = []
+    names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*.parquet"))
+    names = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
+    excluded = [name for name in names if _is_excluded(name, exclude)]
+    if excluded:
+        notes.append(Note(f"left out by data.exclude: {len(excluded)} files: {listed(excluded)}"))
+    names = [name for name in names if name not in set(excluded)]
+    if not names:
         raise DataError(f"data.data_path: no .parquet files in {path}; give a Parquet file or a folder of them")
-    train = [file for file in files if _TRAIN.match(file.name)]
-    held = [[file for file in files if pattern.match(file.name)] for pattern in _TEST]
-    there = [found for found in held if found]
-    folders = sorted({file.parent for file in train})
-    if len(folders) > 1:
+    words = {name: split_of_path(name) for name in names}
+    train = [name for name in names if is_train(words[name])]
+    tests = [name for name in names if words[name] in TEST_WORDS]
+    rest = [name for name in names if words[name] is None]
+    if not train and tests and rest:
+        notes.append(Note(f"{len(rest)} files whose names name no split are for training: {listed(rest)}"))
+        train = rest
+    if not train:
+        return [path / name for name in names], {}, notes
+    homes = sorted({folder_of_splits(name) for name in train if words[name] is not None})
+    if len(homes) > 1:
         raise DataError(
-            f"data.data_path: train files lie in several folders ({', '.join(map(str, folders[:5]))}); give one"
+            f"data.data_path: train files lie in several folders ({', '.join(str(path / home) for home in homes[:5])}); "
+            "give one"
         )
-    if not (train and there):
-        return {"train": train or files}
-    parts = {"train": train, "test": there[0]}
-    # What is called validation holds test images unless others are called so.
-    return parts | ({"validation": there[1]} if held[0] and len(there) > 1 else {})
+    # Test files of another configuration of the same set count only where this one has none.
+    tests = [name for name in tests if folder_of_splits(name) in homes] or tests
+    unused = [name for name in names if name not in (*train, *tests)]
+    if unused:
+        notes.append(Note(f"left out {len(unused)} files that belong to no split: {listed(unused)}"))
+    by_word = {word: [path / name for name in tests if words[name] == word] for word in TEST_WORDS}
+    return [path / name for name in train], {word: files for word, files in by_word.items() if files}, notes
+
+
+def _is_excluded(name: str, patterns: Sequence[str]) -> bool:
+    return any(
+        fnmatch.fnmatchcase(name, pattern)
+        or any(fnmatch.fnmatchcase(part, pattern.rstrip("/")) for part in name.split("/"))
+        for pattern in patterns
+    )
+
+
+def _choose(
+    train: list[Path], held: dict[str, list[Path]], label: str | None
+) -> tuple[dict[str, list[Path]], list[Note]]:
+    """The files of train, test and validation, as far as the set has them, and what to say of those without use."""
+    words = list(held)
+    test, validation = choose_splits(words, [_worth(held[word], label) for word in words], _worth(train, label))
+    if test is None:
+        return {"train": train}, []
+    parts = {"train": train, "test": held[words[test]]}
+    if validation is not None:
+        parts["validation"] = held[words[validation]]
+    notes = [
+        Note(f"{len(held[word])} files of the split {word} are not used: {words[test]} is the test split")
+        for place, word in enumerate(words)
+        if place not in (test, validation)
+    ]
+    return parts, notes
+
+
+def _worth(files: Sequence[Path], label: str | None) -> int:
+    if label is not None and any(_is_label(value) for file in files for value in _column(file, label)):
+        return LABELLED
+    return UNLABELLED
+
+
+def _is_label(value: Any) -> bool:
+    # The hub hides the labels of test splits behind -1.
+    return value is not None and not (isinstance(value, (int, float)) and value < 0)
+
+
+def _column(file: Path, column: str) -> Sequence[Any]:
+    """Values of a column; all missing in a file that lacks it, as test splits without labels do."""
+    schema, count = _schema(file)
+    if column not in schema.names:
+        return [None] * count
+    values: list[Any] = _read_columns(file, [column])[column].to_pylist()
+    return values
+
+
+def _count(file: Path, column: str, label: str | None, model: Path) -> int:
+    """Rows of a file, which must have the columns of another one."""
+    schema, count = _schema(file)
+    if column not in schema.names or (label is not None and label not in schema.names):
+        raise DataError(f"{file}: has other columns than {model.name}; keep one layout under data.data_path")
+    return count
 
 
 def _schema(file: Path) -> tuple[pyarrow.Schema, int]:
@@ -213,44 +295,3 @@ def _image_column(file: Path, schema: pyarrow.Schema) -> str:
     raise DataError(
         f"{file}: no image column among {', '.join(schema.names)}; a struct with the field bytes, or binary, is needed"
     )
-
-
-def _label_column(schema: pyarrow.Schema) -> str | None:
-    return next((name for name in _LABEL_NAMES if name in schema.names), None)
-
-
-def _labels(
-    files: Sequence[Path], others: Sequence[Path], column: str, schema: pyarrow.Schema
-) -> tuple[Tensor, tuple[str, ...]]:
-    """Labels of ``files``; all splits decide the numbering, so that a label means the same in each."""
-    import pyarrow as pa
-
-    values = [value for file in files for value in _read_columns(file, [column])[column].to_pylist()]
-    every = {*values}.union(*(_read_columns(file, [column])[column].unique().to_pylist() for file in others))
-    if pa.types.is_integer(schema.field(column).type):
-        labels = torch.tensor([-1 if value is None else max(-1, value) for value in values], dtype=torch.int64)
-        names = _class_names(schema, column)
-        highest = max((value for value in every if value is not None), default=-1)
-        if names is None:
-            names = tuple(str(label) for label in range(highest + 1))
-        if highest >= len(names):
-            raise DataError(
-                f"{files[0]}: label {highest} in column {column!r}, but the metadata names {len(names)} classes; "
-                "correct one of them"
-            )
-        return labels, names
-    if not all(value is None or isinstance(value, str) for value in every):
-        kind = schema.field(column).type
-        raise DataError(f"{files[0]}: column {column!r} holds {kind}; labels must be whole numbers or text")
-    texts = sort_classes({value for value in every if value is not None})
-    number = {text: label for label, text in enumerate(texts)}
-    return torch.tensor([number.get(value, -1) for value in values], dtype=torch.int64), tuple(texts)
-
-
-def _class_names(schema: pyarrow.Schema, column: str) -> tuple[str, ...] | None:
-    try:
-        metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        names = metadata["info"]["features"][column]["names"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
-        return None  # written by something else than the datasets library: numbers do for names
-    return tuple(str(name) for name in names)

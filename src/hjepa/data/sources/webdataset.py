@@ -14,18 +14,19 @@ import torch
 from torch import Tensor
 
 from hjepa.data.dataset import BadFile, Division, EncodedPixels, Shards, Split
-from hjepa.data.listing import Listing
+from hjepa.data.listing import Listing, Note
 from hjepa.data.shards.blobs import ShardBlobs, ShardNames, open_shard
 from hjepa.data.shards.cache import FetchError, ShardCache
 from hjepa.data.shards.catalogue import Entry, read_catalogue
 from hjepa.data.shards.index import IndexStore
 from hjepa.data.sources.labels import sort_classes
+from hjepa.data.sources.walk import listed
 from hjepa.errors import DataError, UserError
 
 if TYPE_CHECKING:
     from hjepa.config import DataConfig
 
-logger = logging.getLogger("hjepa")
+log = logging.getLogger("hjepa")
 
 # Headers are many small reads, which network file systems answer side by side.
 _THREADS = 8
@@ -53,6 +54,8 @@ def find(data: DataConfig, split: Split, path: Path) -> Listing:
     store = IndexStore(folder / "indexes")
     catalogue = read_catalogue(path, cache)
     parts = catalogue.divided()
+    used = {entry.shard.name for entries in parts.values() for entry in entries}
+    unused = [entry.shard.name for entry in catalogue.entries if entry.shard.name not in used]
     found = {name: _look(entries, cache, store, data) for name, entries in parts.items()}
     name = split if split in parts else "train"
     mine, here, train = parts[name], found[name], parts["train"]
@@ -75,6 +78,7 @@ def find(data: DataConfig, split: Split, path: Path) -> Listing:
         description=f"webdataset {path.name}",
         shards=shards,
         division=Division(own_validation="validation" in parts),
+        notes=(Note(f"{len(unused)} shards of other splits are not used: {listed(unused)}"),) if unused else (),
         bad_files=tuple(BadFile(e.shard.name, f.damage) for e, f in zip(mine, here, strict=True) if f.damage),
     )
 
@@ -108,7 +112,7 @@ def _look(entries: Sequence[Entry], cache: ShardCache, store: IndexStore, data: 
             "data.download=true, or give a list with nsamples"
         )
     if new:
-        logger.info("%d shards are fetched once to count their samples; a list with nsamples would save that", len(new))
+        log.info("%d shards are fetched once to count their samples; a list with nsamples would save that", len(new))
 
     def look(entry: Entry) -> _Found:
         place = entry.shard.place

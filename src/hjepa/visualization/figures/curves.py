@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hjepa.runs.records import Records, level_keys, series
-from hjepa.visualization.figures.figure import Exhibit, Omitted
+from hjepa.visualization.figures.figure import Figure, Omitted
 from hjepa.visualization.figures.style import Theme, new_figure, plain_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as MatplotlibFigure
 
 # Inches: the losses get the width of the page in two, the rest in three.
 _TALL, _SHORT, _HEAD, _TITLE, _FOOT = 1.75, 1.2, 0.4, 0.62, 0.4
@@ -22,7 +22,7 @@ _ACROSS, _LEGEND_LINE = 4, 0.2
 _REGULARISERS = {"variance": "variance", "covariance": "covariance", "sliced_gaussian": "sliced Gaussian"}
 
 
-def curves_exhibit(records: Records, level_names: list[str], step: int, command: str) -> Exhibit | Omitted:
+def curves_figure(records: Records, level_names: list[str], step: int, command: str) -> Figure | Omitted:
     """The curves of a run.
 
     Args:
@@ -41,7 +41,7 @@ def curves_exhibit(records: Records, level_names: list[str], step: int, command:
     points = len(records.train)
     few = f" Only {points} logging interval{'s' if points != 1 else ''} so far." if points < 3 else ""
     mark = " The vertical line marks the checkpoint that the rest of this report shows." if course.mark else ""
-    return Exhibit(
+    return Figure(
         name="curves",
         title=title,
         caption=f"Quantities logged during training, over {course.axis_label}.{mark}{few}",
@@ -87,7 +87,7 @@ class _Course:
         per_epoch = self.records.steps_per_epoch
         return self.step / per_epoch if self.x == "epoch" and per_epoch else float(self.step)
 
-    def draw(self, theme: Theme) -> Figure:
+    def draw(self, theme: Theme) -> MatplotlibFigure:
         from matplotlib.ticker import MaxNLocator
 
         main, rest = self._main_panels(), self._panels()
@@ -220,13 +220,14 @@ class _Course:
 
     def _regularisers(self, axes: Axes, theme: Theme) -> None:
         styles = ("solid", (0, (4, 2)), (0, (1, 1)))
-        for (key, label), style in zip(_REGULARISERS.items(), styles, strict=True):
+        for (key, label), style, marker in zip(_REGULARISERS.items(), styles, "os^", strict=True):
             x, y = series(self.records.train, key, self.x)
             if x:
+                shape = marker if _marker(x) else None
                 axes.plot(
-                    x, y, color=theme.text, linestyle=style, linewidth=1.2, marker=_marker(x), markersize=3, label=label
+                    x, y, color=theme.text, linestyle=style, linewidth=1.2, marker=shape, markersize=3, label=label
                 )
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.12 * axes.dataLim.y1 or 1)
         axes.legend(frameon=False, fontsize=7.5, labelcolor=theme.text, loc="best", handlelength=1.8)
 
     def _single(self, key: str, *, scale: float = 1.0, floor: bool = False) -> Callable[[Axes, Theme], None]:

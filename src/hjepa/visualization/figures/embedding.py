@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hjepa.metrics import PCA
-from hjepa.visualization.figures.figure import Exhibit, Omitted
+from hjepa.visualization.figures.figure import Figure, Omitted
 from hjepa.visualization.figures.style import Theme, new_figure
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as MatplotlibFigure
 
     from hjepa.visualization.features import Gallery
-    from hjepa.visualization.images import Images
+    from hjepa.visualization.split_images import SplitImages
 
 Points = NDArray[np.float32]
 
@@ -30,7 +30,7 @@ _PERPLEXITY = 30
 _COMPONENTS = 50
 
 
-def embedding_exhibit(images: Images, gallery: Gallery, seed: int) -> Exhibit | Omitted:
+def embedding_figure(images: SplitImages, gallery: Gallery, seed: int) -> Figure | Omitted:
     """Maps of pooled features, coloured by class where there are labels."""
     if len(gallery) < 3:
         reason = f"The test split has {len(gallery)} readable image(s); a map needs at least 3."
@@ -58,7 +58,7 @@ def embedding_exhibit(images: Images, gallery: Gallery, seed: int) -> Exhibit | 
         if colouring is not None
         else "groups that the untrained map lacks: the encoder separates something there. One even cloud separates nothing."
     )
-    return Exhibit(
+    return Figure(
         name="embedding",
         title=_TITLE,
         caption=caption,
@@ -81,7 +81,7 @@ def principal_plane(features: Tensor) -> tuple[Points, float]:
 def tsne(features: Tensor, seed: int) -> Points:
     """t-SNE (van der Maaten and Hinton, 2008) of the leading principal components, [N, 2]; the same for the same seed."""
     from sklearn.manifold import TSNE
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn, unannotated
+    from threadpoolctl import threadpool_limits
 
     reduced = PCA.fit(features, min(_COMPONENTS, *features.shape)).transform(features)
     # scikit-learn takes seeds below 2**32 and its gradient a common scale.
@@ -108,7 +108,7 @@ class _Colouring:
     note: str
 
 
-def _colouring(labels: Tensor | None, images: Images) -> _Colouring | None:
+def _colouring(labels: Tensor | None, images: SplitImages) -> _Colouring | None:
     if labels is None:
         return None
     values = labels.numpy()
@@ -132,7 +132,7 @@ class _EmbeddingFigure:
     panels: list[_Panel]
     colouring: _Colouring | None
 
-    def draw(self, theme: Theme) -> Figure:
+    def draw(self, theme: Theme) -> MatplotlibFigure:
         count = len(self.panels)
         names = [] if self.colouring is None else self.colouring.groups
         foot = 0.08 + 0.22 * -(-len(names) // 6) if names else 0.05

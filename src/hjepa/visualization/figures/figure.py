@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as MatplotlibFigure
 
     from hjepa.visualization.figures.style import Theme
 
 
 @dataclass(frozen=True)
-class Exhibit:
+class Figure:
     """A figure, ready to be drawn in either theme.
 
     Attributes:
@@ -30,7 +30,7 @@ class Exhibit:
     caption: str
     look_for: str
     alt: str
-    draw: Callable[[Theme], Figure]
+    draw: Callable[[Theme], MatplotlibFigure]
 
 
 @dataclass(frozen=True)

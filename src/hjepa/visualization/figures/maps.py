@@ -11,20 +11,20 @@ from torch import Tensor
 
 from hjepa.config.grid import plane
 from hjepa.metrics import PCA
-from hjepa.visualization.figures.figure import Exhibit
+from hjepa.visualization.figures.figure import Figure
 from hjepa.visualization.figures.style import Picture, Theme, column_title, picture_grid, show
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as MatplotlibFigure
 
     from hjepa.config import Geometry, Grid
     from hjepa.visualization.features import TokenFeatures
-    from hjepa.visualization.images import Images
+    from hjepa.visualization.split_images import SplitImages
 
 _SHOWN = 6
 
 
-def maps_exhibit(images: Images, tokens: TokenFeatures, geometry: Geometry, shares: list[float | None]) -> Exhibit:
+def maps_figure(images: SplitImages, tokens: TokenFeatures, geometry: Geometry, shares: list[float | None]) -> Figure:
     """Maps of the trained encoder beside those of its untrained copy.
 
     Args:
@@ -44,7 +44,7 @@ def maps_exhibit(images: Images, tokens: TokenFeatures, geometry: Geometry, shar
         else ""
     )
     figure = _MapFigure(pictures, trained, untrained, geometry)
-    return Exhibit(
+    return Figure(
         name="maps",
         title="Feature maps per level",
         caption=(
@@ -99,7 +99,7 @@ class _MapFigure:
     untrained: list[list[Picture]]
     geometry: Geometry
 
-    def draw(self, theme: Theme) -> Figure:
+    def draw(self, theme: Theme) -> MatplotlibFigure:
         levels = len(self.geometry.levels)
         height, width = self.geometry.height_width
         figure, axes = picture_grid(

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 from hjepa.config.grid import per_axis, plane
 from hjepa.health.evidence import levels_text, listing
-from hjepa.visualization.figures.figure import Exhibit
+from hjepa.visualization.figures.figure import Figure
 from hjepa.visualization.figures.style import Picture, Theme, column_title, picture_grid, show
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as MatplotlibFigure
 
     from hjepa.config import Geometry, Grid, PerAxis
     from hjepa.masking import MaskSampler
-    from hjepa.visualization.images import Images
+    from hjepa.visualization.split_images import SplitImages
 
 _IMAGES = 4
 # Draws by number of groups of levels, so that pictures stay large enough to read.
@@ -30,7 +30,7 @@ _UNSEEN = 0.2
 Cells = NDArray[np.bool_]
 
 
-def masks_exhibit(images: Images, sampler: MaskSampler, geometry: Geometry) -> Exhibit:
+def masks_figure(images: SplitImages, sampler: MaskSampler, geometry: Geometry) -> Figure:
     """Masks of the first training steps on a few images."""
     batch, _ = images.normalised(images.order[:_IMAGES])
     pictures = images.pictures(batch)
@@ -49,7 +49,7 @@ def masks_exhibit(images: Images, sampler: MaskSampler, geometry: Geometry) -> E
     sets = sampler.config.sets_per_image
     several = f" Each image gets {sets} such draws per step; one is shown." if sets > 1 else ""
     figure = _MaskFigure(pictures, overlays, groups, geometry)
-    return Exhibit(
+    return Figure(
         name="masks",
         title="Masks",
         caption=(
@@ -107,7 +107,7 @@ class _MaskFigure:
     groups: tuple[tuple[int, ...], ...]
     geometry: Geometry
 
-    def draw(self, theme: Theme) -> Figure:
+    def draw(self, theme: Theme) -> MatplotlibFigure:
         groups = len(self.groups)
         columns = 1 + len(self.overlays) * groups
         starts = [1 + draw * groups for draw in range(len(self.overlays))] if groups > 1 else [1]

@@ -9,22 +9,22 @@ import torch
 from torch import Tensor
 
 from hjepa.metrics import nearest_neighbours
-from hjepa.visualization.figures.figure import Exhibit, Omitted
+from hjepa.visualization.figures.figure import Figure, Omitted
 from hjepa.visualization.figures.style import Picture, Theme, column_title, picture_grid, show
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as MatplotlibFigure
 
     from hjepa.visualization.features import Gallery
-    from hjepa.visualization.images import Images
+    from hjepa.visualization.split_images import SplitImages
 
 _QUERIES = 8
 _NEIGHBOURS = 5
 _TITLE = "Nearest neighbours"
 
 
-def neighbours_exhibit(images: Images, gallery: Gallery) -> Exhibit | Omitted:
+def neighbours_figure(images: SplitImages, gallery: Gallery) -> Figure | Omitted:
     """Images beside those nearest to them, by the trained features and by raw pixels."""
     if len(gallery) < 3:
         reason = f"The test split has {len(gallery)} readable image(s); neighbours need at least 3."
@@ -71,7 +71,7 @@ def neighbours_exhibit(images: Images, gallery: Gallery) -> Exhibit | Omitted:
             f"{pixels:.0%} by pixels, {chance:.0%} by chance. A frame and bold type mark the same class."
         )
     figure = _NeighbourFigure(blocks, images.size, k)
-    return Exhibit(
+    return Figure(
         name="neighbours",
         title=_TITLE,
         caption=(
@@ -145,7 +145,7 @@ class _NeighbourFigure:
     size: tuple[int, int]
     k: int
 
-    def draw(self, theme: Theme) -> Figure:
+    def draw(self, theme: Theme) -> MatplotlibFigure:
         named = any(row.query.name for row in self.rows)
         figure, axes = picture_grid(
             len(self.rows), 1 + 2 * self.k, self.size[0] / self.size[1], theme, top=0.3,

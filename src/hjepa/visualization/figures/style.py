@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as MatplotlibFigure
 
 Picture = NDArray[np.uint8]
-"""``[H, W, 3]``."""
+"""[H, W, 3]."""
 
 DPI = 150
 WIDTH = 9.0
@@ -78,17 +78,17 @@ DARK = Theme(
 )  # fmt: skip
 
 
-def new_figure(height: float, theme: Theme, *, width: float = WIDTH) -> Figure:
+def new_figure(height: float, theme: Theme, *, width: float = WIDTH) -> MatplotlibFigure:
     """An empty figure on the Agg canvas, sizes in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as MatplotlibFigure
 
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor=theme.background)
+    figure = MatplotlibFigure(figsize=(width, height), dpi=DPI, facecolor=theme.background)
     FigureCanvasAgg(figure)
     return figure
 
 
-def to_png(figure: Figure) -> bytes:
+def to_png(figure: MatplotlibFigure) -> bytes:
     """The figure as PNG, the same bytes for the same figure."""
     buffer = io.BytesIO()
     # Without a creation date or a program version, equal figures are equal files.
@@ -126,7 +126,7 @@ def picture_grid(
     top: float = 0.3,
     below: float = 0.0,
     groups: Sequence[int] = (),
-) -> tuple[Figure, list[list[Axes]]]:
+) -> tuple[MatplotlibFigure, list[list[Axes]]]:
     """A figure of ``rows x columns`` pictures in axes without ticks.
 
     Args:

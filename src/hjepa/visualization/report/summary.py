@@ -1,4 +1,4 @@
-"""What was run: the facts at the head of a report."""
+"""The summary at the head of a report: what was run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def level_name(geometry: Geometry, level: int) -> str:
     return f"level {level} (block {geometry.levels[level].depth}, {times(*geometry.level_grid(level))})"
 
 
-def run_facts(
+def run_summary(
     run: TrainedRun, sampler: MaskSampler, description: str, environment: dict[str, Any] | None, evidence: Evidence
 ) -> list[tuple[str, str]]:
     """Pairs of term and description.
@@ -49,7 +49,8 @@ def subtitle(run: TrainedRun, description: str, evidence: Evidence) -> str:
     """The run in a line."""
     g = run.model.geometry
     levels = "flat (one level)" if len(g.levels) == 1 else f"{len(g.levels)} levels"
-    length = _many(run.step, "step") if evidence.epochs is None else f"{evidence.epochs:.3g} epochs"
+    epochs = evidence.epochs
+    length = _many(run.step, "step") if epochs is None else f"{epochs:.3g} epoch{'' if epochs == 1 else 's'}"
     patch = f"patch {shown(g.patch_size)} at {times(*g.image_size)}"
     return f"{description} \N{MIDDLE DOT} ViT {times(g.embed_dim, g.depth)}, {patch} \N{MIDDLE DOT} {levels} \N{MIDDLE DOT} {length}"
 
@@ -139,8 +140,9 @@ def _training(run: TrainedRun, evidence: Evidence) -> str:
     batch = f"batch {run.config.data.batch_size}"
     if training.accumulation_steps > 1:
         batch += f" \N{MULTIPLICATION SIGN} {training.accumulation_steps} accumulated"
+    optimizer = {"adamw": "AdamW", "muon": "Muon (AdamW for the rest)"}[training.optimizer]
     return (
-        f"step {run.step:,}{planned}{epochs}; {batch}; AdamW, learning rate {training.lr:g}, {training.lr_schedule}, "
+        f"step {run.step:,}{planned}{epochs}; {batch}; {optimizer}, learning rate {training.lr:g}, {training.lr_schedule}, "
         f"weight decay {training.weight_decay:g}"
     )
 

@@ -2,155 +2,167 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hjepa.health.evidence import Evidence
-from hjepa.visualization.report.markup import escape, tag
 from hjepa.visualization.report.summary import times
 
 if TYPE_CHECKING:
     from hjepa.config import Geometry
 
-_NONE = '<span class="none" title="not measured">\N{EN DASH}</span>'
-_ROWS = (
-    ("trained", "Trained encoder"),
-    ("untrained", "Untrained encoder (step 0)"),
-    ("pca", "PCA of pixels"),
-    ("pixels", "Raw pixels"),
-)
+_ENCODERS = {"trained": "Trained encoder", "untrained": "Untrained encoder (step 0)"}
+_PIXELS = {"pca": "PCA of pixels", "pixels": "Raw pixels"}
 
 
 @dataclass(frozen=True)
-class _Column:
+class Cell:
+    """One number of a table.
+
+    Attributes:
+        text: the number; nothing where it was not measured.
+        tone: ``up``, ``down`` or ``even`` for a difference.
+        bar: length of the bar before the number, per cent.
+    """
+
+    text: str | None = None
+    tone: str = ""
+    bar: str | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of numbers.
+
+    Attributes:
+        title: its heading.
+        cells: from the first row to the last.
+        style: classes of ``report.css`` for the heading and the cells.
+    """
+
     title: str
-    scores: dict[str, Any]
+    cells: list[Cell]
+    style: str = "num"
 
 
-def _columns(results: dict[str, Any]) -> list[_Column]:
-    columns = []
-    probe, knn = results.get("linear_probe", {}), results.get("knn", {})
-    if "trained" in probe:
-        columns.append(_Column("Linear probe", probe))
-    if "trained" in knn:
-        columns.append(_Column(f"k-NN-{knn.get('k', 20)}", knn))
-    return columns
+@dataclass(frozen=True)
+class Table:
+    """A table, column by column.
+
+    Attributes:
+        caption: heading of the table.
+        corner: heading of the rows' names.
+        rows: names of the rows.
+        columns: the rest.
+        leveled: rows are levels, finest first, and carry their colours.
+    """
+
+    caption: str
+    corner: str
+    rows: list[str]
+    columns: list[Column]
+    leveled: bool = False
 
 
-def controls_table(evidence: Evidence) -> str:
-    """Accuracy and effective rank of every representation; empty where nothing was measured."""
+def controls_table(evidence: Evidence) -> Table | None:
+    """Accuracy and effective rank of every representation; nothing where nothing was measured."""
     results = evidence.results or {}
-    columns = _columns(results)
     rank = results.get("rank", {})
-    if not columns and "trained" not in rank:
-        return ""
-    head = ['<th scope="col">Features</th>']
-    for column in columns:
-        head.append(
-            f'<th scope="col" class="num"><span class="whole">{escape(column.title)}, %</span></th><th scope="col" class="num">Trained ahead by</th>'
-        )
-    head.append('<th scope="col" class="num">Effective rank</th>')
-    body = []
-    for key, label in _ROWS:
-        if not columns and key in ("pca", "pixels"):
-            continue
-        cells = [f'<th scope="row">{label}</th>']
-        for column in columns:
-            value = column.scores.get(key)
-            cells.append(_bar(value))
-            cells.append(_NONE_CELL if key == "trained" else _difference(column.scores.get("trained"), value))
-        cells.append(_number(rank.get(key)))
-        body.append(f"<tr{' class=ours' if key == 'trained' else ''}>{''.join(cells)}</tr>")
-    chance = results.get("chance")
-    if columns and isinstance(chance, float):
-        cells = ['<th scope="row">Chance</th>']
-        for column in columns:
-            cells += [_bar(chance), _difference(column.scores.get("trained"), chance)]
-        body.append(f"<tr>{''.join(cells)}{_NONE_CELL}</tr>")
+    readings = list(_readings(results))
+    if not readings and "trained" not in rank:
+        return None
+    chance = {"chance": results.get("chance")}
+    rows = _ENCODERS | (_PIXELS if readings else {})
+    if readings and isinstance(chance["chance"], float):
+        rows["chance"] = "Chance"
+    columns = []
+    for title, reading in readings:
+        scores = reading | chance
+        ahead = [Cell() if who == "trained" else _difference(scores["trained"], scores.get(who)) for who in rows]
+        columns.append(Column(f"{title}, %", [_bar(scores.get(who)) for who in rows], "num whole"))
+        columns.append(Column("Trained ahead by", ahead))
+    columns.append(Column("Effective rank", [_number(rank.get(who)) for who in rows]))
     several = len(rank.get("levels") or []) > 1
     caption = "Against controls, all levels together" if several else "Against controls"
-    read = f" (accuracy on {results.get('split', 'test')} images)" if columns else ""
-    return _table(caption + read, head, body)
+    return Table(caption + _read_on(results), "Features", list(rows.values()), columns)
 
 
-_NONE_CELL = f'<td class="num">{_NONE}</td>'
+def levels_table(evidence: Evidence, geometry: Geometry, targets: tuple[int, ...]) -> Table:
+    """What each level is, what it knows alone, and how it differs from the next.
 
-
-def levels_table(evidence: Evidence, geometry: Geometry, targets: tuple[int, ...]) -> str:
-    """What each level is, what it knows alone, and how it differs from the next."""
+    Args:
+        evidence: the numbers.
+        geometry: sizes of the model.
+        targets: cells predicted per level.
+    """
+    levels = range(len(geometry.levels))
     results = evidence.results or {}
-    columns = _columns(results)
-    ranks, before = evidence.ranks(), evidence.ranks("untrained")
+    columns = [
+        Column("Cells", [Cell(times(*geometry.level_grid(level))) for level in levels], "text"),
+        Column("Predicted", [Cell(str(targets[level])) for level in levels]),
+    ]
+    for title, scores in _readings(results):
+        entries: dict[int, dict[str, Any]] = {entry["level"]: entry for entry in scores.get("levels") or []}
+        alone = [entries.get(level, {}) for level in levels]
+        ahead = [_difference(entry.get("trained"), entry.get("untrained")) for entry in alone]
+        columns.append(Column(f"{title}, %", [_points(entry.get("trained")) for entry in alone], "num whole"))
+        columns.append(Column("Ahead of untrained", ahead))
     cka = results.get("cka") or []
-    ratios = evidence.loss_over_chance()
-    several = len(geometry.levels) > 1
-    head = ['<th scope="col">Level</th><th scope="col">Cells</th><th scope="col" class="num">Predicted</th>']
-    for column in columns:
-        head.append(
-            f'<th scope="col" class="num"><span class="whole">{escape(column.title)}, %</span></th><th scope="col" class="num">Ahead of untrained</th>'
-        )
-    if ranks:
-        head.append('<th scope="col" class="num">Effective rank</th>')
-    if before:
-        head.append('<th scope="col" class="num">Untrained rank</th>')
-    if ratios:
-        head.append('<th scope="col" class="num">Loss / chance</th>')
-    if any(share is not None for share in evidence.position):
-        head.append('<th scope="col" class="num">Position share</th>')
-    if several and len(cka) == len(geometry.levels):
-        head.append('<th scope="col" class="num">CKA to next</th>')
-    body = []
-    for level, plan in enumerate(geometry.levels):
-        cells = [
-            f'<th scope="row"><span class="key level{level}"></span>{level}: block {plan.depth}</th>',
-            f"<td>{times(*geometry.level_grid(level))}</td>",
-            f'<td class="num">{targets[level]}</td>',
-        ]
-        for column in columns:
-            entry: dict[str, Any] = next((e for e in column.scores.get("levels") or [] if e["level"] == level), {})
-            trained = entry.get("trained")
-            cells.append(_number(None if trained is None else 100 * trained))
-            cells.append(_difference(trained, entry.get("untrained")))
-        if ranks:
-            cells.append(_number(ranks.get(level)))
-        if before:
-            cells.append(_number(before.get(level)))
-        if ratios:
-            cells.append(_percent(ratios.get(level)))
-        if any(share is not None for share in evidence.position):
-            cells.append(_percent(evidence.position[level]))
-        if several and len(cka) == len(geometry.levels):
-            cells.append(_number(cka[level][level + 1] if level + 1 < len(cka) else None, digits=2))
-        body.append(f"<tr>{''.join(cells)}</tr>")
-    read = f" (accuracy on {results.get('split', 'test')} images)" if columns else ""
-    return _table("Each level alone" + read, head, body)
+    optional: list[tuple[str, Mapping[int, float | None], Callable[[float | None], Cell]]] = [
+        ("Effective rank", evidence.ranks(), _number),
+        ("Untrained rank", evidence.ranks("untrained"), _number),
+        ("Loss / chance", evidence.loss_over_chance(), _percent),
+        ("Position share", {i: s for i, s in enumerate(evidence.position) if s is not None}, _percent),
+        ("CKA to next", {i: cka[i][i + 1] for i in levels[:-1]} if len(cka) == len(levels) else {}, _hundredths),
+    ]
+    columns += [Column(title, [cell(found.get(i)) for i in levels]) for title, found, cell in optional if found]
+    return Table(
+        "Each level alone" + _read_on(results),
+        "Level",
+        [f"{i}: block {level.depth}" for i, level in enumerate(geometry.levels)],
+        columns,
+        leveled=True,
+    )
 
 
-def _table(caption: str, head: list[str], body: list[str]) -> str:
-    table = f"<table><caption>{escape(caption)}</caption><thead><tr>{''.join(head)}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-    # Wide tables scroll by themselves on small screens; the focus lets a keyboard do it.
-    return tag("div", table, class_="scroll", role="region", aria_label=caption, tabindex="0")
+def _readings(results: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The readings that were made: title and scores."""
+    probe, knn = results.get("linear_probe", {}), results.get("knn", {})
+    if "trained" in probe:
+        yield "Linear probe", probe
+    if "trained" in knn:
+        yield f"k-NN-{knn.get('k', 20)}", knn
 
 
-def _bar(value: float | None) -> str:
-    if value is None:
-        return _NONE_CELL
-    return f'<td class="num"><span class="bar" style="--share:{100 * value:.1f}%"></span>{100 * value:.1f}</td>'
+def _read_on(results: dict[str, Any]) -> str:
+    return f" (accuracy on {results.get('split', 'test')} images)" if any(_readings(results)) else ""
 
 
-def _difference(ours: float | None, control: float | None) -> str:
+def _bar(value: float | None) -> Cell:
+    return Cell() if value is None else Cell(f"{100 * value:.1f}", bar=f"{100 * value:.1f}")
+
+
+def _difference(ours: float | None, control: float | None) -> Cell:
     if ours is None or control is None:
-        return _NONE_CELL
+        return Cell()
     value = round(100 * (ours - control), 1)
-    kind = "up" if value > 0 else "down" if value < 0 else "even"
     # A minus sign, not a hyphen, so that columns line up.
     text = f"{value:+.1f}".replace("-", "\N{MINUS SIGN}") if value else "0.0"
-    return f'<td class="num {kind}">{text}</td>'
+    return Cell(text, tone="up" if value > 0 else "down" if value < 0 else "even")
 
 
-def _number(value: float | None, digits: int = 1) -> str:
-    return _NONE_CELL if value is None else f'<td class="num">{value:.{digits}f}</td>'
+def _points(value: float | None) -> Cell:
+    return Cell(None if value is None else f"{100 * value:.1f}")
 
 
-def _percent(value: float | None) -> str:
-    return _NONE_CELL if value is None else f'<td class="num">{value:.0%}</td>'
+def _number(value: float | None) -> Cell:
+    return Cell(None if value is None else f"{value:.1f}")
+
+
+def _hundredths(value: float | None) -> Cell:
+    return Cell(None if value is None else f"{value:.2f}")
+
+
+def _percent(value: float | None) -> Cell:
+    return Cell(None if value is None else f"{value:.0%}")

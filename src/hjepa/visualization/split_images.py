@@ -1,4 +1,4 @@
-"""The held-out images that figures show, as the model sees them and as a person sees them."""
+"""Images of a split for figures, as the model sees them and as a person sees them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _LARGEST_CLASS = 24
 
 
-class Images:
+class SplitImages:
     """Images of a split, in a random order that is a function of the run's seed.
 
     Args:
@@ -90,11 +90,14 @@ class Images:
         """
         parts = list(self.batches(rows))
         if not parts:
-            raise DataError(
-                f"data.dataset={self.dataset.name}: no readable image in the {self.dataset.split} split; check "
-                "data.data_path"
-            )
+            raise self.unreadable()
         return torch.cat([p.images for p in parts]), torch.cat([p.indices for p in parts])
+
+    def unreadable(self) -> DataError:
+        """The error for a split of which nothing can be read."""
+        return DataError(
+            f"data.dataset={self.dataset.name}: no readable image in the {self.dataset.split} split; check data.data_path"
+        )
 
     def pictures(self, normalised: Tensor) -> list[Picture]:
         """Normalised images as a person sees them; see `display_note` for what was changed."""

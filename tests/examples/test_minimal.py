@@ -1,0 +1,44 @@
+"""The example learns: better than its own untrained copy within some steps."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+FILE = Path(__file__).parents[2] / "examples" / "minimal.py"
+
+
+@pytest.fixture(scope="module")
+def minimal() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("minimal", FILE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_it_fits_on_a_page() -> None:
+    assert len(FILE.read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_target_equals_context_at_the_start_and_follows(minimal: ModuleType) -> None:
+    model = minimal.MinimalHJEPA()
+    pairs = list(zip(model.context_encoder.parameters(), model.target_encoder.parameters(), strict=True))
+    assert all(torch.equal(context, target) for context, target in pairs)
+    with torch.no_grad():
+        pairs[0][0].add_(1.0)
+    model.follow(0.75)
+    assert torch.allclose(pairs[0][0] - pairs[0][1], torch.tensor(0.75))
+
+
+def test_it_learns(minimal: ModuleType) -> None:
+    torch.manual_seed(0)
+    before, _ = minimal.score(minimal.MinimalHJEPA(), references=1500, queries=600)
+    after, rank = minimal.score(minimal.train(80), references=1500, queries=600)
+    assert after > before + 0.03
+    assert rank > 2
