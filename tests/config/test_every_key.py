@@ -460,12 +460,14 @@ def test_compile_compiles(run: Run) -> None:
 
 
 def test_compile_mode(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hjepa.models import build_model
+    from hjepa.methods import build_method
+    from hjepa.training.distributed.strategy import spread
 
     asked: list[dict[str, Any]] = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda _, **keys: asked.append(keys))
-    build_model(tiny_config({"training.compile_mode": "reduce-overhead"})).compile_parts()
-    assert asked
+    config = tiny_config({"training.compile_mode": "reduce-overhead"})
+    spread(build_method(config), "ddp", config, torch.device("cpu"), compiled=True)
+    assert len(asked) == 3  # two encoders and a predictor
     assert all(keys == {"mode": "reduce-overhead"} for keys in asked)
     keys = {"training.compile": True, "training.accumulation_steps": 2}
     tiny_config({**keys, "training.compile_mode": "max-autotune-no-cudagraphs"})

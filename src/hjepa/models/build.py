@@ -90,9 +90,7 @@ def create_hjepa(
 def build_model(config: Config, channels: int = 3) -> HJEPA:
     """The untrained model of a configuration; its weights are a function of ``config.seed`` alone."""
     learned = config.loss.hierarchy_weighting == "learned"
-    model = _build(config.model, config.data.image_size, channels, config.seed, learned_weights=learned)
-    model.compile_mode = config.training.compile_mode
-    return model
+    return _build(config.model, config.data.image_size, channels, config.seed, learned_weights=learned)
 
 
 def _build(

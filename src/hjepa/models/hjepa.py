@@ -55,9 +55,6 @@ class HJEPA(nn.Module):
         channels: input channels.
         learned_weights: whether the levels' losses have learned scales.
 
-    Attributes:
-        compile_mode: mode of `torch.compile` in `compile_parts`.
-
     Example:
         >>> import torch
         >>> from hjepa import create_hjepa
@@ -71,7 +68,6 @@ class HJEPA(nn.Module):
     ) -> None:
         super().__init__()
         self.geometry = geometry
-        self.compile_mode = "default"
         self.shared = config.predictor.sharing == "shared"
         self.center_targets = config.center_targets
         self.predict_visible = config.predictor.predict_visible
@@ -104,14 +100,6 @@ class HJEPA(nn.Module):
     def embed_dim(self) -> int:
         """Width of each level's features."""
         return self.geometry.embed_dim
-
-    def compile_parts(self) -> None:
-        """Compile encoders and predictors in place (`torch.compile`) for training; names of weights stay as they are.
-
-        Features are read without: evaluation has other batches, and would have everything compiled again for them.
-        """
-        for part in (self.context_encoder, self.target_encoder, *self.predictors):
-            part.compile(mode=self.compile_mode)
 
     def train(self, mode: bool = True) -> HJEPA:
         """Training mode for context encoder and predictor; the target encoder never drops paths."""
