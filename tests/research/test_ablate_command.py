@@ -95,7 +95,7 @@ def test_studies_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (["levels", "--seeds", "0,0", "--dry-run"], "names a seed twice"),
         (["levels", "--dry-run", "--base", "quikstart"], "did you mean quickstart"),
         (["levels", "--dry-run", "seed=7"], "choose them with --seeds"),
-        (["levels", "--dry-run", "training.lr=fast", "data.subset=256"], "training.lr: 'fast'"),
+        (["levels", "--dry-run", "training.lr=fast", "data.subset=256"], "training.lr: invalid value 'fast'"),
         (["levels", "--dry-run", "--cells", "five levels", "data.subset=256"], "'five levels' is not a cell"),
     ],
 )

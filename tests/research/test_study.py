@@ -71,7 +71,7 @@ def test_files_that_are_not_studies(tmp_path: Path) -> None:
         load_study(broken)
     twice = tmp_path / "twice.yaml"
     twice.write_text("title: t\ncells:\n  one: {training.lr: 0.001}\n  one: {training.lr: 0.002}\n")
-    with pytest.raises(UserError, match=r"twice\.yaml, line 4: .*'one' stands there twice"):
+    with pytest.raises(UserError, match=r"twice\.yaml, line 4: .*duplicate key 'one'"):
         load_study(twice)
 
 

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 
 from hjepa.config import parse_yaml
 from hjepa.config.base import Section
+from hjepa.config.load import constraint
 from hjepa.errors import UserError
 
 _STUDIES = resources.files("hjepa.research") / "studies"
@@ -162,8 +163,8 @@ def _explain(name: str, detail: Any) -> str:
         hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(Study.model_fields)}"
         return f"{name}: {key}: unknown key; {hint}"
     message = detail["msg"].removeprefix("Value error, ")
-    given = "" if detail["type"] == "missing" else f"{detail['input']!r} does not do, "
-    return f"{name}: {key + ': ' if key else ''}{given}{message[0].lower()}{message[1:]}"
+    given = "" if detail["type"] == "missing" else f"invalid value {detail['input']!r}: "
+    return f"{name}: {key + ': ' if key else ''}{given}{constraint(message)}"
 
 
 def _short(value: Any) -> str:
