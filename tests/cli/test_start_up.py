@@ -1,4 +1,4 @@
-"""What is not imported before it is needed. PyTorch alone takes seconds; times are left to `benchmarks/start_up.py`."""
+"""Heavy packages are imported only when needed. Start-up times are measured by `benchmarks/start_up.py`."""
 
 from __future__ import annotations
 
