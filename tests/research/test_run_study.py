@@ -225,7 +225,9 @@ def test_a_cell_that_cannot_be_is_named_before_anything_is_trained(tmp_path: Pat
         run_study(wrong, output_dir=tmp_path / "s", console=False)
     assert not (tmp_path / "s").exists()
     for depth in (0, 9):
-        with pytest.raises(UserError, match=rf"cell 'one': depths: {depth} of an encoder with 2 blocks"):
+        with pytest.raises(
+            UserError, match=rf"cell 'one': depths: {depth} is out of range for an encoder with 2 blocks"
+        ):
             run_study({**STUDY, "depths": [depth]}, dry_run=True)
     with pytest.raises(UserError, match="'three' is not a cell"):
         run_study(STUDY, output_dir=tmp_path / "s", cells=["three"], console=False)
