@@ -1,4 +1,4 @@
-"""`hjepa ablate` as its user sees it."""
+"""The command `hjepa ablate`: its output, exit codes and errors."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_studies_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (["levls"], "did you mean levels"),
         (["levels", "--seeds", "x"], "--seeds: 'x'"),
         (["levels", "--seeds", "²"], "--seeds: '²'"),
-        (["levels", "--seeds", "0,0", "--dry-run"], "names a seed twice"),
+        (["levels", "--seeds", "0,0", "--dry-run"], "duplicate seed"),
         (["levels", "--dry-run", "--base", "quikstart"], "did you mean quickstart"),
         (["levels", "--dry-run", "seed=7"], "choose them with --seeds"),
         (["levels", "--dry-run", "training.lr=fast", "data.subset=256"], "training.lr: invalid value 'fast'"),

@@ -1,4 +1,4 @@
-"""A study kept with its results repeats them: it still asks for the configurations that its figures were made with."""
+"""Studies stored with their results still define the configurations that produced these results."""
 
 from __future__ import annotations
 

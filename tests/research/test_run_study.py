@@ -1,4 +1,4 @@
-"""Whole studies of tiny runs: budgets, tables, going on, and what must not be mixed."""
+"""Whole studies of tiny runs: budgets, tables, resuming, and rejecting runs with other settings."""
 
 from __future__ import annotations
 
@@ -281,12 +281,12 @@ def test_test_is_read_once_and_written_apart(chosen: Path, caplog: pytest.LogCap
     one = run_study({**STUDY, "seeds": [0]}, output_dir=chosen, cells=["one"], final=True, console=False)
     assert one.results["split"] == "test"
     assert one.results["data"]["images"] == 60
-    assert "read before" not in caplog.text
+    assert "on test before" not in caplog.text
     assert json.loads((chosen / "results.json").read_text())["cells"] == json.loads(before)["cells"]
     files = {file: file.stat().st_mtime_ns for file in chosen.rglob("seed_0/results.json")}
     assert len(files) == 1
     both = run_study({**STUDY, "seeds": [0]}, output_dir=chosen, final=True, console=False)
-    assert "test has been read before for 1 of 2 runs; their figures are kept and not read again" in caplog.text
+    assert "1 of 2 runs were evaluated on test before; their results are kept" in caplog.text
     assert all(file.stat().st_mtime_ns == written for file, written in files.items())
     assert cell(both, "one") == cell(one, "one")
     assert cell(both, "two")["difference"]
@@ -295,7 +295,7 @@ def test_test_is_read_once_and_written_apart(chosen: Path, caplog: pytest.LogCap
         {**STUDY, "seeds": [0], "depths": [2]}, output_dir=chosen, cells=["one"], final=True, console=False
     )
     assert deeper.results["depths"] == [2]
-    assert "test is read again: it was read at other depths" in caplog.text
+    assert "evaluating on test again: the earlier results are for other depths" in caplog.text
     table = (chosen / "final.md").read_text()
     assert "60 test images" in table
     assert "Accuracies on test in per cent" in table
@@ -303,7 +303,7 @@ def test_test_is_read_once_and_written_apart(chosen: Path, caplog: pytest.LogCap
 
 
 def test_a_study_without_validation_images_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"data\.validation_fraction: no images are left to compare cells on") as error:
+    with pytest.raises(UserError, match=r"data\.validation_fraction: a study needs validation images") as error:
         run_study(STUDY, output_dir=tmp_path / "s", overrides={"data.validation_fraction": 0}, console=False)
     # One line per cell at most, and nothing on the disk.
     assert all("data.validation_fraction" in line for line in str(error.value).splitlines())
