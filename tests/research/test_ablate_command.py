@@ -66,7 +66,7 @@ def test_the_written_study_repeats_keys_of_the_command_line(
 
 
 def test_what_ends_a_training_ends_the_study(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    # A file lies where a run's folder has to be.
+    # A file is in the place of a run folder.
     (tmp_path / "out" / "cells").mkdir(parents=True)
     (tmp_path / "out" / "cells" / "lr=0.002").write_text("")
     code, out, err = call(capsys, str(study), "--output-dir", str(tmp_path / "out"))

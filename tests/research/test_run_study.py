@@ -176,7 +176,7 @@ def test_the_machine_s_choice_of_precision_is_one_for_all_runs(
     monkeypatch.setattr(precision, "mixed_precision_pays", lambda *_: (choice, "so it says"))
     found = run_study({**STUDY, "seeds": [0]}, **auto)
     assert {row["config"]["training"]["use_amp"] for row in found.results["cells"]} == {choice}
-    # Another machine, that would choose the other, goes on with what the study began with.
+    # On a machine that would choose otherwise, the study keeps its first choice.
     monkeypatch.setattr(precision, "mixed_precision_pays", lambda *_: (not choice, "so it says"))
     more = run_study({**STUDY, "seeds": [0, 1]}, **auto)
     written = [yaml.safe_load(file.read_text()) for file in sorted((tmp_path / "s").glob("cells/*/*/config.yaml"))]

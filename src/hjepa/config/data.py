@@ -122,6 +122,6 @@ class DataConfig(Section):
     mean: list[float] | None = None
     """Mean per channel in [0, 1] for normalisation; measured on the training images when not given."""
     std: list[float] | None = None
-    """Standard deviation per channel, in the same units; measured likewise when not given."""
+    """Standard deviation per channel, in the same units; measured on the training images when not given."""
     augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig)
     """Augmentation of training images."""
