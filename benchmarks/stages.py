@@ -19,7 +19,7 @@ STAGES = ("data", "masks", "target", "context", "predictor", "loss", "backward",
 # one that begins when it returns.
 _CALLS = (
     ("method.masks", "masks", "target"),
-    ("method.objective", "loss", "backward"),
+    ("method.objective.forward", "loss", "backward"),
     ("method.after_update", "moving average", "rest"),
     ("update", "optimiser", "rest"),
 )

@@ -29,7 +29,7 @@ IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 def jpeg(pixels: Tensor) -> bytes:
-    """``[3, h, w]``, uint8."""
+    """[3, h, w], uint8."""
     file = io.BytesIO()
     Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file, "JPEG", quality=QUALITY, subsampling="4:2:0")
     return file.getvalue()

@@ -105,6 +105,11 @@ def test_report_holds_the_numbers(labelled, labelled_run):
     for level in results["rank"]["levels"]:
         assert f"{level['trained']:.1f}" in text
     assert results["protocol"].partition("`")[0] in text
+    # What is judged are the validation figures, what the tables show is test.
+    validation = results["validation"]
+    judged = f"{100 * validation['linear_probe']['trained']:.1f}% of {validation['images']} validation images"
+    assert judged in text
+    assert "accuracy on test images" in text
 
 
 def test_report_says_what_was_run(labelled, labelled_run):
@@ -288,3 +293,18 @@ def test_prose_is_escaped_before_it_is_marked():
     assert prose("`a<b>` & arXiv:2210.02885") == (
         '<code>a&lt;b&gt;</code> &amp; <a href="https://arxiv.org/abs/2210.02885">arXiv:2210.02885</a>'
     )
+
+
+def test_validation_figures_are_found_beside_test_or_alone(tmp_path):
+    from hjepa.visualization.visualize import _read_results
+
+    assert _read_results(tmp_path) is None
+    alone = {"split": "validation", "step": 4, "knn": {"trained": 0.3}, "images": 9}
+    (tmp_path / "results_validation.json").write_text(json.dumps(alone), encoding="utf-8")
+    assert _read_results(tmp_path) == alone
+    test = {"split": "test", "step": 4, "knn": {"trained": 0.9}, "images": 60}
+    (tmp_path / "results.json").write_text(json.dumps(test), encoding="utf-8")
+    assert _read_results(tmp_path) == test | {"validation": {"knn": {"trained": 0.3}, "images": 9}}
+    # Figures of another step say nothing of this one.
+    (tmp_path / "results_validation.json").write_text(json.dumps(alone | {"step": 2}), encoding="utf-8")
+    assert _read_results(tmp_path) == test

@@ -16,7 +16,7 @@ from hjepa.data.images.decode import Decoded, Reduction, UnreadableImageError, c
 from hjepa.data.targets import ListedTargets, Sample, Targets
 from hjepa.errors import DataError
 
-logger = logging.getLogger("hjepa")
+log = logging.getLogger("hjepa")
 
 # One line per file up to here, then only a count: a log of a million lines helps nobody.
 MAX_LOGGED = 20
@@ -36,7 +36,7 @@ class Division:
     own_validation: bool = False
     """Whether the data set has validation images of its own, beside train and test."""
     withheld: Tensor | None = None
-    """bool ``[N]``, for the training split: images whose labels are withheld for validation. None where there are
+    """bool [N], for the training split: images whose labels are withheld for validation. None where there are
     none."""
 
     def select(self, rows: Tensor) -> Division:
@@ -84,7 +84,7 @@ class Shards:
     """How the images of a data set lie in files of many."""
 
     numbers: np.ndarray
-    """int64 ``[N]``: the file of each image."""
+    """int64 [N]: the file of each image."""
     fetched: bool
     """Whether reading an image means fetching its file whole, so that it is cheap to read others from there."""
 
@@ -137,7 +137,7 @@ class MemoryPixels:
     """Decoded images in memory.
 
     Args:
-        images: ``[N, C, h, w]``, or a list of ``[C, h, w]`` where sizes or types differ; uint8, uint16 or float32.
+        images: [N, C, h, w], or a list of [C, h, w] where sizes or types differ; uint8, uint16 or float32.
     """
 
     def __init__(self, images: Tensor | list[Tensor]) -> None:
@@ -153,7 +153,7 @@ class MemoryPixels:
         return sum(image.numel() * image.element_size() for image in images)
 
     def read(self, index: int) -> Tensor:
-        """One image, ``[C, h, w]``."""
+        """One image, [C, h, w]."""
         return self.images[index]
 
     def select(self, rows: Sequence[int] | Tensor) -> MemoryPixels:
@@ -185,7 +185,7 @@ class EncodedPixels:
         return self.blobs.load(int(self.rows[index]))
 
     def read(self, index: int) -> Tensor:
-        """One decoded image, ``[C, h, w]``. Raises `UnreadableImageError` with the reason."""
+        """One decoded image, [C, h, w]. Raises `UnreadableImageError` with the reason."""
         decoded = decode(self._bytes(index))
         return decoded.pixels if self.channels is None else convert_channels(decoded, self.channels)
 
@@ -231,7 +231,7 @@ class ImageDataset:
         name: name of the data set, ``data.dataset``.
         description: a few words for tables, for example ``"shapes v1, 32x32"``.
         split: ``"train"``, ``"validation"`` or ``"test"``.
-        labels: int64 ``[N]``, -1 where an image has none; None where no image has one.
+        labels: int64 [N], -1 where an image has none; None where no image has one.
         class_names: names in the order of labels.
         channels: channels of every image.
         identifiers: file path relative to the root, or for example ``"cifar10/train/123"``.
@@ -291,7 +291,7 @@ class ImageDataset:
 
     @property
     def images(self) -> Tensor | None:
-        """All images as one tensor ``[N, C, h, w]``, where they are decoded in memory and of one size and type."""
+        """All images as one tensor [N, C, h, w], where they are decoded in memory and of one size and type."""
         if isinstance(self.pixels, MemoryPixels) and isinstance(self.pixels.images, Tensor):
             return self.pixels.images
         return None
@@ -321,7 +321,7 @@ class ImageDataset:
         """The pixels of one image in its native size and type.
 
         Returns:
-            ``[channels, h, w]``: uint8 (0 to 255), uint16 (0 to 65535) or float32 (0 to 1).
+            [channels, h, w]: uint8 (0 to 255), uint16 (0 to 65535) or float32 (0 to 1).
 
         Raises:
             IndexError: no such index.
@@ -383,17 +383,17 @@ class ImageDataset:
         self._known_bad.add(bad.path)
         self.bad_files.append(bad)
         if len(self.bad_files) <= MAX_LOGGED:
-            logger.warning("skipped %s: %s", *bad)
+            log.warning("skipped %s: %s", *bad)
         elif len(self.bad_files) == MAX_LOGGED + 1:
-            logger.warning("more files cannot be read; from here on they are skipped and only counted")
+            log.warning("more files cannot be read; from here on they are skipped and only counted")
 
 
 def log_bad_files(bad_files: Sequence[BadFile]) -> None:
     """One warning per skipped file, up to `MAX_LOGGED`, then a count."""
     for bad in bad_files[:MAX_LOGGED]:
-        logger.warning("skipped %s: %s", *bad)
+        log.warning("skipped %s: %s", *bad)
     if len(bad_files) > MAX_LOGGED:
-        logger.warning("skipped %d more files that cannot be read", len(bad_files) - MAX_LOGGED)
+        log.warning("skipped %d more files that cannot be read", len(bad_files) - MAX_LOGGED)
 
 
 def bad_files_error(bad_files: Sequence[BadFile]) -> DataError:

@@ -40,7 +40,7 @@ class Listing:
     identifiers: Sequence[str]
     """One per image."""
     labels: Tensor | None = None
-    """int64 ``[N]``, -1 for none."""
+    """int64 [N], -1 for none."""
     class_names: tuple[str, ...] | None = None
     """In the order of labels."""
     whole: bool = False
@@ -79,7 +79,7 @@ class Listing:
 
 
 def held_out(labels: Tensor | None, count: int, fraction: float, seed: int) -> Tensor:
-    """Which images a seeded split holds out: bool ``[count]``.
+    """Which images a seeded split holds out: bool [count].
 
     The share is taken of every class (unlabelled images count as one), rounded; at least one image in all, never all.
     """
@@ -97,13 +97,13 @@ def held_out(labels: Tensor | None, count: int, fraction: float, seed: int) -> T
 
 
 def withheld(labels: Tensor | None, count: int, fraction: float | Literal["auto"], seed: int) -> Tensor | None:
-    """Which training images have their labels withheld for validation: bool ``[count]``; None for none at all.
+    """Which training images have their labels withheld for validation: bool [count]; None for none at all.
 
     Where some images have labels, only those count and only those are drawn: the same share of every class, as nearly as
     whole images allow, and never a class's last one. Without labels any images are drawn.
 
     Args:
-        labels: int64 ``[count]``, -1 for none.
+        labels: int64 [count], -1 for none.
         count: training images.
         fraction: ``data.validation_fraction``.
         seed: of the run.

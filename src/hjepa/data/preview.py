@@ -35,7 +35,7 @@ def contact_sheet(
         crops: augmented crops of each.
 
     Returns:
-        uint8 ``[H', W', 3]``. Images with one channel are grey; of more than three the first three are shown.
+        uint8 [H', W', 3]. Images with one channel are grey; of more than three the first three are shown.
     """
     chosen = torch.linspace(0, len(dataset) - 1, steps=min(rows, len(dataset))).long()
     shown = dataset.select(chosen)
@@ -58,7 +58,7 @@ def contact_sheet(
 
 
 def save_png(sheet: Tensor, path: Path) -> None:
-    """Write uint8 ``[H, W, 3]`` as PNG. Raises `OSError`."""
+    """Write uint8 [H, W, 3] as PNG. Raises `OSError`."""
     from PIL import Image
 
     Image.fromarray(np.ascontiguousarray(sheet.numpy())).save(path, format="PNG")

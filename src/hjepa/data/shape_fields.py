@@ -49,7 +49,7 @@ def make_key(*parts: int) -> int:
 
 
 def random_bits(key: int, counter: Tensor, slots: Tensor) -> Tensor:
-    """Random int64 words ``[len(counter), len(slots)]``; each depends only on key, counter and slot."""
+    """Random int64 words [len(counter), len(slots)]; each depends only on key, counter and slot."""
     row = mix64(counter * _signed(0x9E3779B97F4A7C15, 64) + key)
     return mix64(row[:, None] + (slots[None, :] + 1) * _signed(0xD1342543DE82EF95, 64))
 
@@ -60,7 +60,7 @@ def random_uniform(key: int, counter: Tensor, slots: Tensor) -> Tensor:
 
 
 def pixel_noise(words: Tensor, size: int) -> Tensor:
-    """Noise of mean 0 and variance 1, float32 ``[len(words), size]``, from one random int64 word per image.
+    """Noise of mean 0 and variance 1, float32 [len(words), size], from one random int64 word per image.
 
     The distribution is triangular (sum of two uniform variables): bounded by about 2.45 and cheap.
     """

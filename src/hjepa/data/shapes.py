@@ -82,8 +82,8 @@ def generate(
         chunk: images drawn at a time; bounds the working memory and never changes the result.
 
     Returns:
-        ``(images, labels)``: images uint8 ``[count, channels, height, width]``, values 0 to 255; labels int64
-        ``[count]``, indices into :data:`CLASSES`; class counts differ by at most 1. Both are on the CPU.
+        ``(images, labels)``: images uint8 [count, channels, height, width], values 0 to 255; labels int64
+        [count], indices into :data:`CLASSES`; class counts differ by at most 1. Both are on the CPU.
 
     Raises:
         ValueError: an argument is out of its range; the text names it and the value.
@@ -141,7 +141,7 @@ def _labels(key: int, count: int) -> Tensor:
 
 
 class _Draws:
-    """The random scalars of some images, each a float64 ``[images, 1, 1]``; handed out in a fixed order."""
+    """The random scalars of some images, each a float64 [images, 1, 1]; handed out in a fixed order."""
 
     def __init__(self, key: int, index: Tensor, slots: int) -> None:
         self._values = fields.random_uniform(key, index, torch.arange(slots))
@@ -154,7 +154,7 @@ class _Draws:
 
 
 def _draw(key: int, index: Tensor, labels: Tensor, channels: int, height: int, width: int) -> Tensor:
-    """Images ``index`` as uint8 ``[images, channels, height, width]``."""
+    """Images ``index`` as uint8 [images, channels, height, width]."""
     draws = _Draws(fields.make_key(key, 2), index, 64)
     short = min(height, width)
     # Pixel centres, origin in the middle of the image.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hjepa.data.build import build_dataset
 from hjepa.data.dataset import ImageDataset, Split
-from hjepa.errors import UserError
+from hjepa.errors import EmptySplitError, UserError
 
 if TYPE_CHECKING:
     from hjepa.config import DataConfig
@@ -46,13 +46,17 @@ class Splits:
 
     @cached_property
     def validation(self) -> ImageDataset | None:
-        """What choices are made on; None where the configuration withholds nothing. Raises as `build_dataset`."""
+        """What choices are made on; None where the configuration withholds nothing, or train is too small to spare an
+        image. Raises as `build_dataset`."""
         if "train" not in self.__dict__ and self.data.validation_fraction != 0:
-            return build_dataset(self.data, "validation", seed=self.seed)  # without reading the rest of train
+            try:
+                return build_dataset(self.data, "validation", seed=self.seed)  # without reading the rest of train
+            except EmptySplitError:
+                return None
         rows = self.validation_rows
         if self.train.division.own_validation:
             return build_dataset(self.data, "validation", seed=self.seed)
-        if rows is None:
+        if rows is None or not len(rows):
             return None
         validation = self.train.select(rows)
         validation.split = "validation"
@@ -84,10 +88,12 @@ class Splits:
         """
         found: ImageDataset | None = getattr(self, split)
         if found is None:
-            raise UserError(
-                f"split: {self.data.dataset} has no validation images, since data.validation_fraction=0; set "
-                "data.validation_fraction=auto"
+            why = (
+                "since data.validation_fraction=0; set data.validation_fraction=auto"
+                if self.data.validation_fraction == 0
+                else "since train is too small to spare one; add images"
             )
+            raise UserError(f"split: {self.data.dataset} has no validation images, {why}")
         return found
 
 

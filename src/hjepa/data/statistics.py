@@ -53,7 +53,7 @@ def measure_statistics(dataset: ImageDataset, seed: int) -> tuple[tuple[float, .
 
 
 def _blocks(dataset: ImageDataset, rows: np.ndarray) -> Iterator[Tensor]:
-    """Images ``[b, C, h, w]``, many at a time where they are of one size."""
+    """Images [b, C, h, w], many at a time where they are of one size."""
     if dataset.images is not None:
         for part in torch.split(torch.from_numpy(rows), _BLOCK):
             yield dataset.images[part]

@@ -16,20 +16,20 @@ class Boxes(NamedTuple):
     """Objects in an image or in a view of it."""
 
     boxes: Tensor
-    """float32 ``[M, 4]``: top, left, height, width in pixels."""
+    """float32 [M, 4]: top, left, height, width in pixels."""
     labels: Tensor
-    """int64 ``[M]``."""
+    """int64 [M]."""
 
 
 TargetValue = int | Tensor | Boxes | str
-"""The target of one image: a class, an integer map ``[*space]`` of the image's size, its objects, or a text."""
+"""The target of one image: a class, an integer map [*space] of the image's size, its objects, or a text."""
 
 
 class Sample(NamedTuple):
     """One item of a data set as it is stored."""
 
     pixels: Tensor
-    """``[C, *space]``; ``[C, h, w]`` for images: uint8 (0 to 255), uint16 (0 to 65535) or float32 (0 to 1)."""
+    """[C, *space]; [C, h, w] for images: uint8 (0 to 255), uint16 (0 to 65535) or float32 (0 to 1)."""
     target: TargetValue | None
     """None where the set has none."""
 
@@ -61,7 +61,7 @@ class ListedTargets:
     Args:
         kind: what they are.
         values: one per image: classes (an int64 tensor or ints, -1 for none), integer maps of the images' sizes (one
-            tensor ``[N, *space]`` or a list of ``[*space]``), `Boxes`, or texts.
+            tensor [N, *space] or a list of [*space]), `Boxes`, or texts.
 
     Raises:
         TypeError: a value is not of that kind.
@@ -99,9 +99,9 @@ class Target:
 
     kind: TargetKind
     classes: Tensor | None = None
-    """int64 ``[B]``, on the device; -1 for none."""
+    """int64 [B], on the device; -1 for none."""
     dense: tuple[Tensor, ...] = ()
-    """Of each view, int64 ``[B, *size]``, on the device: cut and mirrored as the view was."""
+    """Of each view, int64 [B, *size], on the device: cut and mirrored as the view was."""
     boxes: tuple[list[Boxes], ...] = ()
     """Of each view, one `Boxes` per image in pixels of the view, on the CPU."""
     texts: tuple[str, ...] = ()

@@ -24,7 +24,7 @@ def pixel_size(image_size: tuple[int, int]) -> tuple[int, int]:
 
 
 def pixels(images: Tensor) -> Tensor:
-    """Flat pixels ``[B, C * h * w]`` of normalised images ``[B, C, H, W]``, shrunk with antialiasing.
+    """Flat pixels [B, C * h * w] of normalised images [B, C, H, W], shrunk with antialiasing.
 
     Runs on the CPU, since not every device supports antialiasing.
     """
@@ -39,11 +39,11 @@ def pixel_components(train: Tensor, read: Mapping[str, Tensor]) -> tuple[Tensor,
     """The leading principal components of the pixels, at most 128, fitted on the training images.
 
     Args:
-        train: pixels ``[N, D]``.
-        read: pixels ``[M, D]`` by split.
+        train: pixels [N, D].
+        read: pixels [M, D] by split.
 
     Returns:
-        ``[N, K]``, and ``[M, K]`` by split.
+        [N, K], and [M, K] by split.
     """
     pca = PCA.fit(train, min(PCA_COMPONENTS, *train.shape))
     return pca.transform(train), {split: pca.transform(pixels) for split, pixels in read.items()}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hjepa.models import Encoder
 
 Reader = Callable[[Tensor], Mapping[str, Tensor]]
-"""From normalised images ``[B, C, H, W]`` to features ``[B, D]`` by name."""
+"""From normalised images [B, C, H, W] to features [B, D] by name."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ def encoder_reader(encoder: Encoder, name: str, depths: Sequence[int] = ()) -> R
 
     Args:
         encoder: in evaluation mode.
-        name: key of the features of all levels, ``[B, levels * D]``.
-        depths: blocks that are read in addition to the levels, ``[B, depths * D]`` under ``<name>_depths``.
+        name: key of the features of all levels, [B, levels * D].
+        depths: blocks that are read in addition to the levels, [B, depths * D] under ``<name>_depths``.
     """
     tapped = sorted({level.depth for level in encoder.geometry.levels} | set(depths))
 
@@ -78,7 +78,7 @@ def encode(
         view: how images are resized, normalised and batched.
 
     Returns:
-        features by name, ``[N, D]`` float32 on the CPU, and the rows they belong to, int64 ``[N]``; fewer than
+        features by name, [N, D] float32 on the CPU, and the rows they belong to, int64 [N]; fewer than
         requested if files are unreadable and ``data.bad_images`` is ``skip``.
 
     Raises:
@@ -120,7 +120,7 @@ def extract(
         indices: int64 rows of it; all when not given.
 
     Returns:
-        ``[N, D]`` float32 on the CPU per level, finest first, and the rows they belong to.
+        [N, D] float32 on the CPU per level, finest first, and the rows they belong to.
     """
     features, rows = encode(dataset, indices, [encoder_reader(encoder, "model")], view)
     return list(features["model"].chunk(encoder.num_levels, dim=1)), rows

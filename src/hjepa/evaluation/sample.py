@@ -18,11 +18,11 @@ def draw_train(
     does not change the order of the others.
 
     Args:
-        labels: int64 ``[size]``, -1 for none.
+        labels: int64 [size], -1 for none.
         size: number of images in the split.
         count: maximum number of rows; all when not given.
         seed: seed of the draw.
-        withheld: bool ``[size]``, validation images, which are never references; none when not given.
+        withheld: bool [size], validation images, which are never references; none when not given.
     """
     values = _labels(labels, size)
     order = stream(Purpose.REFERENCES, seed).permutation(size)

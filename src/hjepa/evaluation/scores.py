@@ -19,8 +19,8 @@ class Representation:
 
     Attributes:
         name: ``trained``, ``untrained``, ``pixels`` or ``pca``.
-        train: ``[N, D]`` per level; controls without levels have one.
-        read: by split, ``[M, D]`` per level.
+        train: [N, D] per level; controls without levels have one.
+        read: by split, [M, D] per level.
         distinct: levels to use for all levels together; the others have the same features as one of them.
     """
 
@@ -47,8 +47,8 @@ class Task:
     """The classification task that features are scored on.
 
     Attributes:
-        train_labels: int64 ``[N]``.
-        read_labels: by split, int64 ``[M]``.
+        train_labels: int64 [N].
+        read_labels: by split, int64 [M].
         num_classes: number of classes.
         seed: seed of the split of train on which the probe's regularisation is chosen.
     """
@@ -74,7 +74,7 @@ Scores = dict[str, dict[str, Any]]
 
 
 def side_by_side(levels: Sequence[Tensor]) -> Tensor:
-    """Concatenate levels, each L2-normalised per row so that none dominates: ``[N, L * D]``."""
+    """Concatenate levels, each L2-normalised per row so that none dominates: [N, L * D]."""
     return torch.cat([F.normalize(level, dim=1) for level in levels], dim=1)
 
 

@@ -16,7 +16,7 @@ from hjepa.methods.method import Method, StepOutput
 from hjepa.methods.moving_average import MovingAverage, ema_momentum
 from hjepa.models import JepaOutput, build_model
 from hjepa.models.cost import StepCost, answered_cells, step_cost
-from hjepa.objectives import Candidates, Objective, Peers
+from hjepa.objectives import Candidates, LossTerms, Objective, Peers
 from hjepa.objectives.info_nce import flop_of_info_nce
 from hjepa.objectives.regularisers import flop_of_covariance, flop_of_sliced_gaussian
 from hjepa.runtime import distribution
@@ -108,7 +108,9 @@ class HJepa(Method):
         self.model.alone = self.solo
         output = cast(JepaOutput, self.model(batch.images, plan))
         objective = self._objective_alone if self.solo else self.objective
-        terms = objective(output.predictions, output.targets, output.pooled, log_scales=output.log_scales, step=step)
+        terms: LossTerms = objective(
+            output.predictions, output.targets, output.pooled, log_scales=output.log_scales, step=step
+        )
         self._targets = output.targets
         levels = {f"loss/level_{i}": value for i, value in enumerate(terms.levels.unbind())}
         return StepOutput(

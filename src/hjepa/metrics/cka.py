@@ -17,8 +17,8 @@ def linear_cka(first: Tensor, second: Tensor) -> float:
     with few images any two representations look alike.
 
     Args:
-        first: ``[N, D1]``.
-        second: ``[N, D2]``, the same images in the same order.
+        first: [N, D1].
+        second: [N, D2], the same images in the same order.
 
     Returns:
         0 (nothing in common) to 1 (equal up to rotation and scale); NaN when either side is constant, where the
@@ -31,7 +31,7 @@ def linear_cka(first: Tensor, second: Tensor) -> float:
 
 
 def cka_matrix(levels: Sequence[Tensor]) -> Tensor:
-    """Linear CKA of every pair, ``[L, L]`` float64; see `linear_cka`."""
+    """Linear CKA of every pair, [L, L] float64; see `linear_cka`."""
     for i, features in enumerate(levels):
         check_features(features, f"level {i}")
         if features.shape[0] != levels[0].shape[0]:

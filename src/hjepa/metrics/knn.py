@@ -22,13 +22,13 @@ def nearest_neighbours(train: Tensor, test: Tensor, k: int) -> tuple[Tensor, Ten
     """The ``k`` most similar training rows of every test row by cosine.
 
     Args:
-        train: ``[N, D]``.
-        test: ``[M, D]``, on the same device.
+        train: [N, D].
+        test: [M, D], on the same device.
         k: number of neighbours, at most N.
 
     Returns:
-        similarities ``[M, k]`` in [-1, 1], falling along each row, and their row numbers in ``train``
-        ``[M, k]`` int64. A row of zeros has similarity 0 to everything.
+        similarities [M, k] in [-1, 1], falling along each row, and their row numbers in ``train``
+        [M, k] int64. A row of zeros has similarity 0 to everything.
 
     Raises:
         ValueError: shapes that do not fit, or k outside 1 to N.
@@ -80,9 +80,9 @@ def knn_predict(
     One neighbour search for the largest ``k`` serves all of them.
 
     Args:
-        train: reference features ``[N, D]``.
-        train_labels: ``[N]`` int64, 0 to ``num_classes - 1``.
-        test: query features ``[M, D]``.
+        train: reference features [N, D].
+        train_labels: [N] int64, 0 to ``num_classes - 1``.
+        test: query features [M, D].
         k: one or several numbers of neighbours.
         num_classes: number of classes; the largest label + 1 when not given.
         weighted: votes weigh ``exp(similarity / temperature)``. Otherwise every neighbour has one vote, and a tie
@@ -90,7 +90,7 @@ def knn_predict(
         temperature: of the weighted vote.
 
     Returns:
-        from each k to the predicted classes, ``[M]`` int64.
+        from each k to the predicted classes, [M] int64.
 
     Raises:
         ValueError: shapes that do not fit, labels out of range, or k outside 1 to N.
@@ -126,5 +126,5 @@ def _vote(similarities: Tensor, votes: Tensor, classes: int, temperature: float 
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> float:
-    """Share of equal entries of two ``[N]`` tensors, 0 to 1."""
+    """Share of equal entries of two [N] tensors, 0 to 1."""
     return float((predicted.cpu() == labels.cpu()).double().mean())

@@ -29,20 +29,20 @@ class LinearClassifier:
     """Standardisation and a linear map, both fitted on training features."""
 
     mean: Tensor
-    """``[D]`` float32."""
+    """[D] float32."""
     scale: Tensor
-    """``[D]`` float32: 1 / standard deviation, 0 for a constant feature."""
+    """[D] float32: 1 / standard deviation, 0 for a constant feature."""
     weight: Tensor
-    """``[C, D]`` float32."""
+    """[C, D] float32."""
     bias: Tensor
-    """``[C]`` float32; minus infinity for a class that had no training image."""
+    """[C] float32; minus infinity for a class that had no training image."""
 
     def logits(self, features: Tensor) -> Tensor:
-        """Logits ``[M, C]`` of features ``[M, D]``."""
+        """Logits [M, C] of features [M, D]."""
         return ((features.float() - self.mean) * self.scale) @ self.weight.T + self.bias
 
     def predict(self, features: Tensor) -> Tensor:
-        """Classes ``[M]`` int64 of features ``[M, D]``."""
+        """Classes [M] int64 of features [M, D]."""
         return torch.cat([self.logits(block).argmax(dim=1) for block in torch.split(features, 8192)])
 
 
@@ -78,10 +78,10 @@ def linear_probe(
     training is left out. Of equally good strengths the strongest is taken.
 
     Args:
-        train: ``[N, D]``.
-        train_labels: ``[N]`` int64, 0 to ``num_classes - 1``. Classes without a training image are never predicted.
-        test: ``[M, D]``, on the same device.
-        test_labels: ``[M]`` int64.
+        train: [N, D].
+        train_labels: [N] int64, 0 to ``num_classes - 1``. Classes without a training image are never predicted.
+        test: [M, D], on the same device.
+        test_labels: [M] int64.
         num_classes: C.
         l2_values: strengths to choose from.
         validation_fraction: share of each class held out for the choice; see `stratified_split`.

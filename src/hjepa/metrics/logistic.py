@@ -15,7 +15,7 @@ from hjepa.metrics.moments import gram
 
 _MAX_ITERATIONS = 200
 _SUBOPTIMALITY = 1e-5  # nats per image that the solution may stand above the minimum, as the Newton decrement says
-_log = logging.getLogger("hjepa")
+log = logging.getLogger("hjepa")
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class LogisticFit:
     """One solution: ``logits = x @ weight.T + bias``."""
 
     weight: Tensor
-    """``[C, D]`` float64."""
+    """[C, D] float64."""
     bias: Tensor
-    """``[C]`` float64; not regularised."""
+    """[C] float64; not regularised."""
     l2: float
     """Strength of the regulariser."""
     objective: float
@@ -49,9 +49,9 @@ def fit_logistic(
     therefore changed by the Cholesky factor of the Hessian at zero weights, which makes some ten iterations do.
 
     Args:
-        features: ``[N, D]`` float32, standardised (mean 0 per column) on any device; the products with it run
+        features: [N, D] float32, standardised (mean 0 per column) on any device; the products with it run
             there in float32, everything else in float64 on the CPU.
-        labels: ``[N]`` int64, every one of 0 to ``num_classes - 1`` present (the bias of a class without an image
+        labels: [N] int64, every one of 0 to ``num_classes - 1`` present (the bias of a class without an image
             would run off to minus infinity).
         l2_values: strengths, each above 0.
         num_classes: C.
@@ -115,7 +115,7 @@ class _Problem:
         height = float(gradient.square().sum()) / 2
         iterations = int(optimiser.state[position]["n_iter"])
         if not height < 1e-3:
-            _log.warning(
+            log.warning(
                 "linear probe: not converged at l2=%g after %d iterations (about %.1e nats above the minimum)",
                 self.l2,
                 iterations,
@@ -125,7 +125,7 @@ class _Problem:
         return weight, bias, float(objective), iterations
 
     def unpack(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        """Weight ``[D, C]`` and bias ``[C]`` of a point."""
+        """Weight [D, C] and bias [C] of a point."""
         return torch.linalg.solve_triangular(self.factor.T, position[:-1], upper=True), position[-1] * self.bias_scale
 
     def evaluate(self, position: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ _BLOCK_ROWS = 4096
 
 
 def check_features(features: Tensor, name: str = "features") -> None:
-    """Refuse what is not a finite, non-empty ``[N, D]`` matrix of floating-point features.
+    """Refuse what is not a finite, non-empty [N, D] matrix of floating-point features.
 
     Raises:
         ValueError: with the name of the argument and what is wrong with it.
@@ -29,7 +29,7 @@ def exact(features: Tensor) -> Tensor:
 
 
 def mean_and_std(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and (population) standard deviation per dimension, ``[D]`` each, float64 on the CPU.
+    """Mean and (population) standard deviation per dimension, [D] each, float64 on the CPU.
 
     Two passes over blocks of rows, so that a large mean does not drown a small spread and no second copy of the
     matrix is made.
@@ -47,11 +47,11 @@ def mean_and_std(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def gram(features: Tensor, *, mean: Tensor | None = None, dtype: torch.dtype = torch.float64) -> Tensor:
-    """``(X - mean)^T (X - mean)`` as ``[D, D]``, float64 on the CPU.
+    """``(X - mean)^T (X - mean)`` as [D, D], float64 on the CPU.
 
     Args:
-        features: ``[N, D]``.
-        mean: ``[D]``, subtracted from every row in float64; nothing is subtracted when not given.
+        features: [N, D].
+        mean: [D], subtracted from every row in float64; nothing is subtracted when not given.
         dtype: type of the products. float32 is several times faster for wide features and enough for a
             preconditioner or the leading components; blocks are summed in float64 in either case.
     """

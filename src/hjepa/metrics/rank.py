@@ -19,7 +19,7 @@ def rankme(features: Tensor, *, eps: float = 1e-7) -> float:
     would leave only the noise and report a full rank.
 
     Args:
-        features: ``[N, D]``.
+        features: [N, D].
         eps: added to each share, as in the paper.
 
     Returns:
@@ -40,7 +40,7 @@ def rankme(features: Tensor, *, eps: float = 1e-7) -> float:
 
 
 def feature_std(features: Tensor) -> Tensor:
-    """Standard deviation of each dimension over the images, ``[D]`` float64; all near 0 is a complete collapse."""
+    """Standard deviation of each dimension over the images, [D] float64; all near 0 is a complete collapse."""
     check_features(features)
     return mean_and_std(features)[1]
 
@@ -48,7 +48,7 @@ def feature_std(features: Tensor) -> Tensor:
 def mean_cosine(features: Tensor) -> float:
     """Mean cosine between two different images, -1 to 1; near 1 all images look alike.
 
-    In closed form from the sum of the unit vectors, without the ``[N, N]`` matrix. A row of zeros counts as
+    In closed form from the sum of the unit vectors, without the [N, N] matrix. A row of zeros counts as
     orthogonal to everything.
 
     Raises:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hjepa.objectives.distances import ELEMENTWISE, cosine_loss, elementwise_loss
 from hjepa.objectives.info_nce import Candidates, Peers, chance_of_info_nce, info_nce
@@ -28,7 +28,7 @@ class LossTerms:
     regularisers: dict[str, Tensor] = field(default_factory=dict)
 
 
-class Objective:
+class Objective(nn.Module):
     """Weighted sum of the levels' losses and of the regularisers.
 
     Regularisers work on the context encoder's features of the coarsest level (or of every level, averaged), pooled over
@@ -47,6 +47,8 @@ class Objective:
         seed: of the random directions of the sliced test.
     """
 
+    level_weights: Tensor
+
     def __init__(
         self,
         loss: str,
@@ -63,9 +65,10 @@ class Objective:
         gather: Callable[[Tensor], Tensor] | None = None,
         seed: int = 0,
     ) -> None:
+        super().__init__()
         self.loss = loss
-        self.level_weights = tuple(level_weights)
-        self._sent: Tensor | None = None
+        # A function of the configuration: on the device with the networks, and in no checkpoint.
+        self.register_buffer("level_weights", torch.tensor(tuple(level_weights), dtype=torch.float32), persistent=False)
         self.normalize = normalize
         self.temperature = temperature
         self.candidates = candidates
@@ -75,7 +78,7 @@ class Objective:
         self.gather = gather
         self.seed = seed
 
-    def __call__(
+    def forward(
         self,
         predictions: Sequence[Tensor],
         targets: Sequence[Tensor],
@@ -113,7 +116,7 @@ class Objective:
     ) -> LossTerms:
         per_level = torch.stack([self._level(p, t) for p, t in zip(predictions, targets, strict=True)])
         scaled = per_level if log_scales is None else per_level * (-log_scales).exp() + log_scales
-        total = (scaled * self._weights_on(scaled.device)).sum()
+        total = (scaled * self.level_weights).sum()
         terms = self._regularisers(pooled if self.regularise_all else pooled[-1:], step)
         for name, term in terms.items():
             total = total + self.weights[name] * term
@@ -133,12 +136,6 @@ class Objective:
             candidates=self.candidates,
             peers=self.peers,
         )
-
-    def _weights_on(self, device: torch.device) -> Tensor:
-        """The levels' weights [L], sent to the device once: a GPU's host would wait for every copy."""
-        if self._sent is None or self._sent.device != device:
-            self._sent = torch.tensor(self.level_weights, device=device)
-        return self._sent
 
     def _regularisers(self, levels: Sequence[Tensor], step: int) -> dict[str, Tensor]:
         if not any(self.weights.values()):

@@ -272,10 +272,10 @@ def _foreign(path: Path) -> CheckpointError | None:
     seems = None if read_header(path) is not None else describe_foreign(path)
     if seems is None:
         return None
-    return CheckpointError(
-        f"{path}: a file {seems}; only checkpoints and packed encoders of hjepa can be read, so give one of those, or pretrain "
-        "with `hjepa train`"
-    )
+    # In a run folder a checkpoint of the run is what was meant.
+    other = _neighbour(path)
+    todo = f"use another one, for example {other}" if other else "give one of those, or pretrain with `hjepa train`"
+    return CheckpointError(f"{path}: a file {seems}; only checkpoints and packed encoders of hjepa can be read; {todo}")
 
 
 def _check(file: BinaryIO) -> tuple[str | None, bool]:
@@ -322,13 +322,11 @@ _MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_f
 
 
 def _other(path: Path) -> str:
-    others = sorted(
-        (
-            p
-            for p in path.parent.glob("*.pth")
-            if p != path and not p.name.startswith(".") and read_header(p) is not None
-        ),
-        key=lambda p: p.stat().st_mtime,
-        reverse=True,
-    )
-    return f"another one, for example {others[0]}" if others else "another one"
+    other = _neighbour(path)
+    return f"another one, for example {other}" if other else "another one"
+
+
+def _neighbour(path: Path) -> Path | None:
+    """The newest checkpoint of this program that lies beside a file."""
+    others = (p for p in path.parent.glob("*.pth") if p != path and not p.name.startswith("."))
+    return max((p for p in others if read_header(p) is not None), key=lambda p: p.stat().st_mtime, default=None)

@@ -32,13 +32,13 @@ class Crops(NamedTuple):
     """How the images of a batch are cut."""
 
     boxes: np.ndarray
-    """int64 ``[B, 4]``: top, left, height, width in pixels."""
+    """int64 [B, 4]: top, left, height, width in pixels."""
     flips: np.ndarray
-    """bool ``[B]``: mirrored after cutting."""
+    """bool [B]: mirrored after cutting."""
 
 
 def augmentation_draws(seed: int, step: int, global_batch: int, *, view: int = 0) -> np.ndarray:
-    """The uniform numbers of one view at a step: float64 ``[global_batch, DRAWS]``, row p for global position p.
+    """The uniform numbers of one view at a step: float64 [global_batch, DRAWS], row p for global position p.
 
     Rows do not depend on how many follow, nor on how many other views there are, so that any process may draw as many
     as it needs.
@@ -47,7 +47,7 @@ def augmentation_draws(seed: int, step: int, global_batch: int, *, view: int = 0
 
 
 def view_draws(specs: Sequence[ViewSpec], seed: int, step: int, global_batch: int) -> np.ndarray:
-    """The uniform numbers of all views at a step: float64 ``[global_batch, V, D]``.
+    """The uniform numbers of all views at a step: float64 [global_batch, V, D].
 
     D is `DRAWS`, and `COLOUR_DRAWS` more where a view needs them; those come from a stream of their own.
 
@@ -77,8 +77,8 @@ def random_crops(draws: np.ndarray, sizes: np.ndarray, spec: ViewSpec) -> Crops:
     fits: the largest centred box of the nearest ratio allowed, as in torchvision.
 
     Args:
-        draws: float64 ``[B, D]``, of which the first `DRAWS` are used; ``[B, 0]`` will do for a view without chance.
-        sizes: int64 ``[B, 2]``, height and width of each image.
+        draws: float64 [B, D], of which the first `DRAWS` are used; [B, 0] will do for a view without chance.
+        sizes: int64 [B, 2], height and width of each image.
         spec: of the view.
     """
     flips = draws[:, _FLIP] < spec.flip if spec.flip else np.zeros(len(draws), dtype=bool)
@@ -103,21 +103,21 @@ def random_crops(draws: np.ndarray, sizes: np.ndarray, spec: ViewSpec) -> Crops:
 
 
 def centre_boxes(sizes: np.ndarray, out_size: tuple[int, int]) -> np.ndarray:
-    """The largest centred box with the shape of the output: int64 ``[B, 4]``, within half a pixel."""
+    """The largest centred box with the shape of the output: int64 [B, 4], within half a pixel."""
     ratio = out_size[1] / out_size[0]
     return _fallback(sizes, ratio, ratio).astype(np.int64)
 
 
 def jitter_factors(draws: np.ndarray, strength: float) -> np.ndarray:
-    """Factors of brightness, contrast and saturation: float32 ``[B, 3]``, uniform in [1 - s, 1 + s]."""
+    """Factors of brightness, contrast and saturation: float32 [B, 3], uniform in [1 - s, 1 + s]."""
     return (1 - strength + 2 * strength * draws[:, _JITTER]).astype(np.float32)
 
 
 def colour_table(draws: np.ndarray, spec: ViewSpec) -> np.ndarray | None:
-    """What is done to the colours of each image: float32 ``[B, 6]`` as in `View.colours`, or None for nothing.
+    """What is done to the colours of each image: float32 [B, 6] as in `View.colours`, or None for nothing.
 
     Args:
-        draws: float64 ``[B, D]`` of `view_draws`.
+        draws: float64 [B, D] of `view_draws`.
         spec: of the view.
     """
     if not spec.recolours:

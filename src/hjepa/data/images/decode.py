@@ -8,7 +8,7 @@ Truncated or foreign files are errors with a reason, whatever Pillow's global sw
   transparent pixels is arbitrary and would leak invisible content into training.
 * 16-bit greyscale and 16-bit PNG colour stay uint16. Floating-point images must lie in [0, 1].
 * The pages of a TIFF, equal in size and greyscale, are the channels of one image; other animations give their
-  first frame. NumPy files (``.npy``) hold ``[h, w]`` or ``[C, h, w]``, for any number of channels.
+  first frame. NumPy files (``.npy``) hold [h, w] or [C, h, w], for any number of channels.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Decoded(NamedTuple):
     """A decoded image."""
 
     pixels: Tensor
-    """``[C, h, w]`` uint8, uint16 or float32."""
+    """[C, h, w] uint8, uint16 or float32."""
     alpha: bool
     """Whether the last channel is opacity."""
     reduction: int = 1
@@ -110,7 +110,7 @@ def convert_channels(decoded: Decoded, channels: int) -> Tensor:
     """Convert to ``channels`` channels, keeping the type.
 
     Returns:
-        ``[channels, h, w]``.
+        [channels, h, w].
 
     Raises:
         UnreadableImageError: there is no way from the image's channels to those.
@@ -130,7 +130,7 @@ def grey_to_colour(pixels: Tensor, channels: int) -> Tensor | None:
     """Greyscale to colour by repetition, colour to greyscale by luminance; None for any other pair.
 
     Args:
-        pixels: ``[..., C, h, w]``.
+        pixels: [..., C, h, w].
         channels: 1 or 3, or C itself.
     """
     have = pixels.shape[-3]

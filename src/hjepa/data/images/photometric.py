@@ -25,11 +25,11 @@ def color_jitter(images: Tensor, factors: Tensor) -> Tensor:
     out unless there are three channels. Values are clamped to [0, 1] after each.
 
     Args:
-        images: float32 ``[B, C, H, W]`` in [0, 1].
-        factors: float32 ``[B, 3]``, 1 leaves as is.
+        images: float32 [B, C, H, W] in [0, 1].
+        factors: float32 [B, 3], 1 leaves as is.
 
     Returns:
-        float32 ``[B, C, H, W]`` in [0, 1].
+        float32 [B, C, H, W] in [0, 1].
     """
     brightness, contrast, saturation = (f.view(-1, 1, 1, 1) for f in factors.unbind(1))
     images = (images * brightness).clamp_(0, 1)
@@ -43,11 +43,11 @@ def recolour(images: Tensor, colours: np.ndarray | None) -> Tensor:
     """Colour jitter, greyscale, blur and solarising, in this order, each image as its row says.
 
     Args:
-        images: float32 ``[B, C, H, W]`` in [0, 1]; may be changed in place.
-        colours: float32 ``[B, 6]`` as in `View.colours`; None leaves the images as they are.
+        images: float32 [B, C, H, W] in [0, 1]; may be changed in place.
+        colours: float32 [B, 6] as in `View.colours`; None leaves the images as they are.
 
     Returns:
-        float32 ``[B, C, H, W]`` in [0, 1].
+        float32 [B, C, H, W] in [0, 1].
     """
     if colours is None:
         return images
@@ -68,11 +68,11 @@ def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
     What ``torchvision.transforms.v2.functional.gaussian_blur`` gives image by image, in two convolutions for all.
 
     Args:
-        images: float32 ``[B, C, H, W]``.
-        sigma: float32 ``[B]``, above 0, in pixels.
+        images: float32 [B, C, H, W].
+        sigma: float32 [B], above 0, in pixels.
 
     Returns:
-        float32 ``[B, C, H, W]``.
+        float32 [B, C, H, W].
     """
     batch, channels, height, width = images.shape
     flat = images.reshape(1, batch * channels, height, width)
@@ -110,7 +110,7 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     """Subtract ``mean`` and divide by ``std`` per channel, in place.
 
     Args:
-        images: float32 ``[B, C, H, W]`` in [0, 1].
+        images: float32 [B, C, H, W] in [0, 1].
         mean: one value per channel.
         std: one value per channel.
     """
@@ -120,7 +120,7 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
 @lru_cache(maxsize=64)
 def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """float32 ``[1, C, 1, 1]``, sent to the device once: a host waits for copies of memory that is not page-locked."""
+    """float32 [1, C, 1, 1], sent to the device once: a host waits for copies of memory that is not page-locked."""
     # Kept for later calls too, which may be differentiated: a tensor made in inference mode could not be.
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)

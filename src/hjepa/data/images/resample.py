@@ -23,14 +23,14 @@ def resampling_matrix(length: Tensor, start: Tensor, flips: Tensor | None, input
     """Weights of one axis for a batch of crops.
 
     Args:
-        length: int64 ``[B]``, pixels of the crop along the axis.
-        start: int64 ``[B]``, its first pixel.
-        flips: bool ``[B]``, whether the output runs backwards; never when None.
+        length: int64 [B], pixels of the crop along the axis.
+        start: int64 [B], its first pixel.
+        flips: bool [B], whether the output runs backwards; never when None.
         inputs: pixels of the image along the axis.
         outputs: pixels of the result along the axis.
 
     Returns:
-        float32 ``[B, outputs, inputs]``; every row sums to one and is zero outside the crop.
+        float32 [B, outputs, inputs]; every row sums to one and is zero outside the crop.
     """
     device = length.device
     extent = length.to(torch.float32)[:, None]
@@ -51,13 +51,13 @@ def crop_batch(images: Tensor, boxes: Tensor, flips: Tensor, out_size: tuple[int
     """Cut, resize and mirror images of one size.
 
     Args:
-        images: ``[B, C, h, w]`` uint8, uint16 or float32.
-        boxes: int64 ``[B, 4]``, top, left, height, width.
-        flips: bool ``[B]``.
+        images: [B, C, h, w] uint8, uint16 or float32.
+        boxes: int64 [B, 4], top, left, height, width.
+        flips: bool [B].
         out_size: (H, W).
 
     Returns:
-        float32 ``[B, C, H, W]`` in [0, 1].
+        float32 [B, C, H, W] in [0, 1].
     """
     batch, channels, height, width = images.shape
     top, left, box_height, box_width = boxes.unbind(1)
@@ -71,10 +71,10 @@ def crop_batch(images: Tensor, boxes: Tensor, flips: Tensor, out_size: tuple[int
 
 
 def crop_one(image: Tensor, box: Box, flip: bool, out_size: tuple[int, int]) -> Tensor:
-    """Cut, resize and mirror one image, ``[C, h, w]``, at a cost that follows the size of the crop.
+    """Cut, resize and mirror one image, [C, h, w], at a cost that follows the size of the crop.
 
     Returns:
-        float32 ``[C, H, W]`` in [0, 1].
+        float32 [C, H, W] in [0, 1].
     """
     top, left, height, width = box
     crop = image[:, top : top + height, left : left + width].to(torch.float32) * unit_scale(image.dtype)
@@ -87,10 +87,10 @@ def crop_one_8_bit(image: Tensor, box: Box, flip: bool, out_size: tuple[int, int
     """`crop_one` for 8-bit images and in 8-bit arithmetic: several times faster, and within one grey level of it.
 
     Args:
-        image: uint8 ``[C, h, w]``; fastest where the channels of a pixel lie side by side in memory.
+        image: uint8 [C, h, w]; fastest where the channels of a pixel lie side by side in memory.
 
     Returns:
-        uint8 ``[C, H, W]``.
+        uint8 [C, H, W].
     """
     if out_size[1] == 1:
         # PyTorch's 8-bit kernel gets images of a single column wrong.
@@ -113,12 +113,12 @@ def crop_reduced(image: Tensor, reduction: int, box: Box, flip: bool, out_size: 
     """The same crop from an image that was decoded smaller, where its edges fall between pixels.
 
     Args:
-        image: uint8 ``[1 or 3, h, w]``.
+        image: uint8 [1 or 3, h, w].
         reduction: how many times smaller the image is than what the box refers to.
         box: of the crop, in pixels of the whole image.
 
     Returns:
-        uint8 ``[C, H, W]``.
+        uint8 [C, H, W].
     """
     from PIL import Image
 

@@ -53,13 +53,13 @@ def crop_map(values: Tensor, box: Box, flip: bool, out_size: tuple[int, int]) ->
     """Cut, resize and mirror a map of integers; each value is that of the pixel under the centre of the new one.
 
     Args:
-        values: integers ``[h, w]``.
+        values: integers [h, w].
         box: top, left, height, width in pixels.
         flip: mirrored left to right after cutting.
         out_size: (H, W).
 
     Returns:
-        ``[H, W]``, of the same type (int32 for uint16, which PyTorch cannot index).
+        [H, W], of the same type (int32 for uint16, which PyTorch cannot index).
     """
     if values.dtype == torch.uint16:
         values = values.to(torch.int32)
@@ -96,5 +96,5 @@ def crop_objects(objects: Boxes, box: Box, flip: bool, out_size: tuple[int, int]
 
 
 def _nearest(start: int, length: int, outputs: int) -> Tensor:
-    """int64 ``[outputs]``: the pixels under the centres of the outputs."""
+    """int64 [outputs]: the pixels under the centres of the outputs."""
     return start + (2 * torch.arange(outputs) + 1) * length // (2 * outputs)

@@ -44,10 +44,10 @@ def make_view(images: Tensor, crops: Crops, sizes: np.ndarray, colours: np.ndarr
     """Finished images with the record of how they came about.
 
     Args:
-        images: float32 ``[B, C, H, W]``, normalised.
+        images: float32 [B, C, H, W], normalised.
         crops: in pixels of the images.
-        sizes: int64 ``[B, 2]``, height and width of the images.
-        colours: float32 ``[B, 6]`` as in `View.colours`, or None.
+        sizes: int64 [B, 2], height and width of the images.
+        colours: float32 [B, 6] as in `View.colours`, or None.
         spec: of the view.
     """
     boxes = (crops.boxes / np.concatenate([sizes, sizes], axis=1)).astype(np.float32)
@@ -56,7 +56,7 @@ def make_view(images: Tensor, crops: Crops, sizes: np.ndarray, colours: np.ndarr
 
 
 def unit(images: Tensor, device: torch.device) -> Tensor:
-    """Images of workers, ``[B, C, H, W]`` uint8 or float32, as float32 in [0, 1] on the device."""
+    """Images of workers, [B, C, H, W] uint8 or float32, as float32 in [0, 1] on the device."""
     images = images.to(device, non_blocking=True)
     return images.to(torch.float32).mul_(unit_scale(torch.uint8)) if images.dtype == torch.uint8 else images
 
@@ -74,9 +74,9 @@ def read_targets(
     Args:
         dataset: names the image in the error.
         targets: of the data set.
-        indices: int64 ``[B]``.
+        indices: int64 [B].
         crops: of each view.
-        sizes: int64 ``[B, 2]``, height and width of the images.
+        sizes: int64 [B, 2], height and width of the images.
         views: one specification per view.
 
     Returns:

@@ -30,7 +30,7 @@ class EvalLoader:
 
     Args:
         dataset: a split.
-        indices: int64 ``[M]``, which images; all when None.
+        indices: int64 [M], which images; all when None.
         image_size: (H, W).
         mean: per channel, in [0, 1].
         std: per channel.

@@ -20,7 +20,7 @@ from hjepa.data.dataset import BadFile, EncodedPixels, MemoryPixels, Pixels
 from hjepa.data.images.decode import UnreadableImageError, decode, grey_to_colour
 from hjepa.errors import DataError
 
-logger = logging.getLogger("hjepa")
+log = logging.getLogger("hjepa")
 
 MEMORY_LIMIT = 2 * 2**30
 """Bytes of decoded images that are kept in memory."""
@@ -108,7 +108,7 @@ def settle(
     pixels = pixels.with_channels(channels)
     keep = storage == "device" or (storage == "auto" and count * channels * probe.plane_bytes <= MEMORY_LIMIT)
     if not keep and not worth_scanning(count):
-        logger.info("%d files are not checked beforehand; bad ones are reported as they are met", count)
+        log.info("%d files are not checked beforehand; bad ones are reported as they are met", count)
         return pixels, list(range(count)), []
     images: list[Tensor] = []
     kept: list[int] = []

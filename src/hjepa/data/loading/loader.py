@@ -139,7 +139,7 @@ class TrainLoader:
         self._batch_size, self._accumulation_steps = batch_size, accumulation_steps
 
     def _plan(self, start_step: int, stop_step: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Indices ``[B]`` and draws ``[B, V, D]`` of every micro-batch of this process."""
+        """Indices [B] and draws [B, V, D] of every micro-batch of this process."""
         for step in range(start_step, stop_step):
             indices = self._order.indices(step)
             if self.storage == "workers":
@@ -176,7 +176,7 @@ class TrainLoader:
             yield Batch(views, where, targets)
 
     def _choose(self, indices: np.ndarray) -> tuple[Tensor | list[Tensor], np.ndarray]:
-        """Some images on the device, and int64 ``[B, 2]`` with the height and width of each."""
+        """Some images on the device, and int64 [B, 2] with the height and width of each."""
         if isinstance(self._images, Tensor):
             height, width = self._images.shape[2:]
             return self._images[send(indices, self.device)], np.tile([[height, width]], (len(indices), 1))

@@ -15,7 +15,7 @@ from hjepa.runtime.random import Purpose, stream
 
 @lru_cache(maxsize=2)
 def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
-    """The permutation of an epoch: int64 ``[count]``, read-only."""
+    """The permutation of an epoch: int64 [count], read-only."""
     order = stream(Purpose.ORDER, seed, epoch).permutation(count)
     order.setflags(write=False)
     return order
@@ -40,7 +40,7 @@ class StepOrder:
         self.steps_per_epoch = max(1, count // global_batch)
 
     def indices(self, step: int) -> np.ndarray:
-        """Indices of the images at all positions of a step: int64 ``[global_batch]``."""
+        """Indices of the images at all positions of a step: int64 [global_batch]."""
         epoch, inside = divmod(step, self.steps_per_epoch)
         order = epoch_order(self.seed, epoch, self.count)
         return order[(inside * self.global_batch + np.arange(self.global_batch)) % self.count]
@@ -57,7 +57,7 @@ class ShardOrder:
     Steps of an epoch, and what does not fill one, are as in `StepOrder`.
 
     Args:
-        shards: int64 ``[N]``, the shard of every image.
+        shards: int64 [N], the shard of every image.
         global_batch: images per optimiser step.
         seed: of the run.
         lanes: how many at most.
@@ -80,7 +80,7 @@ class ShardOrder:
         self._known: dict[int, np.ndarray] = {}
 
     def indices(self, step: int) -> np.ndarray:
-        """Indices of the images at all positions of a step: int64 ``[global_batch]``."""
+        """Indices of the images at all positions of a step: int64 [global_batch]."""
         epoch, inside = divmod(step, self.steps_per_epoch)
         width = np.diff(self._positions)[self._lane]
         place = inside * width + np.arange(self.global_batch) - self._positions[self._lane]

@@ -21,22 +21,22 @@ class Cuts(NamedTuple):
     """Where the views of one image, or of a batch of them, are cut."""
 
     boxes: np.ndarray
-    """int64 ``[..., V, 4]``: top, left, height, width in pixels of the image."""
+    """int64 [..., V, 4]: top, left, height, width in pixels of the image."""
     flips: np.ndarray
-    """bool ``[..., V]``: mirrored after cutting."""
+    """bool [..., V]: mirrored after cutting."""
     sizes: np.ndarray
-    """int64 ``[..., 2]``: height and width of the image."""
+    """int64 [..., 2]: height and width of the image."""
 
 
 class Prepared(NamedTuple):
     """A batch whose images have been cut."""
 
     views: list[Tensor]
-    """``[B, C, H, W]`` each: uint8, or float32 in [0, 1] where a source has more than 8 bits. Empty without images."""
+    """[B, C, H, W] each: uint8, or float32 in [0, 1] where a source has more than 8 bits. Empty without images."""
     indices: Tensor
-    """int64 ``[B]``, of the images really used."""
+    """int64 [B], of the images really used."""
     draws: np.ndarray
-    """float64 ``[B, V, D]``."""
+    """float64 [B, V, D]."""
     cuts: Cuts
     targets: Target | None
     """None where they are not asked for."""

@@ -33,7 +33,7 @@ class Job(NamedTuple):
     row: int
     """Its index in the data set."""
     draws: np.ndarray
-    """float64 ``[V, D]``, of `view_draws`; ``[V, 0]`` for evaluation."""
+    """float64 [V, D], of `view_draws`; [V, 0] for evaluation."""
 
 
 _NO_CUTS = Cuts(np.zeros((0, 4), dtype=np.int64), np.zeros(0, dtype=bool), np.zeros(2, dtype=np.int64))
@@ -43,7 +43,7 @@ class Item(NamedTuple):
     """One image as a worker has prepared it."""
 
     views: list[Tensor]
-    """``[C, H, W]`` each; none where nothing could be read."""
+    """[C, H, W] each; none where nothing could be read."""
     row: int
     """Index of the image really used."""
     draws: np.ndarray

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from hjepa.data.shards.blobs import ShardBlobs
 
-logger = logging.getLogger("hjepa")
+log = logging.getLogger("hjepa")
 
 _THREADS = 2
 # Shards that were asked for so long ago may have been dropped since, and are asked for again.
@@ -53,4 +53,4 @@ class Ahead:
             try:
                 self._blobs.fetch(number)
             except OSError as error:
-                logger.warning("%s: the shard %s", self._blobs.shards[number].name, error.strerror)
+                log.warning("%s: the shard %s", self._blobs.shards[number].name, error.strerror)

@@ -88,7 +88,7 @@ class ShardBlobs:
         return self.__dict__ | {"_opened": {}}
 
     def numbers(self) -> np.ndarray:
-        """int64 ``[N]``: the shard of every image."""
+        """int64 [N]: the shard of every image."""
         return np.repeat(np.arange(len(self.shards)), np.diff(self.starts))
 
     def load(self, index: int) -> bytes:

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from hjepa.runtime.file_lock import exclusive
 
-logger = logging.getLogger("hjepa")
+log = logging.getLogger("hjepa")
 
 _TRIES = 4
 _FIRST_PAUSE = 0.5
@@ -128,7 +128,7 @@ class ShardCache:
                 return
             if now - last / 1e9 < _IN_USE and not self._warned:
                 self._warned = True
-                logger.warning(
+                log.warning(
                     "%s: shards are dropped while they are in use and will be fetched again; raise data.cache_gib, or lower "
                     "data.shard_lanes or data.shard_window",
                     self.folder,
@@ -164,7 +164,7 @@ def _download(url: str, part: Path) -> float:
             cause = getattr(error, "reason", error)
             reason = " ".join(str(cause).split()) or type(cause).__name__
         if attempt + 1 < _TRIES:
-            logger.info("%s: %s; trying again", url, reason)
+            log.info("%s: %s; trying again", url, reason)
             time.sleep(_FIRST_PAUSE * 2**attempt)
     raise FetchError(f"cannot be fetched: {reason}")
 

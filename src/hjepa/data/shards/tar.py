@@ -28,9 +28,9 @@ class TarIndex:
     keys: list[str]
     """Their keys, in the order of the file."""
     offsets: np.ndarray
-    """int64 ``[N]``: where the bytes of each image begin."""
+    """int64 [N]: where the bytes of each image begin."""
     sizes: np.ndarray
-    """int64 ``[N]``: how many there are, -1 for a sample without an image."""
+    """int64 [N]: how many there are, -1 for a sample without an image."""
     labels: list[str]
     """Labels as text, empty for none."""
     damage: str = ""

@@ -45,7 +45,7 @@ def read_labels(
         values: reads a column.
 
     Returns:
-        int64 ``[N]`` with -1 for none, names of the classes, and what to say about them.
+        int64 [N] with -1 for none, names of the classes, and what to say about them.
 
     Raises:
         DataError: values that are no labels, or beyond the names in the metadata.

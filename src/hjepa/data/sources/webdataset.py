@@ -26,7 +26,7 @@ from hjepa.errors import DataError, UserError
 if TYPE_CHECKING:
     from hjepa.config import DataConfig
 
-logger = logging.getLogger("hjepa")
+log = logging.getLogger("hjepa")
 
 # Headers are many small reads, which network file systems answer side by side.
 _THREADS = 8
@@ -112,7 +112,7 @@ def _look(entries: Sequence[Entry], cache: ShardCache, store: IndexStore, data: 
             "data.download=true, or give a list with nsamples"
         )
     if new:
-        logger.info("%d shards are fetched once to count their samples; a list with nsamples would save that", len(new))
+        log.info("%d shards are fetched once to count their samples; a list with nsamples would save that", len(new))
 
     def look(entry: Entry) -> _Found:
         place = entry.shard.place

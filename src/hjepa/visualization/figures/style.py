@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as MatplotlibFigure
 
 Picture = NDArray[np.uint8]
-"""``[H, W, 3]``."""
+"""[H, W, 3]."""
 
 DPI = 150
 WIDTH = 9.0
