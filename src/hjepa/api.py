@@ -1,4 +1,4 @@
-"""The Python face: what the command line does, as functions."""
+"""The Python API: one function per command."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Overrides = Sequence[str] | Mapping[str, Any]
 
 @dataclass(frozen=True)
 class RunResult:
-    """A run as its user sees it.
+    """Outcome of `train`.
 
     Attributes:
         run_dir: the run folder.
@@ -57,23 +57,23 @@ def train(
     """Pretrain a model, evaluate it against its controls and write the report.
 
     Args:
-        config: a configuration, a YAML file, a preset or a mapping. Nothing means the preset `quickstart`, or when
-            resuming the configuration of the checkpoint.
-        output_dir: the run folder, in place of the configuration's.
-        device, epochs, max_steps, seed: in place of the configuration's.
-        resume: `auto` goes on with an unfinished run in the run folder; or a checkpoint, or a run folder.
-        overrides: ``["section.key=value", ...]`` or a mapping from dotted keys.
+        config: a configuration, a YAML file, a preset or a mapping. The default is the preset `quickstart` or, when
+            resuming, the configuration of the checkpoint.
+        output_dir: the run folder; overrides the configuration.
+        device, epochs, max_steps, seed: override the configuration.
+        resume: `auto` to continue an unfinished run in the run folder, or a checkpoint or run folder to continue from.
+        overrides: ``["section.key=value", ...]`` or a mapping from dotted keys to values.
         console: show progress on standard output.
 
     Raises:
-        UserError: a mistake in configuration, data or folders.
+        UserError: invalid configuration, data or folders.
 
     Example:
         >>> import hjepa
         >>> result = hjepa.train("quickstart", output_dir="runs/first")  # doctest: +SKIP
         >>> result.results["linear_probe"]["trained"]  # doctest: +SKIP
     """
-    # Before PyTorch is imported, which takes seconds: a mistake in the configuration is answered at once.
+    # Importing PyTorch takes seconds; resolving first reports configuration errors at once.
     resolved = _resolve(config, output_dir, device, epochs, max_steps, seed, resume, overrides)
     from hjepa.training import run_training
 
@@ -135,13 +135,13 @@ def _source(
 
 
 def _without_stop(tree: dict[str, Any]) -> dict[str, Any]:
-    # A run that was cut short by max_steps goes on to its end unless it is cut short again.
+    # max_steps limits one invocation: unless it is given again, a resumed run trains to its end.
     tree["training"] = {**tree["training"], "max_steps": None}
     return tree
 
 
 def _finish(run_dir: Path, checkpoint: Path, config: Config, console: bool, *, again: bool) -> dict[str, Any]:
-    """The final table and the report of a run."""
+    """Evaluate a finished run and write its report, or read the results if that is already done."""
     written = run_dir / "results.json"
     if written.is_file() and not again:
         stored: dict[str, Any] = json.loads(written.read_text(encoding="utf-8"))
@@ -155,12 +155,13 @@ def _finish(run_dir: Path, checkpoint: Path, config: Config, console: bool, *, a
 
     with LogFile(run_dir / "training.log", console=console):
         log.info(
-            "evaluating on test against raw pixels, PCA and the untrained encoder (CPU threads: %d)", get_num_threads()
+            "evaluating on test, with raw pixels, PCA and the untrained encoder as controls (CPU threads: %d)",
+            get_num_threads(),
         )
         try:
             results = run_evaluation(checkpoint, device=config.device, output=written)
         except EmptySplitError as error:
-            # The run is whole; there is nothing to evaluate it on.
+            # Training succeeded, but the data set has no images to evaluate on.
             log.warning("evaluation and report skipped: %s", error)
             return {}
         if console:
@@ -185,9 +186,10 @@ def evaluate(
     output: str | Path | None = None,
     overrides: Overrides = (),
 ) -> dict[str, Any]:
-    """Evaluate a checkpoint or a run against raw pixels, PCA and its own untrained encoder.
+    """Evaluate a checkpoint or a run, with raw pixels, PCA and its own untrained encoder as controls.
 
-    Compare runs and choose between them by ``split="validation"``; read ``"test"`` once that is done. See `hjepa.evaluation.evaluate`.
+    Use ``split="validation"`` to choose between runs, and ``"test"`` to report the chosen one. See
+    `hjepa.evaluation.evaluate`.
     """
     from hjepa.evaluation import evaluate as run_evaluation
 
@@ -233,7 +235,7 @@ def ablate(
     final: bool = False,
     console: bool = True,
 ) -> StudyOutcome:
-    """Compare configurations with paired seeds at equal budget, on validation images; ``final`` reads test as well, once.
+    """Compare configurations with paired seeds at equal budget, on validation images; ``final`` also reads test, once.
 
     See `hjepa.research.run_study`.
 
@@ -262,10 +264,12 @@ def ablate(
 
 
 def load_pretrained(source: str | Path, *, device: str = "cpu") -> PretrainedEncoder:
-    """A trained encoder by name, from a packed folder, a run folder or a checkpoint; see `hjepa.zoo.load_pretrained`.
+    """Load a trained encoder by name, or from a packed folder, run folder or checkpoint.
+
+    See `hjepa.zoo.load_pretrained`.
 
     Raises:
-        CheckpointError: nothing there, or damaged.
+        CheckpointError: not found, or damaged.
     """
     from hjepa.zoo import load_pretrained as load
 

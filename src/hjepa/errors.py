@@ -1,17 +1,17 @@
-"""The one exception that a user is meant to read."""
+"""Errors that a user can fix, reported without a traceback."""
 
 from __future__ import annotations
 
 
 class UserError(ValueError):
-    """Something the user can put right: a bad key, a missing file, an impossible combination.
+    """Something the user can fix: a bad key, a missing file, an impossible combination.
 
-    The message is one line that says what is wrong, where, and what would do. The command line prints it
-    without a traceback and exits with code 2; library callers may catch it as a ``ValueError``.
+    The message is one line: where, what is wrong, and what to do. The command line prints it without a traceback and
+    exits with code 2; library callers may catch it as a ``ValueError``.
 
     Attributes:
-        exit_code: of the program.
-        said: whether another process of the same run says it already.
+        exit_code: exit code of the program.
+        said: whether another process of the same run already reports the error.
     """
 
     exit_code = 2
@@ -23,18 +23,18 @@ class DataError(UserError):
 
 
 class EmptySplitError(DataError):
-    """A split without a single image, as very small sets have."""
+    """A split without images, which happens with very small data sets."""
 
 
 class CheckpointError(UserError):
-    """A checkpoint that is damaged, foreign, or does not belong to this configuration."""
+    """A checkpoint that is damaged, not written by hjepa, or does not match the configuration."""
 
 
 class DivergenceError(UserError):
-    """Losses, gradients or features that are no longer finite: a finding about a configuration, not a mistake in it."""
+    """Losses, gradients or features became NaN or infinite: the configuration is valid, but training diverged."""
 
 
 class LostProcessError(UserError):
-    """Another process of the run has ended or does not answer; what was saved is whole."""
+    """Another process of the run has ended or does not respond; saved checkpoints are intact."""
 
     exit_code = 1

@@ -1,5 +1,5 @@
-"""The program as its user meets it. Most calls run in this process, as importing PyTorch anew takes seconds; those that show how a
-process starts and ends are processes of their own."""
+"""The command line from a user's view. Most calls run in this process, since importing PyTorch again takes seconds; tests of
+how a process starts and ends use processes of their own."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def hjepa(*arguments: str, cwd: Path | None = None, verb: str | None = None) -> 
 
 
 def script(name: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """A script of the plan, which is one verb of the program, in this process."""
+    """A script that wraps one command, in this process."""
     assert f'verb="{name}"' in (ROOT / "scripts" / f"{name}.py").read_text(encoding="utf-8")
     return hjepa(*arguments, cwd=cwd, verb=name)
 

@@ -1,4 +1,4 @@
-"""What is not imported before it is needed. PyTorch alone takes seconds; times are left to `benchmarks/start_up.py`."""
+"""Heavy packages are imported only when needed. Start-up times are measured by `benchmarks/start_up.py`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.cli.test_program import ENVIRONMENT
 
 HEAVY = {"torch", "numpy", "torchvision", "sklearn", "scipy", "matplotlib", "pyarrow", "PIL", "tensorboard"}
 
-# Names of the top-level packages in memory after some code, whatever that code printed or how it ended.
+# Prints the top-level packages in memory after some code, even if that code prints or exits.
 _REPORT = """
 import sys
 try:

@@ -55,8 +55,8 @@ def test_a_list_of_strides_is_read_from_a_configuration_and_written_back() -> No
 @pytest.mark.parametrize(
     ("keys", "key", "hint"),
     [
-        ({"image_size": (30,)}, "data.image_size", "[32] would do"),
-        ({"image_size": (3, 32, 32), "patch_size": (2, 4, 4)}, "data.image_size", "[4, 32, 32] would do"),
+        ({"image_size": (30,)}, "data.image_size", "use [32]"),
+        ({"image_size": (3, 32, 32), "patch_size": (2, 4, 4)}, "data.image_size", "use [4, 32, 32]"),
         ({"image_size": (1, 2, 3, 4)}, "data.image_size", "three for a clip"),
         ({"image_size": (4, 32), "patch_size": (2, 4, 4)}, "patch_size", "give 2"),
         ({"image_size": (32, 32), "patch_size": (0, 4)}, "patch_size", "at least 1"),
@@ -116,7 +116,7 @@ def test_every_axis_has_pairs_of_features_and_all_features_are_used(width: int, 
 def test_what_draws_pictures_refuses_other_inputs() -> None:
     assert plane((4, 6)) == (4, 6)
     for sizes in ((16,), (2, 4, 6)):
-        with pytest.raises(UserError, match="works on images"):
+        with pytest.raises(UserError, match="only images"):
             plane(sizes)
-    with pytest.raises(UserError, match="works on images"):
+    with pytest.raises(UserError, match="only images"):
         _ = geometry((64,)).height_width

@@ -1,4 +1,4 @@
-"""Reading configurations, and what a user's mistake looks like."""
+"""Loading configurations, and the messages for invalid ones."""
 
 from __future__ import annotations
 
@@ -85,25 +85,25 @@ def test_overrides_win_over_the_file_and_are_read_as_yaml() -> None:
         ("device=tpu", "device", "cuda"),
         ("model=3", "model", "section"),
         ("model.encoder_type=vit_tiny", "model.encoder_type", "vit_tiny_patch16_224"),
-        ("model.num_heads=5", "model.num_heads", "4 would"),
-        ("model.predictor.num_heads=5", "model.predictor.num_heads", "4 would"),
-        ("model.levels=[{depth: 3, stride: 5}]", "model.levels.0.stride", "1, 2, 4, 8 would"),
+        ("model.num_heads=5", "model.num_heads", "use 4"),
+        ("model.predictor.num_heads=5", "model.predictor.num_heads", "use 4"),
+        ("model.levels=[{depth: 3, stride: 5}]", "model.levels.0.stride", "use one of 1, 2, 4, 8"),
         ("model.levels=[{depth: 9}]", "model.levels.0.depth", "use 1 to 6"),
         ("model.levels=[{depth: 6}, {depth: 3}]", "model.levels.1", "finest"),
         ("model.levels=[{depth: 6, stride: 2}, {depth: 6, stride: 2}]", "model.levels.1", "change one"),
         ("model.levels=[" + ", ".join(["{depth: 6}"] * 9) + "]", "model.levels", "at most 8"),
         ("model.num_hierarchies=5", "model.num_hierarchies", "less than or equal to 4"),
         ("masking.mask_scale=[0.5, 0.2]", "masking.mask_scale", "above the second"),
-        ("data.image_size=33", "data.image_size", "32 would do"),
-        ("data.image_size=[32, 30]", "data.image_size", "[32, 32] would do"),
+        ("data.image_size=33", "data.image_size", "use 32"),
+        ("data.image_size=[32, 30]", "data.image_size", "use [32, 32]"),
         ("loss.hierarchy_weights=[1]", "loss.hierarchy_weights", "give 3"),
         ("loss.hierarchy_weights=[0, 0, 0]", "loss.hierarchy_weights", "raise at least one"),
         ("training.min_lr=1", "training.min_lr", "training.lr"),
         ("data.mean=[0.5]", "data.mean", "data.std"),
         ("training", "training", "section.key=value"),
         ("seed=[1", "seed", "YAML"),
-        ("model.levels=[{depth:1}]", "model.levels.0.depth", "a space is missing after the colon; write `depth: 1`"),
-        ("model.levels=[depth:1]", "model.levels.0", "a space is missing after the colon: `depth: 1`"),
+        ("model.levels=[{depth:1}]", "model.levels.0.depth", "missing space after the colon; write `depth: 1`"),
+        ("model.levels=[depth:1]", "model.levels.0", "missing space after the colon, write `depth: 1`"),
         ("model.ema={momentum:0.9}", "model.ema.momentum", "write `momentum: 0.9`"),
     ],
 )
@@ -135,14 +135,14 @@ def test_a_missing_space_after_a_colon_is_named(tmp_path: Path, text: str, line:
     file = tmp_path / "slip.yaml"
     file.write_text(text)
     said = message([], file)
-    assert "a space is missing after the colon" in said
+    assert "missing space after the colon" in said
     assert line is None or f"line {line}:" in said
     assert "\n" not in said
 
 
 def test_names_that_are_no_text_are_refused() -> None:
     for said in (message(["data.data_path=p\udce9"]), message({"data.data_path": "p\udce9"})):  # type: ignore[arg-type]
-        assert "holds bytes that are not UTF-8" in said
+        assert "is not valid UTF-8" in said
 
 
 def test_a_preset_at_another_batch_gets_advice() -> None:
@@ -181,7 +181,7 @@ def test_a_missing_file_names_presets(tmp_path: Path) -> None:
 def test_a_key_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "twice.yaml"
     file.write_text("training:\n  lr: 0.001\n  epochs: 2\n  lr: 0.002\n")
-    assert "twice.yaml, line 4: not valid YAML (the key 'lr' stands there twice)" in message([], str(file))
+    assert "twice.yaml, line 4: not valid YAML (duplicate key 'lr')" in message([], str(file))
 
 
 def test_broken_yaml_names_the_line(tmp_path: Path) -> None:
@@ -215,5 +215,5 @@ def test_removed_keys_of_older_configurations_are_dropped_and_said_where_they_we
     assert not caplog.records
     assert load_config(file, ["data.worker_restarts=5"]) == load_config()
     (record,) = caplog.records
-    assert record.message.startswith(f"data.worker_restarts has no effect any more (in {file}): ")
+    assert record.message.startswith(f"data.worker_restarts no longer has any effect (in {file}): ")
     assert "\n" not in record.message

@@ -1,4 +1,4 @@
-"""Every preset can be trained: a few steps on random pictures, on whatever machine this is."""
+"""Every preset can be trained: a few steps on random images, on any machine."""
 
 from __future__ import annotations
 

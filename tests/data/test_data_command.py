@@ -62,7 +62,7 @@ def test_preview_mistakes_come_before_the_work(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"does not end in .png"):
         run("preview", "--output", tmp_path / "sheet.jpg")
     (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(UserError, match="cannot be made"):
+    with pytest.raises(UserError, match="cannot be created"):
         run("preview", "--output", tmp_path / "file" / "sheet.png")
     with pytest.raises(UserError, match=r"data.colour: unknown key"):
         run("check", "data.colour=1")

@@ -60,7 +60,7 @@ def test_controls_can_be_left_out(run_dir: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "words"), [({"depths": [3]}, "depths: 3"), ({"controls": ["noise"]}, "controls: 'noise'")]
+    ("keys", "words"), [({"depths": [3]}, "depths: 3"), ({"controls": ["noise"]}, "controls: unknown value 'noise'")]
 )
 def test_what_is_not_there_is_named(run_dir: Path, keys: dict[str, list[int]], words: str) -> None:
     with pytest.raises(UserError, match=words):

@@ -98,7 +98,7 @@ def test_another_data_set_is_converted_and_named(run_dir):
     assert other["classes"] == 10
     assert (run_dir / "results_digits.json").is_file()
     assert kept is None or (run_dir / "results.json").read_bytes() == kept
-    # Ink on paper is no hard task: even these few steps leave more than chance.
+    # An easy task: even these few steps reach more than chance.
     assert other["knn"]["pixels"] > 0.5
 
 
@@ -197,7 +197,7 @@ def test_a_diverged_checkpoint_is_one_line(run_dir, tmp_path):
     for value in state["model_state_dict"].values():
         value.fill_(torch.nan)
     save_checkpoint(tmp_path / "nan.pth", state)
-    with pytest.raises(UserError, match=r"^.*nan\.pth: its features are NaN .*earlier checkpoint$"):
+    with pytest.raises(UserError, match=r"^.*nan\.pth: features are NaN .*earlier checkpoint$"):
         evaluate(tmp_path / "nan.pth", device="cpu")
 
 
@@ -213,22 +213,22 @@ def test_a_checkpoint_without_a_run_folder_keeps_its_results_beside_it(run_dir, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"eval_type": "linear_prob"}, "eval_type: 'linear_prob' is not known; did you mean linear_probe?"),
+        ({"eval_type": "linear_prob"}, "eval_type: unknown value 'linear_prob'; did you mean linear_probe?"),
         ({"eval_type": "segmentation"}, "use linear_probe, knn or all"),
         ({"eval_type": ()}, "eval_type: nothing given"),
-        ({"k_values": [0]}, "k_values: 0 is not a number of neighbours"),
+        ({"k_values": [0]}, "k_values: invalid number of neighbours 0"),
         ({"k_values": []}, "k_values: no number"),
-        ({"k_values": [81]}, "k_values: 81 neighbours of 80 training images; use at most 80"),
-        ({"levels": [2]}, "hierarchy_levels: level 2 of a model with 2 level(s); use 0 to 1"),
-        ({"levels": [-1]}, "hierarchy_levels: level -1"),
-        ({"dataset": "cifar"}, "data.dataset: 'cifar' does not do"),
+        ({"k_values": [81]}, "k_values: 81 exceeds the number of training images; use at most 80"),
+        ({"levels": [2]}, "hierarchy_levels: 2 is out of range for a model with 2 level(s); use 0 to 1"),
+        ({"levels": [-1]}, "hierarchy_levels: -1 is out of range"),
+        ({"dataset": "cifar"}, "data.dataset: invalid value 'cifar'"),
         ({"dataset": "folder", "data_path": "/nowhere/at/all"}, "/nowhere/at/all"),
-        ({"batch_size": 0}, "data.batch_size: 0 does not do"),
+        ({"batch_size": 0}, "data.batch_size: invalid value 0"),
         ({"device": "tpu"}, "device: 'tpu' is not known"),
-        ({"overrides": ["model.depth=3"]}, "model.depth: not a key that an evaluation reads"),
+        ({"overrides": ["model.depth=3"]}, "model.depth: cannot be changed in an evaluation"),
         ({"overrides": ["data.subst=3"]}, "did you mean data.subset?"),
         ({"overrides": ["data.subset"]}, "not an override"),
-        ({"overrides": ["data.exclude=[x]"]}, "data.exclude: changes which images a seeded split holds out"),
+        ({"overrides": ["data.exclude=[x]"]}, "data.exclude: changes which images are held out"),
     ],
 )
 def test_mistakes_are_one_line_each(run_dir, tmp_path, arguments, message):

@@ -1,4 +1,4 @@
-"""Which images an evaluation fits on and which it reads: validation leaves test alone, and nothing changes its place."""
+"""Which images an evaluation fits on and reads: validation does not read test, and no image moves to another split."""
 
 from __future__ import annotations
 
@@ -117,8 +117,8 @@ def drawn_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.test_fraction=0.5", "data.test_fraction: 0.5 would hold out other images than the 0.2 of the run"),
-        ("data.validation_fraction=0.3", "data.validation_fraction: 0.3 would withhold other images than the auto"),
+        ("data.test_fraction=0.5", "data.test_fraction: 0.5 differs from the run's 0.2"),
+        ("data.validation_fraction=0.3", "data.validation_fraction: 0.3 differs from the run's auto"),
     ],
 )
 def test_the_run_s_own_split_cannot_change(drawn_run: Path, override: str, message: str) -> None:
@@ -137,7 +137,7 @@ def test_labels_that_would_move_images_between_the_splits_are_refused(tmp_path: 
     table = tmp_path / "labels.csv"
     rows = [f"{file.relative_to(root).as_posix()},{'xyz'[i % 3]}" for i, file in enumerate(sorted(root.rglob("*.png")))]
     table.write_text("\n".join(["file,label", *rows]))
-    with pytest.raises(UserError, match=r"data\.labels_file: test images are drawn evenly from the classes"):
+    with pytest.raises(UserError, match=r"data\.labels_file: test images are drawn by class"):
         evaluate(run, device="cpu", overrides=[f"data.labels_file={table}"])
 
 
@@ -172,4 +172,4 @@ def test_the_command_line_asks_for_a_split(run_dir: Path, tmp_path: Path) -> Non
     assert "20 validation images" in found.stdout
     wrong = CliRunner().invoke(app, [*arguments, "--split", "val"])
     assert isinstance(wrong.exception, UserError)
-    assert str(wrong.exception) == "split: 'val' is not known; use validation or test"
+    assert str(wrong.exception) == "split: unknown value 'val'; use validation or test"

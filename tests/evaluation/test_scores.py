@@ -1,4 +1,4 @@
-"""Probe and k-NN of made-up representations whose quality is known."""
+"""Probe and k-NN on synthetic representations of known quality."""
 
 import pytest
 import torch

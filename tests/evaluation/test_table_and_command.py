@@ -106,8 +106,8 @@ def test_command_writes_results_and_prints_the_table(app, run_dir, tmp_path):
         (["--k-values", "five"], "--k-values: 'five' is not a whole number"),
         (["--k-values", ","], "--k-values: no value given"),
         (["--hierarchy-levels", "1.5"], "--hierarchy-levels: '1.5' is not a whole number"),
-        (["--eval-type", "knn,segment"], "eval_type: 'segment' is not known"),
-        (["training.lr=1"], "training.lr: not a key that an evaluation reads"),
+        (["--eval-type", "knn,segment"], "eval_type: unknown value 'segment'"),
+        (["training.lr=1"], "training.lr: cannot be changed in an evaluation"),
     ],
 )
 def test_mistakes_on_the_command_line_are_user_errors(app, run_dir, arguments, message):

@@ -1,4 +1,4 @@
-"""`hjepa ablate` as its user sees it."""
+"""The command `hjepa ablate`: its output, exit codes and errors."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_the_written_study_repeats_keys_of_the_command_line(
 
 
 def test_what_ends_a_training_ends_the_study(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    # A file lies where a run's folder has to be.
+    # A file is in the place of a run folder.
     (tmp_path / "out" / "cells").mkdir(parents=True)
     (tmp_path / "out" / "cells" / "lr=0.002").write_text("")
     code, out, err = call(capsys, str(study), "--output-dir", str(tmp_path / "out"))
@@ -92,10 +92,10 @@ def test_studies_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (["levls"], "did you mean levels"),
         (["levels", "--seeds", "x"], "--seeds: 'x'"),
         (["levels", "--seeds", "²"], "--seeds: '²'"),
-        (["levels", "--seeds", "0,0", "--dry-run"], "names a seed twice"),
+        (["levels", "--seeds", "0,0", "--dry-run"], "duplicate seed"),
         (["levels", "--dry-run", "--base", "quikstart"], "did you mean quickstart"),
         (["levels", "--dry-run", "seed=7"], "choose them with --seeds"),
-        (["levels", "--dry-run", "training.lr=fast", "data.subset=256"], "training.lr: 'fast'"),
+        (["levels", "--dry-run", "training.lr=fast", "data.subset=256"], "training.lr: invalid value 'fast'"),
         (["levels", "--dry-run", "--cells", "five levels", "data.subset=256"], "'five levels' is not a cell"),
     ],
 )

@@ -1,4 +1,4 @@
-"""A study kept with its results repeats them: it still asks for the configurations that its figures were made with."""
+"""Studies stored with their results still define the configurations that produced these results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hjepa.config import flat_values, load_config
 from hjepa.research.study import load_study
 
 KEPT = Path(__file__).parents[2] / "docs" / "results" / "recipe"
-# What a study decides for its runs whatever its file says; seeds are counted below.
+# Keys that a study sets for its runs; seeds are counted below.
 DECIDED = {"evaluation.final", "logging.tensorboard.enabled", "logging.experiment_name", "seed"}
 
 

@@ -1,4 +1,4 @@
-"""Whole studies of tiny runs: budgets, tables, going on, and what must not be mixed."""
+"""Whole studies of tiny runs: budgets, tables, resuming, and rejecting runs with other settings."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_the_machine_s_choice_of_precision_is_one_for_all_runs(
     monkeypatch.setattr(precision, "mixed_precision_pays", lambda *_: (choice, "so it says"))
     found = run_study({**STUDY, "seeds": [0]}, **auto)
     assert {row["config"]["training"]["use_amp"] for row in found.results["cells"]} == {choice}
-    # Another machine, that would choose the other, goes on with what the study began with.
+    # On a machine that would choose otherwise, the study keeps its first choice.
     monkeypatch.setattr(precision, "mixed_precision_pays", lambda *_: (not choice, "so it says"))
     more = run_study({**STUDY, "seeds": [0, 1]}, **auto)
     written = [yaml.safe_load(file.read_text()) for file in sorted((tmp_path / "s").glob("cells/*/*/config.yaml"))]
@@ -225,7 +225,9 @@ def test_a_cell_that_cannot_be_is_named_before_anything_is_trained(tmp_path: Pat
         run_study(wrong, output_dir=tmp_path / "s", console=False)
     assert not (tmp_path / "s").exists()
     for depth in (0, 9):
-        with pytest.raises(UserError, match=rf"cell 'one': depths: {depth} of an encoder with 2 blocks"):
+        with pytest.raises(
+            UserError, match=rf"cell 'one': depths: {depth} is out of range for an encoder with 2 blocks"
+        ):
             run_study({**STUDY, "depths": [depth]}, dry_run=True)
     with pytest.raises(UserError, match="'three' is not a cell"):
         run_study(STUDY, output_dir=tmp_path / "s", cells=["three"], console=False)
@@ -279,12 +281,12 @@ def test_test_is_read_once_and_written_apart(chosen: Path, caplog: pytest.LogCap
     one = run_study({**STUDY, "seeds": [0]}, output_dir=chosen, cells=["one"], final=True, console=False)
     assert one.results["split"] == "test"
     assert one.results["data"]["images"] == 60
-    assert "read before" not in caplog.text
+    assert "on test before" not in caplog.text
     assert json.loads((chosen / "results.json").read_text())["cells"] == json.loads(before)["cells"]
     files = {file: file.stat().st_mtime_ns for file in chosen.rglob("seed_0/results.json")}
     assert len(files) == 1
     both = run_study({**STUDY, "seeds": [0]}, output_dir=chosen, final=True, console=False)
-    assert "test has been read before for 1 of 2 runs; their figures are kept and not read again" in caplog.text
+    assert "1 of 2 runs were evaluated on test before; their results are kept" in caplog.text
     assert all(file.stat().st_mtime_ns == written for file, written in files.items())
     assert cell(both, "one") == cell(one, "one")
     assert cell(both, "two")["difference"]
@@ -293,7 +295,7 @@ def test_test_is_read_once_and_written_apart(chosen: Path, caplog: pytest.LogCap
         {**STUDY, "seeds": [0], "depths": [2]}, output_dir=chosen, cells=["one"], final=True, console=False
     )
     assert deeper.results["depths"] == [2]
-    assert "test is read again: it was read at other depths" in caplog.text
+    assert "evaluating on test again: the earlier results are for other depths" in caplog.text
     table = (chosen / "final.md").read_text()
     assert "60 test images" in table
     assert "Accuracies on test in per cent" in table
@@ -301,7 +303,7 @@ def test_test_is_read_once_and_written_apart(chosen: Path, caplog: pytest.LogCap
 
 
 def test_a_study_without_validation_images_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"data\.validation_fraction: no images are left to compare cells on") as error:
+    with pytest.raises(UserError, match=r"data\.validation_fraction: a study needs validation images") as error:
         run_study(STUDY, output_dir=tmp_path / "s", overrides={"data.validation_fraction": 0}, console=False)
     # One line per cell at most, and nothing on the disk.
     assert all("data.validation_fraction" in line for line in str(error.value).splitlines())

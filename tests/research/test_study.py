@@ -1,4 +1,4 @@
-"""Reading studies: grids, names, and a line for every mistake."""
+"""Loading studies: grids, names, and one line for every error."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def test_a_grid_alone_needs_no_cells() -> None:
     [
         ({"cels": {}}, ["cels", "did you mean cells"]),
         ({"seeds": []}, ["seeds"]),
-        ({"seeds": [1, 1]}, ["seeds", "twice"]),
+        ({"seeds": [1, 1]}, ["seeds", "duplicate"]),
         ({"reference": "tow"}, ["reference", "'two'"]),
         ({"budget": "hours"}, ["budget", "'images' or 'flop'"]),
         ({"cells": {"one": {"seed": 3}}}, ["seed", "seeds"]),
         ({"overrides": {"seed": 3}}, ["overrides", "seeds"]),
-        ({"seeds": [0, -1]}, ["seeds", "below 0"]),
+        ({"seeds": [0, -1]}, ["seeds", "negative"]),
         ({"grid": {"training.lr": []}}, ["grid.training.lr", "no values"]),
-        ({"grid": {"training.lr": [0.001, 0.001]}}, ["grid", "repeated"]),
+        ({"grid": {"training.lr": [0.001, 0.001]}}, ["grid", "duplicate values"]),
         ({"cells": {"one": {}, "One": {"model.depth": 2}}}, ["'one'", "'One'", "rename"]),
         ({"title": ""}, ["title"]),
     ],
@@ -71,7 +71,7 @@ def test_files_that_are_not_studies(tmp_path: Path) -> None:
         load_study(broken)
     twice = tmp_path / "twice.yaml"
     twice.write_text("title: t\ncells:\n  one: {training.lr: 0.001}\n  one: {training.lr: 0.002}\n")
-    with pytest.raises(UserError, match=r"twice\.yaml, line 4: .*'one' stands there twice"):
+    with pytest.raises(UserError, match=r"twice\.yaml, line 4: .*duplicate key 'one'"):
         load_study(twice)
 
 

@@ -1,4 +1,4 @@
-"""One preprocessing: an encoder from the zoo sees exactly what the evaluation sees, whatever the size of an image."""
+"""A packed encoder preprocesses images of any size exactly as the evaluation does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packing a run and using what was packed."""
+"""Packing a run and using the packed encoder."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_what_cannot_be_packed_is_said(run_dir: Path, tmp_path: Path) -> None:
         pack_run(run_dir, tmp_path / "p", name="My Model")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("do not touch")
-    with pytest.raises(UserError, match="holds other things"):
+    with pytest.raises(UserError, match="is not a packed model"):
         pack_run(run_dir, tmp_path / "full", name="x")
     assert (tmp_path / "full" / "thesis.txt").read_text() == "do not touch"
     with pytest.raises(CheckpointError, match="no such"):
@@ -186,7 +186,7 @@ def test_the_command_on_the_card_asks_for_the_run_that_was_packed(name: str) -> 
     preset = words[words.index("--config") + 1]
     asked = load_config(preset, dict(word.split("=", 1) for word in words if "=" in word and not word.startswith("-")))
     packed = load_config(shipped_folder() / name / "config.yaml")
-    # The probe may be run by a command of its own, and where pictures lie is nobody's concern.
+    # The probe may be run by a separate command, and the location of the images is not published.
     silent = ("evaluation.", "logging.", "data.data_path")
     assert _without(silent, flat_values(packed)) == _without(silent, flat_values(asked))
 

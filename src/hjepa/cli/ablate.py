@@ -13,13 +13,13 @@ from hjepa.errors import UserError
 
 def ablate(
     study: Annotated[
-        str | None, typer.Argument(metavar="STUDY", help="YAML file, or the name of a study that ships with hjepa.")
+        str | None, typer.Argument(metavar="STUDY", help="YAML file, or name of a study that ships with hjepa.")
     ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Configuration keys changed in every cell."),
     ] = None,
-    output_dir: Annotated[Path | None, typer.Option(help="Folder of the study; runs/studies/<name> otherwise.")] = None,
+    output_dir: Annotated[Path | None, typer.Option(help="Study folder (default: runs/studies/<name>).")] = None,
     seeds: Annotated[list[str] | None, typer.Option(help="Train only these seeds, for example 0,1.")] = None,
     cells: Annotated[
         list[str] | None, typer.Option(help="Train only this cell; repeat the option for several.", metavar="CELL")
@@ -27,22 +27,24 @@ def ablate(
     base: Annotated[
         str | None,
         typer.Option(
-            help="Preset or YAML file that every cell starts from, in place of the study's own.", metavar="FILE|PRESET"
+            help="Preset or YAML file that every cell starts from, instead of the study's.", metavar="FILE|PRESET"
         ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:<n> or mps.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only plan: check cells, count images and FLOP.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the cells and show their images and FLOP; train nothing.")
+    ] = False,
     final: Annotated[
         bool,
-        typer.Option("--final", help="Read test as well, once, after everything is chosen; written apart, as final.*."),
+        typer.Option("--final", help="Also read test, once everything is chosen; written to final.*."),
     ] = False,
     list_studies: Annotated[bool, typer.Option("--list", help="List the studies that ship with hjepa.")] = False,
 ) -> None:
-    """Compare configurations: a grid of cells with paired seeds at equal budget; a table, a plot, every configuration.
+    """Compare configurations: train a grid of cells with paired seeds at equal budget, and write a table and a plot.
 
-    Runs are read on validation images; --final reads test.
+    Runs are evaluated on validation images; --final also reads test.
 
-    The same command goes on with a study that was stopped.
+    Run the same command again to continue a study that was stopped.
     """
     from hjepa.config import parse_override
     from hjepa.research import load_study, run_study, study_names
@@ -70,7 +72,7 @@ def ablate(
         typer.echo(format_study(outcome.results))
         return
     if outcome.interrupted:
-        typer.echo("stopped; the same command goes on")
+        typer.echo("stopped; run the same command again to continue")
         raise typer.Exit(130)
     for row in outcome.results["cells"]:
         for run in row["runs"]:
@@ -88,6 +90,6 @@ def _seeds(values: list[str] | None) -> list[int] | None:
     found = []
     for part in split(values):
         if not (part.isascii() and part.isdigit()):
-            raise UserError(f"--seeds: {part!r} is not a whole number from 0 on; for example --seeds 0,1,2")
+            raise UserError(f"--seeds: {part!r} is not a whole number of 0 or more; for example --seeds 0,1,2")
         found.append(int(part))
     return found

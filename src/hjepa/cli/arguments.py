@@ -1,10 +1,10 @@
-"""Small liberties of the command line that Click does not take: `--a_b` for `--a-b`, and options with several values."""
+"""Argument forms that Click does not accept: `--a_b` for `--a-b`, and options with several values."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-# Options that take several values, spaced, repeated or with commas.
+# Options that take several values, separated by spaces or commas, or repeated.
 MANY = ("--k-values", "--hierarchy-levels", "--eval-type", "--depths", "--seeds")
 
 
@@ -29,5 +29,5 @@ def normalise(arguments: Sequence[str]) -> list[str]:
 
 
 def split(values: Sequence[str] | None) -> list[str]:
-    """Values given repeatedly or with commas, as a flat list."""
+    """Flatten values that were repeated or separated by commas."""
     return [part for value in values or () for part in value.replace(",", " ").split()]

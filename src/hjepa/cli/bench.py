@@ -13,13 +13,11 @@ def bench(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...")] = None,
     config: Annotated[str, typer.Option(help="YAML file or preset.")] = "quickstart",
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:<n> or mps.")] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, help="How long to measure.")] = 20.0,
-    synthetic: Annotated[
-        bool, typer.Option("--synthetic", help="Random pictures in place of the configuration's data set.")
-    ] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Duration of the measurement.")] = 20.0,
+    synthetic: Annotated[bool, typer.Option("--synthetic", help="Use random images instead of the data set.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the results to this file.")] = None,
 ) -> None:
-    """Images per second of the whole training step, and what share of the machine's matrix-product peak that is."""
+    """Measure images per second of a full training step, and its share of the machine's peak for matrix products."""
     from hjepa.config import load_config, parse_override
 
     flags = {} if device is None else {"device": device}

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Presets, keys and checks of the configuration.")
+app = typer.Typer(no_args_is_help=True, help="List presets, show and check configurations.")
 
 Source = Annotated[str | None, typer.Argument(metavar="[FILE|PRESET]", help="YAML file or preset.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...")]
@@ -27,9 +27,9 @@ def list_presets() -> None:
 def show(
     source: Source = None,
     overrides: Overrides = None,
-    reference: Annotated[bool, typer.Option("--reference", help="Every key with its meaning, as Markdown.")] = False,
+    reference: Annotated[bool, typer.Option("--reference", help="Describe every key, as Markdown.")] = False,
 ) -> None:
-    """Print a configuration with all its keys (the defaults without a file or preset)."""
+    """Print a configuration with all keys (the defaults if no file or preset is given)."""
     from hjepa.config import dump_config, load_config
     from hjepa.config.reference import markdown
 
@@ -42,7 +42,7 @@ def show(
 
 @app.command()
 def check(source: Source = None, overrides: Overrides = None) -> None:
-    """Check a configuration, masks included, and say what it means in tokens and FLOP."""
+    """Check a configuration, including masks, and print its tokens and FLOP."""
     from hjepa.config import load_config
     from hjepa.config.grid import by
     from hjepa.methods.jepa import build_sampler
@@ -66,7 +66,7 @@ def check(source: Source = None, overrides: Overrides = None) -> None:
     if processes > 1:
         typer.echo(
             f"needs at least {processes} processes: infonce compares a prediction with {config.loss.candidate_images} images, "
-            f"and each has {config.data.batch_size}"
+            f"and data.batch_size is {config.data.batch_size}"
         )
 
 
@@ -79,7 +79,7 @@ def schema() -> None:
 
 
 def _arguments(source: str | None, overrides: list[str] | None) -> tuple[str | None, list[str]]:
-    """A first argument with `=` is an override of the defaults."""
+    """Treat a first argument with `=` as an override of the defaults."""
     rest = list(overrides or ())
     if source is not None and "=" in source:
         return None, [source, *rest]

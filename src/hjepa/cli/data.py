@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from hjepa.config import Config
     from hjepa.data import IntegrityReport
 
-app = typer.Typer(no_args_is_help=True, help="Data sets: what there is, what is wrong with them, what crops look like.")
+app = typer.Typer(no_args_is_help=True, help="List, check, preview and shard data sets.")
 
 _SHOWN = 20
 
@@ -23,7 +23,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VAL
 
 @app.command("list")
 def list_datasets() -> None:
-    """List the data sets by name, with their sizes, origin and terms."""
+    """List the supported data sets with sizes, origin and licence."""
     from hjepa.config.catalogue import CATALOGUE, Entry
 
     rows = [tuple(column.replace("pixels", "size") for column in Entry._fields), *CATALOGUE]
@@ -36,9 +36,9 @@ def list_datasets() -> None:
 def check(
     dataset: Dataset = None, data_path: DataPath = None, config: Source = None, overrides: Overrides = None
 ) -> None:
-    """Read every image once: counts, sizes, classes, bad files, pictures that are in both train and test.
+    """Read every image once and report counts, sizes, classes, bad files, and images in both train and test.
 
-    Exits with 0 and the list of bad files, or with 2 at the first ones under data.bad_images=stop.
+    Bad files are listed and the exit code is 0; with data.bad_images=stop, the first ones end the check with exit code 2.
     """
     from hjepa.data import check_dataset
 
@@ -49,27 +49,29 @@ def check(
 
 @app.command()
 def preview(
-    output: Annotated[Path, typer.Option("--output", metavar="FILE.png", help="Where the sheet is written.")],
+    output: Annotated[Path, typer.Option("--output", metavar="FILE.png", help="PNG file to write.")],
     dataset: Dataset = None,
     data_path: DataPath = None,
     config: Source = None,
-    rows: Annotated[int, typer.Option("--rows", min=1, max=64, help="Images shown.")] = 8,
-    crops: Annotated[int, typer.Option("--crops", min=1, max=32, help="Augmented crops of each.")] = 6,
+    rows: Annotated[int, typer.Option("--rows", min=1, max=64, help="Number of images.")] = 8,
+    crops: Annotated[int, typer.Option("--crops", min=1, max=32, help="Augmented crops per image.")] = 6,
     overrides: Overrides = None,
 ) -> None:
-    """Write a contact sheet: training images beside the crops that the model would see."""
+    """Write a contact sheet of training images and augmented crops as the model sees them."""
     from hjepa.data import build_dataset
     from hjepa.data.preview import contact_sheet, save_png
     from hjepa.errors import UserError
 
     chosen = _load(config, dataset, data_path, overrides)
     if output.suffix.lower() != ".png":
-        raise UserError(f"--output: {output} does not end in .png; the sheet is a PNG file")
-    # Before the data set is read, which may take a while.
+        raise UserError(f"--output: {output} does not end in .png; give a name that does")
+    # Fail before reading the data set, which may take a while.
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--output: {output.parent} cannot be made ({error.strerror}); choose another folder") from None
+        raise UserError(
+            f"--output: {output.parent} cannot be created ({error.strerror}); choose another folder"
+        ) from None
     train = build_dataset(chosen.data, "train", seed=chosen.seed)
     sheet = contact_sheet(train, chosen.data, chosen.geometry().height_width, seed=chosen.seed, rows=rows, crops=crops)
     try:
@@ -81,16 +83,16 @@ def preview(
 
 @app.command()
 def shard(
-    output: Annotated[Path, typer.Option("--output", metavar="FOLDER", help="Where the shards go; empty or new.")],
+    output: Annotated[Path, typer.Option("--output", metavar="FOLDER", help="Folder to write; must be empty or new.")],
     dataset: Dataset = None,
     data_path: DataPath = None,
     config: Source = None,
     samples_per_shard: Annotated[
-        int, typer.Option("--samples-per-shard", min=1, help="Images in each shard but the last.")
+        int, typer.Option("--samples-per-shard", min=1, help="Images per shard; the last may have fewer.")
     ] = 1000,
     overrides: Overrides = None,
 ) -> None:
-    """Write a data set as WebDataset shards: train/ and test/ with .tar files, and shards.json, which lists them."""
+    """Write a data set as WebDataset shards: .tar files in train/ and test/, listed in shards.json."""
     from hjepa.data.shards.write import write_shards
 
     chosen = _load(config, dataset, data_path, overrides)

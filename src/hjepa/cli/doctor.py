@@ -15,7 +15,7 @@ _EXTRAS = {"wandb": "wandb", "timm": "timm", "huggingface-hub": "hub", "umap-lea
 
 
 def doctor() -> None:
-    """Versions, devices, threads, memory and disk: what to send along with a question."""
+    """Print versions, devices, threads and disk space; include the output in a bug report."""
     import torch
 
     from hjepa.runtime.device import resolve_device
@@ -65,12 +65,12 @@ def _version(package: str) -> str | None:
 def _problems() -> list[str]:
     found = []
     try:
-        import torchvision  # noqa: F401 (imported to see whether it can be)
+        import torchvision  # noqa: F401 (checks that the import works)
     except Exception as error:
         found.append(
-            f"torchvision does not import ({type(error).__name__}: {str(error).splitlines()[0]}); install torch and "
+            f"torchvision cannot be imported ({type(error).__name__}: {str(error).splitlines()[0]}); install torch and "
             "torchvision together: pip install --upgrade torch torchvision"
         )
     if shutil.disk_usage(Path.cwd()).free < 2**30:
-        found.append("less than 1 GiB of disk is free here; a run needs room for its checkpoints")
+        found.append("less than 1 GiB of disk space is free here; runs need space for checkpoints")
     return found

@@ -15,44 +15,42 @@ def evaluate(
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[SECTION.KEY=VALUE]...", help="Keys that choose or read images (data.*, evaluation.*)."
+            metavar="[SECTION.KEY=VALUE]...", help="Keys that select or load images (data.*, evaluation.*)."
         ),
     ] = None,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="Checkpoint (.pth), run folder for its last one, packed folder, or shipped model. Required."),
+        typer.Option(help="Checkpoint (.pth), run folder (last checkpoint), packed folder or shipped model. Required."),
     ] = None,
     read_split: Annotated[
         str,
         typer.Option(
             "--split",
             metavar="[validation|test]",
-            help="Images that are read: validation to choose between runs, test to report what was chosen.",
+            help="Images to evaluate on: validation to choose between runs, test to report the chosen one.",
         ),
     ] = "test",
-    dataset: Annotated[str | None, typer.Option(help="Another data set than the run's.")] = None,
-    data_path: Annotated[Path | None, typer.Option(help="Where the data set lies.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Evaluate on this data set instead of the run's.")] = None,
+    data_path: Annotated[Path | None, typer.Option(help="Where the data set is.")] = None,
     eval_type: Annotated[
-        list[str] | None, typer.Option(help="linear_probe, knn or all (the default); several with commas.")
+        list[str] | None, typer.Option(help="linear_probe, knn or all (default); separate several with commas.")
     ] = None,
-    k_values: Annotated[
-        list[str] | None, typer.Option(help="Numbers of neighbours, for example 1,5,10,20 (the default).")
-    ] = None,
+    k_values: Annotated[list[str] | None, typer.Option(help="Numbers of neighbours (default: 1,5,10,20).")] = None,
     hierarchy_levels: Annotated[
-        list[str] | None, typer.Option(help="Levels to report one by one, for example 0,2; all when not given.")
+        list[str] | None, typer.Option(help="Levels to report separately, for example 0,2 (default: all).")
     ] = None,
     depths: Annotated[
         list[str] | None,
-        typer.Option(help="Also read the features after these encoder blocks, side by side, for example 2,4,6."),
+        typer.Option(help="Also evaluate the concatenated features after these encoder blocks, for example 2,4,6."),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per forward pass.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:<n> or mps.")] = "auto",
     output: Annotated[
         Path | None,
-        typer.Option(help="Results file; results.json (results_validation.json) in the run folder when not given."),
+        typer.Option(help="Results file (default: results.json or results_validation.json in the run folder)."),
     ] = None,
 ) -> None:
-    """Linear probe and k-NN of a trained model, beside raw pixels, PCA and the untrained model."""
+    """Evaluate a model by linear probe and k-NN, with raw pixels, PCA and the untrained model as controls."""
     if checkpoint is None:
         raise UserError("--checkpoint: missing; give a checkpoint (.pth) or a run folder")
     ks = _numbers(k_values, "--k-values", "1,5,10,20")
@@ -64,7 +62,7 @@ def evaluate(
 
     results = run(
         checkpoint,
-        split=read_split,  # type: ignore[arg-type]  # checked there
+        split=read_split,  # type: ignore[arg-type]  # validated by `evaluate`
         dataset=dataset,
         data_path=data_path,
         eval_type=split(eval_type) or "all",

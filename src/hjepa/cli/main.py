@@ -1,4 +1,4 @@
-"""The program `hjepa`: registers the verbs and turns a user's mistakes into one line."""
+"""The program `hjepa`: registers the commands and prints user errors as one line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    # Boxes and wrapping are for terminals; files and pipes get plain text.
+    # Rich layout in terminals only; files and pipes get plain text.
     rich_markup_mode="rich" if sys.stdout.isatty() else None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -46,7 +46,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Options of the program itself."""
@@ -57,10 +57,10 @@ def main(arguments: Sequence[str] | None = None, *, verb: str | None = None) -> 
 
     Args:
         arguments: the command line without the program's name.
-        verb: put before the arguments; how the scripts stand for one verb each.
+        verb: command to put before the arguments, for scripts that wrap a single command.
     """
     for stream in (sys.stdout, sys.stderr):
-        # Names of files may hold bytes that are no text, and a terminal may know few letters.
+        # File names may contain undecodable bytes, and the terminal's encoding may lack characters.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -75,6 +75,6 @@ def main(arguments: Sequence[str] | None = None, *, verb: str | None = None) -> 
         print("hjepa: interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
-        # The reader of a pipe has gone, as `head` does.
+        # The reader has closed the pipe, as `head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

@@ -13,13 +13,14 @@ from hjepa.errors import UserError
 def pack(
     checkpoint: Annotated[Path | None, typer.Option(help="Run folder or checkpoint (.pth). Required.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder to write. Required.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the model; the output folder's when not given.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model (default: that of the output folder).")] = None,
     reproduce: Annotated[
         str | None,
-        typer.Option(metavar="COMMAND", help="What reproduces the run, for the card; its own command otherwise."),
+        typer.Option(metavar="COMMAND", help="Command in the card that reproduces the run (default: the run's own)."),
     ] = None,
     data: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="What the card calls the images; the data set's name otherwise.")
+        str | None,
+        typer.Option(metavar="TEXT", help="Description of the images in the card (default: the data set's)."),
     ] = None,
 ) -> None:
     """Pack the encoder of a run: half-precision safetensors, configuration, results and a model card."""

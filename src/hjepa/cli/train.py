@@ -13,10 +13,8 @@ def train(
         list[str] | None,
         typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Configuration keys, see `hjepa config show`."),
     ] = None,
-    config: Annotated[str | None, typer.Option(help="YAML file or preset; without it the preset quickstart.")] = None,
-    output_dir: Annotated[
-        Path | None, typer.Option(help="Run folder, in place of the configuration's folders.")
-    ] = None,
+    config: Annotated[str | None, typer.Option(help="YAML file or preset (default: quickstart).")] = None,
+    output_dir: Annotated[Path | None, typer.Option(help="Run folder; overrides the configuration.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:<n> or mps.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the training images.")] = None,
     max_steps: Annotated[
@@ -26,11 +24,11 @@ def train(
     resume: Annotated[
         str | None,
         typer.Option(
-            metavar="PATH|auto", help="Go on from a checkpoint or run folder; auto: with the run in the output folder."
+            metavar="PATH|auto", help="Continue from a checkpoint or run folder; auto: the run in the output folder."
         ),
     ] = None,
 ) -> None:
-    """Pretrain on images without labels, evaluate against controls, write the report."""
+    """Pretrain on images without labels, evaluate against controls and write a report."""
     from hjepa.api import train as run
 
     result = run(

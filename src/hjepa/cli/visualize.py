@@ -14,21 +14,21 @@ def visualize(
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[SECTION.KEY=VALUE]...", help="Keys that find or read the images, such as data.data_path."
+            metavar="[SECTION.KEY=VALUE]...", help="Keys that locate or load the images, such as data.data_path."
         ),
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Checkpoint (.pth), or a run folder for its last one. Required.")
+        Path | None, typer.Option(help="Checkpoint (.pth), or run folder (last checkpoint). Required.")
     ] = None,
     output_dir: Annotated[
-        Path | None, typer.Option(help="Where to write; figures/ and report.html in the run folder when not given.")
+        Path | None, typer.Option(help="Folder to write (default: figures/ and report.html in the run folder).")
     ] = None,
     generate_report: Annotated[
-        bool, typer.Option("--generate-report", help="Write report.html too: one self-contained file.")
+        bool, typer.Option("--generate-report", help="Also write report.html, a self-contained file.")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:<n> or mps.")] = "auto",
 ) -> None:
-    """Draw a run: curves, masks, feature maps, nearest neighbours, the embedding; and the report."""
+    """Plot curves, masks, feature maps, nearest neighbours and the embedding of a run; optionally write its report."""
     if checkpoint is None:
         raise UserError("--checkpoint: missing; give a checkpoint (.pth) or a run folder")
     from hjepa.visualization import visualize as run

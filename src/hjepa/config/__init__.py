@@ -1,4 +1,4 @@
-"""One typed tree of keys, the presets, and what they mean in tokens. Imports nothing heavier than pydantic."""
+"""The typed configuration, the presets, and the token geometry they define. Imports nothing heavier than pydantic."""
 
 from hjepa.config.data import DATASETS, AugmentationConfig, DataConfig
 from hjepa.config.geometry import Geometry, Level, resolve

@@ -1,4 +1,4 @@
-"""What every section of the configuration has in common."""
+"""Base class of the configuration sections."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Section(BaseModel):
-    """A closed section: an unknown key is an error, never a silent default.
+    """A section of the configuration. Unknown keys are errors.
 
-    ``hierarchy_weights`` and the like may be given as a YAML list. Booleans are not accepted where a number is
-    meant (YAML's ``yes`` would otherwise become 1).
+    Booleans are rejected where a number is expected; otherwise YAML's ``yes`` would become 1.
     """
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True, use_attribute_docstrings=True)
@@ -24,9 +23,7 @@ class Section(BaseModel):
         for key, value in values.items():
             field = cls.model_fields.get(key)
             if isinstance(value, bool) and field is not None and not _accepts_bool(field.annotation):
-                raise ValueError(
-                    f"{key}: {str(value).lower()} is a truth value; a {_type_name(field.annotation)} is needed"
-                )
+                raise ValueError(f"{key}: expected a {_type_name(field.annotation)}, got {str(value).lower()}")
         return values
 
 
@@ -40,4 +37,4 @@ def _type_name(annotation: Any) -> str:
         return "whole number"
     if "float" in text or "int" in text:
         return "number"
-    return "text" if "str" in text else "value of another type"
+    return "string" if "str" in text else "value of another type"

@@ -1,4 +1,4 @@
-"""The data sets by name: what they hold, where they come from, and on what terms."""
+"""Table of the supported data sets: sizes, origin and licence."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Entry(NamedTuple):
     classes: str
     """Number of classes."""
     origin: str
-    """Where it comes from."""
+    """Where the images come from."""
     terms: str
     """Licence, and whether it is downloaded."""
 
 
 CATALOGUE = (
-    Entry("shapes", "20,000", "4,000", "any size", "6", "drawn on the spot", "part of hjepa, nothing to download"),
+    Entry("shapes", "20,000", "4,000", "any size", "6", "generated", "part of hjepa, nothing to download"),
     Entry(
         "digits",
         "1,438",
@@ -69,7 +69,7 @@ CATALOGUE = (
         "varying, 3",
         "100",
         "data.data_path",
-        "research only, by hand from image-net.org; data.classes_file names the classes",
+        "research only, download manually from image-net.org; data.classes_file names the classes",
     ),
     Entry(
         "imagenet",
@@ -78,7 +78,7 @@ CATALOGUE = (
         "varying, 3",
         "1000",
         "data.data_path",
-        "research only, by hand from image-net.org",
+        "research only, download manually from image-net.org",
     ),
     Entry("folder", "your own", "your own", "any", "folders or CSV", "data.data_path", "yours"),
     Entry("parquet", "your own", "your own", "any", "label column", "data.data_path or hub name", "yours"),

@@ -35,10 +35,10 @@ PositiveRange = Annotated[tuple[Annotated[float, Field(gt=0)], Annotated[float, 
 
 
 class AugmentationConfig(Section):
-    """What happens to a training image."""
+    """Augmentation of training images."""
 
     random_crop: bool = True
-    """Random resized crop; otherwise the largest centred crop of the right shape."""
+    """Random resized crop; otherwise the largest centred crop with the aspect ratio of the model's input."""
     crop_scale: Range = (0.4, 1.0)
     """Share of the image's area that a random crop covers."""
     crop_ratio: PositiveRange = (0.75, 4 / 3)
@@ -52,74 +52,76 @@ class AugmentationConfig(Section):
     blur: float = Field(default=0.0, ge=0, le=1)
     """Probability of Gaussian blur, with a standard deviation uniform in [0.1, 2] pixels of the crop."""
     solarize: float = Field(default=0.0, ge=0, le=1)
-    """Probability of inverting every value of one half and above."""
+    """Probability of inverting all values of 0.5 and above."""
 
 
 class DataConfig(Section):
-    """The images."""
+    """Data set, storage, splits and batches."""
 
     dataset: Literal[
         "shapes", "digits", "cifar10", "cifar100", "stl10", "imagenet100", "imagenet", "folder", "parquet", "webdataset"
     ] = "shapes"
     """Name of the data set; `folder`, `parquet` and `webdataset` are your own images at `data_path`."""
     data_path: Path | None = None
-    """Where the data set lies or is downloaded to. `./data/<dataset>` when not given."""
+    """Where the data set is, or is downloaded to; `./data/<dataset>` when not given."""
     download: bool = True
-    """Download what is missing, where the licence allows it."""
+    """Download missing data, where the licence allows it."""
     image_size: int | tuple[int, int] | None = None
-    """Side, or [height, width], of the images that the model sees; the size in the encoder's name when not given."""
+    """Side, or [height, width], of the model's input; the size in the encoder's name when not given."""
     channels: int | None = Field(default=None, ge=1)
     """Number of channels that images are converted to; the data set's own when not given (3 for files of mixed
     modes)."""
     batch_size: int = Field(default=64, ge=1)
     """Images per process and forward pass."""
     num_workers: int = Field(default=0, ge=0)
-    """Processes that decode images, where they do not lie in memory."""
+    """Processes that decode images, when these are not held in memory."""
     prefetch_factor: int = Field(default=4, ge=1)
-    """Batches that each worker keeps ready."""
+    """Batches that each worker prepares in advance."""
     pin_memory: bool = False
-    """Page-locked memory for faster copies to a GPU; without effect on a CPU."""
+    """Use page-locked memory for faster copies to a GPU; no effect on a CPU."""
     storage: Literal["auto", "device", "workers"] = "auto"
-    """`device`: decoded once, kept in native type and resolution on the training device, cropped there in batches.
-    `workers`: decoded anew for every batch. `auto`: `device` up to 2 GiB decoded."""
+    """`device`: decode once, keep images in native type and resolution on the training device, and crop them there in
+    batches. `workers`: decode again for every batch. `auto`: `device` up to 2 GiB of decoded images, otherwise
+    `workers`."""
     jpeg_reduction: bool = False
-    """With `workers`: decode JPEG files at a half, a quarter or an eighth of their size where the crop keeps at least the
-    pixels that the model sees. Faster for photographs much larger than those; pixels differ by some grey levels."""
+    """With `workers`: decode JPEG files at a half, a quarter or an eighth of their size when the crop still has at least
+    the resolution of the model's input. Faster for photographs much larger than that; pixels differ by a few grey
+    levels."""
     subset: int | float | None = Field(default=None, gt=0)
-    """Part of the training set: a number of images, or a share below 1; drawn at random from the seed, balanced over
-    classes where there are labels."""
+    """Use only part of the training set: a number of images, or a fraction below 1; drawn with the seed, balanced over
+    classes when there are labels."""
     classes_file: Path | None = None
-    """Text file with one class name (folder name) per line: the subset of classes to use, in the order of labels."""
+    """Text file with one class name (folder name) per line: the classes to use, in the order of labels."""
     labels_file: Path | None = None
     """CSV file with the columns `file` and `label`, for folders without class sub-folders; or a text file with a file and
-    its label in each line. Splits that it does not name keep the classes of their folders."""
+    its label on each line. Splits that it does not mention keep the classes of their folders."""
     exclude: list[str] = Field(default_factory=list)
-    """Patterns of files and folders to leave out, for example `[thumbs, "*_mask.png", "train/draft/*"]`: one with a slash is
-    compared with paths below `data_path`, one without with every name. For `folder`, `imagenet`, `imagenet100` and the
-    files of `parquet`."""
+    """Patterns of files and folders to leave out, for example `[thumbs, "*_mask.png", "train/draft/*"]`: a pattern with a
+    slash is matched against paths below `data_path`, one without against every file and folder name. For `folder`,
+    `imagenet`, `imagenet100` and the files of `parquet`."""
     bad_images: Literal["skip", "stop"] = "skip"
     """What to do with files that cannot be decoded: skip and count them, or stop."""
     cache_dir: Path | None = None
-    """Folder for indexes of shards and for shards fetched from the web; `hjepa` in the user's cache folder when not
-    given. Processes and runs may share it."""
+    """Folder for shard indexes and downloaded shards; `hjepa` in the user's cache folder when not given. Processes and
+    runs may share it."""
     cache_gib: float = Field(default=50.0, gt=0)
-    """GiB that fetched shards may take; the least recently used ones are dropped."""
+    """Size limit of downloaded shards in GiB; the least recently used are deleted first."""
     shard_lanes: int = Field(default=16, ge=1)
-    """Stretches of shards that are read side by side, each by one process: at least as many as processes, or several
-    read the same shards. Together they belong to the order of the images, which knows nothing of processes."""
+    """Sequences of shards that are read in parallel, each by one process; with fewer lanes than processes, several
+    processes read the same shards. Lanes determine the order of the images; the number of processes does not."""
     shard_window: int = Field(default=2, ge=1)
-    """Shards of a lane whose images are mixed at random: more mix better, and need more room where shards are
-    fetched."""
+    """Shards of a lane whose images are shuffled together. More shuffle better, and take more disk space when shards are
+    downloaded."""
     test_fraction: float = Field(default=0.2, gt=0, lt=1)
-    """Share that is held out for testing, drawn from the seed, where a data set has no test split of its own."""
+    """Fraction held out for testing, drawn with the seed, when the data set has no test split of its own."""
     validation_fraction: Literal["auto"] | Annotated[float, Field(ge=0, le=0.5)] = "auto"
-    """Share of the training images whose labels are withheld from probes and k-NN, so that runs can be compared without
-    reading test; drawn from the seed, from every class alike. They are pretrained on as the others are, without labels.
-    `auto`: 5,000 images or a tenth, whichever is less. 0: none, every training label serves the probe. Without effect
-    where a data set has validation images of its own beside test images."""
+    """Fraction of the training images used for validation: their labels are withheld from probes and k-NN, so that runs
+    can be compared without reading test. Drawn with the seed, the same share of every class. Pretraining uses them like all
+    others, without labels. `auto`: 5,000 images or a tenth, whichever is less. 0: none, the probe may use every training
+    label. No effect when the data set has both validation and test images of its own."""
     mean: list[float] | None = None
     """Mean per channel in [0, 1] for normalisation; measured on the training images when not given."""
     std: list[float] | None = None
-    """Standard deviation per channel, likewise."""
+    """Standard deviation per channel, in the same units; measured on the training images when not given."""
     augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig)
     """Augmentation of training images."""

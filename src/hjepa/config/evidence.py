@@ -1,4 +1,4 @@
-"""What was measured of the options that the presets leave off, and where."""
+"""Measured results for options that the presets leave off, with references."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Evidence:
-    """A finding about one value of a key.
+    """A result for one value of a key.
 
     Attributes:
-        key: dotted.
-        option: the value, or what it stands for.
-        found: in a few words.
-        rows: of the log of the search, docs/results/recipe.md.
+        key: dotted key.
+        option: the value, or a description of it.
+        found: the result in a few words.
+        rows: rows of docs/results/recipe.md that show it.
     """
 
     key: str
@@ -23,35 +23,37 @@ class Evidence:
 
 
 EVIDENCE = (
-    Evidence("model.levels[].stride", "0", "no gain from a level of the whole image", ("S4", "C16")),
+    Evidence("model.levels[].stride", "0", "no gain from a whole-image level", ("S4", "C16")),
     Evidence("model.position", "rope", "worse and slower on the embedded set", ("S6",)),
     Evidence("model.hierarchy", "pooled, both", "worse than levels at depths", ("C36", "C38")),
     Evidence(
         "model.center_targets",
         "true",
-        "better probe beside `smoothl1` on photographs, worse on the embedded set, no difference beside `infonce`",
+        "better probe with `smoothl1` on photographs, worse on the embedded set, no difference with `infonce`",
         ("S5", "C5", "C15"),
     ),
-    Evidence("model.predictor.sharing", "separate", "no better for more work", ("C29",)),
+    Evidence("model.predictor.sharing", "separate", "no better, at a higher cost", ("C29",)),
     Evidence("model.predictor.predict_visible", "true", "better in short runs, worse at full length", ("C24", "F2")),
-    Evidence("model.predictor.coarse_to_fine", "true", "no better for more work", ("C39",)),
-    Evidence("model.ema.momentum_end", "equal to `momentum`", "worse than a rising one", ("C46",)),
+    Evidence("model.predictor.coarse_to_fine", "true", "no better, at a higher cost", ("C39",)),
+    Evidence("model.ema.momentum_end", "equal to `momentum`", "worse than a rising momentum", ("C46",)),
     Evidence(
-        "model.ema.momentum_end", "below 1", "better k-NN beside `infonce`: in the presets for photographs", ("C10",)
+        "model.ema.momentum_end", "below 1", "better k-NN with `infonce`; used by the presets for photographs", ("C10",)
     ),
-    Evidence("masking.strategy", "hierarchical", "no better for much more work", ("C37",)),
+    Evidence("masking.strategy", "hierarchical", "no better, at a much higher cost", ("C37",)),
     Evidence("masking.strategy", "random", "worse", ("C40",)),
     Evidence(
         "masking.sets_per_image",
         "2",
-        "no better for its work in short runs; a cell hidden in both sets was its own negative then",
+        "not worth its cost in short runs; measured when a cell hidden in both sets was still its own negative",
         ("C12", "C41"),
     ),
     Evidence("loss.type", "infonce", "best on photographs, far worse on the embedded set", ("C6", "L3", "S12")),
     Evidence("loss.type", "mse, cosine", "worse than `infonce` on photographs", ("C44", "C45")),
     Evidence("loss.hierarchy_weights", "other than 1", "no difference", ("C42", "C43")),
     Evidence("loss.hierarchy_weighting", "learned", "worse", ("C48",)),
-    Evidence("loss.sliced_gaussian_weight", "5", "too weak to stop a collapse; more is unmeasured", ("S16",)),
+    Evidence(
+        "loss.sliced_gaussian_weight", "5", "too weak to prevent collapse; larger weights are unmeasured", ("S16",)
+    ),
     Evidence(
         "loss.regularised_levels",
         "all",

@@ -1,4 +1,4 @@
-"""What a configuration means in tokens: encoder plan, token grid and levels, with every check on their combination."""
+"""Encoder size, token grid and levels of a configuration, with the checks on their combination."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hjepa.errors import UserError
 if TYPE_CHECKING:
     from hjepa.config.model import ModelConfig
 
-# width, depth, heads: the plans of DeiT (arXiv:2012.12877) and MAE (arXiv:2111.06377)
+# width, depth, heads, as in DeiT (arXiv:2012.12877) and MAE (arXiv:2111.06377)
 ENCODERS = {
     "tiny": (192, 12, 3),
     "small": (384, 12, 6),
@@ -28,8 +28,8 @@ _NAME = re.compile(r"vit_(tiny|small|base|large|huge)_patch(\d+)_(\d+)")
 class Level:
     """One level: tapped after ``depth`` blocks, averaged over cells of ``stride`` tokens.
 
-    A stride is one number where it is the same along every axis (1: no pooling; 0: the whole input), else a tuple with
-    one per axis.
+    A stride is one number if it is the same along every axis (1: no pooling; 0: the whole input), otherwise a tuple
+    with one number per axis.
     """
 
     depth: int
@@ -43,8 +43,8 @@ class Level:
 class Geometry:
     """The resolved sizes of a model.
 
-    The input has one axis (a signal [B, C, T]), two (an image [B, C, H, W]) or three (a clip [B, C, T, H, W]), as many
-    as ``image_size`` has numbers. ``patch_size`` is one number where it is the same along every axis.
+    The input has as many axes as ``image_size`` has numbers: one (a signal [B, C, T]), two (an image [B, C, H, W]) or
+    three (a clip [B, C, T, H, W]). ``patch_size`` is one number if it is the same along every axis.
     """
 
     embed_dim: int
@@ -71,7 +71,7 @@ class Geometry:
 
     @property
     def height_width(self) -> tuple[int, int]:
-        """Size of the images, for what works on images alone. Raises `UserError` for signals and clips."""
+        """Height and width, for code that supports images only. Raises `UserError` for signals and clips."""
         return plane(self.image_size)
 
     @property
@@ -94,17 +94,17 @@ def resolve(model: ModelConfig, image_size: int | Grid | None = None, patch_size
 
     Args:
         model: the ``model`` section.
-        image_size: ``data.image_size``; wins over the size in the encoder's name. One number is the side of a square
+        image_size: ``data.image_size``; overrides the size in the encoder's name. One number is the side of a square
             image; (T,) is a signal, (H, W) an image, (T, H, W) a clip.
-        patch_size: in place of the one in the encoder's name; one number for every axis, or one each.
+        patch_size: overrides the one in the encoder's name; one number for all axes, or one per axis.
 
     Raises:
-        UserError: a name that is not known, or sizes that do not fit together; the message names the key.
+        UserError: an unknown name, or sizes that do not fit together; the message names the key.
     """
     match = _NAME.fullmatch(model.encoder_type)
     if match is None:
         raise UserError(
-            f"model.encoder_type: {model.encoder_type!r} is not known; use vit_{{tiny,small,base,large,huge}}"
+            f"model.encoder_type: unknown encoder {model.encoder_type!r}; use vit_{{tiny,small,base,large,huge}}"
             "_patch{P}_{S}, for example vit_tiny_patch16_224"
         )
     named_dim, named_depth, named_heads = ENCODERS[match[1]]
@@ -124,7 +124,7 @@ def resolve(model: ModelConfig, image_size: int | Grid | None = None, patch_size
     levels = _levels(model, model.depth or named_depth, cells(size, patch))
     if model.predictor.coarse_to_fine and model.predictor.sharing == "shared":
         raise UserError(
-            "model.predictor.coarse_to_fine: a shared predictor answers for all levels at once; set "
+            "model.predictor.coarse_to_fine: a shared predictor predicts all levels at once; set "
             "model.predictor.sharing=separate"
         )
     return Geometry(
@@ -144,8 +144,8 @@ def _sizes(image_size: int | Grid, patch_size: PerAxis) -> tuple[Grid, Grid]:
     size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     if not 1 <= len(size) <= MOST_AXES:
         raise UserError(
-            f"data.image_size: {len(size)} numbers; give one for a signal (T,), two for an image (H, W), three for a clip "
-            "(T, H, W)"
+            f"data.image_size: got {len(size)} numbers; give one for a signal (T,), two for an image (H, W), three for a "
+            "clip (T, H, W)"
         )
     try:
         patch = per_axis(patch_size, len(size))
@@ -158,7 +158,7 @@ def _sizes(image_size: int | Grid, patch_size: PerAxis) -> tuple[Grid, Grid]:
         square = len(size) == 2 and len({*size}) == len({*patch}) == 1
         raise UserError(
             f"data.image_size: {by(size)} is not a multiple of the patch size {shown(canonical(patch))}; "
-            f"{fits[0] if square else fits} would do"
+            f"use {fits[0] if square else fits}"
         )
     return size, patch
 
@@ -167,17 +167,17 @@ def _check_heads(path: str, dim: int, heads: int) -> None:
     if dim % heads:
         fits = [n for n in range(1, dim + 1) if dim % n == 0]
         nearest = min(fits, key=lambda n: abs(n - heads))
-        raise UserError(f"{path}.num_heads: {heads} does not divide the width {dim}; {nearest} would")
+        raise UserError(f"{path}.num_heads: {heads} does not divide the width {dim}; use {nearest}")
 
 
 def _check_positions(model: ModelConfig, dim: int, heads: int, predictor_dim: int, axes: int) -> None:
-    """Widths must hold pairs of features for every axis."""
+    """Check that every axis gets whole pairs of position features."""
     if model.position == "rope":
         try:
             axis_widths(dim // heads, axes)
         except ValueError as error:
             raise UserError(
-                f"model.position: with rope the width of a head, {dim}/{heads} = {error}; change model.num_heads or use sincos"
+                f"model.position: with rope, the head width {dim}/{heads} = {error}; change model.num_heads or use sincos"
             ) from None
     widths = {"model.predictor.embed_dim": predictor_dim}
     if model.position == "sincos":
@@ -221,7 +221,7 @@ def _check_level(path: str, level: Level, depth: int, grid: Grid, *, may_be_whol
         raise UserError(f"{path}.depth: {level.depth} is more than the encoder's {depth} blocks; use 1 to {depth}")
     if level.stride == 0:
         if not may_be_whole:
-            raise UserError(f"{path}.stride: 0 averages the whole image, which can only be the last of several levels")
+            raise UserError(f"{path}.stride: only the last of several levels can average the whole image (stride 0)")
         return
     if all(size % stride == 0 for size, stride in zip(grid, per_axis(level.stride, len(grid)), strict=True)):
         return
@@ -229,11 +229,13 @@ def _check_level(path: str, level: Level, depth: int, grid: Grid, *, may_be_whol
         fits = ", ".join(map(str, _divisors(math.gcd(*grid))))
     else:
         fits = " by ".join("/".join(map(str, _divisors(size))) for size in grid)
-    raise UserError(f"{path}.stride: {shown(level.stride)} does not divide the token grid {by(grid)}; {fits} would")
+    raise UserError(
+        f"{path}.stride: {shown(level.stride)} does not divide the token grid {by(grid)}; use one of {fits}"
+    )
 
 
 def _check_order(number: int, finer: Level, level: Level, axes: int) -> None:
-    """Levels come from finest to coarsest, and cells of one hold whole cells of the one before."""
+    """Check that levels are listed from finest to coarsest and that their cells nest."""
     path = f"model.levels.{number}"
     strides = list(zip(per_axis(finer.stride, axes), per_axis(level.stride, axes), strict=True))
     if level.depth < finer.depth or (level.stride and any(coarse < fine for fine, coarse in strides)):
@@ -244,8 +246,8 @@ def _check_order(number: int, finer: Level, level: Level, axes: int) -> None:
         raise UserError(f"{path}: the same depth and stride as level {number - 1}; change one of them")
     if any(coarse % fine for fine, coarse in strides):
         raise UserError(
-            f"{path}.stride: {shown(level.stride)} is no multiple of {shown(finer.stride)} of level {number - 1}, so cells "
-            "would not nest; use strides that divide one another"
+            f"{path}.stride: {shown(level.stride)} is not a multiple of {shown(finer.stride)}, the stride of level "
+            f"{number - 1}, so cells would not nest; use strides that divide one another"
         )
 
 
@@ -261,7 +263,7 @@ def _nested_strides(grid: Grid, count: int) -> list[int]:
             chain.append(stride)
     if len(chain) < count:
         raise UserError(
-            f"model.num_hierarchies: {count} pooled levels do not fit the token grid {by(grid)}, whose strides "
-            f"nest to {len(chain)} levels; use at most {len(chain)}, model.hierarchy=depths, or another image size"
+            f"model.num_hierarchies: {count} pooled levels do not fit the token grid {by(grid)}; use at most "
+            f"{len(chain)}, model.hierarchy=depths, or another image size"
         )
     return chain

@@ -1,4 +1,4 @@
-"""Reading a configuration: preset or YAML file, then ``section.key=value`` overrides, then one line per mistake."""
+"""Load a configuration: preset or YAML file, then ``section.key=value`` overrides; errors are one line each."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from hjepa.config.root import Config
 from hjepa.config.yaml_text import parse_yaml
 from hjepa.errors import UserError
 
-# Named from its parent: importing the folder as a package would put a module in place of the function `presets`.
+# Located through the parent: importing the folder as a package would replace the function `presets` with a module.
 _PRESETS = resources.files("hjepa.config") / "presets"
 
-# Presets for several processes; the others are for one.
+# Processes that a preset is meant for; one if not listed.
 _PRESET_PROCESSES = {"imagenet1k": 8}
 
 
@@ -48,7 +48,7 @@ def load_config(
         overrides: ``["section.key=value", ...]`` with YAML values, or a mapping from dotted keys to values.
 
     Raises:
-        UserError: one line per mistake, each with the key's path, the value and what would do.
+        UserError: one line per error, with the key, the value and what is allowed.
     """
     tree, origin = _read(source)
     if isinstance(overrides, Mapping):
@@ -59,9 +59,9 @@ def load_config(
         _require_text(key, value)
         _set(tree, key, value)
     drop_removed(tree, origin)
-    slips = list(_slips(tree, ""))
-    if slips:
-        raise UserError("\n".join(f"{slip}{f' (in {origin})' if origin else ''}" for slip in slips))
+    typos = list(_missing_spaces(tree, ""))
+    if typos:
+        raise UserError("\n".join(f"{typo}{f' (in {origin})' if origin else ''}" for typo in typos))
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
@@ -70,14 +70,15 @@ def load_config(
 
 
 def batch_advice(source: object, config: Config) -> str | None:
-    """A line for whoever uses a preset's learning rate at another global batch than it was chosen for.
+    """Advice for a preset's learning rate used at another global batch than it was chosen for.
 
     Args:
         source: what the configuration was read from.
-        config: what it has become.
+        config: the configuration with overrides.
 
     Returns:
-        nothing where the source is no preset, or batch, learning rate or scaling rule speak for themselves.
+        one line, or None if the source is not a preset, the batch is unchanged, or the user has set the learning rate
+        or its scaling.
     """
     if not isinstance(source, str) or source not in presets():
         return None
@@ -89,8 +90,8 @@ def batch_advice(source: object, config: Config) -> str | None:
         return None
     ratio, lr = now / before, preset.training.lr
     return (
-        f"preset {source}: training.lr={lr:g} was chosen for {before} images per update, and this run has {now}; "
-        f"training.lr={lr * ratio**0.5:.3g} goes with the square root of the batch, as presets do"
+        f"preset {source}: training.lr={lr:g} was chosen for {before} images per update, this run has {now}; consider "
+        f"training.lr={lr * ratio**0.5:.3g} (square-root scaling, as used between presets)"
     )
 
 
@@ -112,31 +113,31 @@ def parse_override(text: str) -> tuple[str, Any]:
     try:
         return key, yaml.safe_load(value)
     except yaml.YAMLError:
-        raise UserError(f"{key}: the value {value!r} is not valid YAML; quote it if it is text") from None
+        raise UserError(f"{key}: {value!r} is not valid YAML; quote it if it is text") from None
 
 
 def _require_text(key: str, value: Any) -> None:
-    """Refuse names of files that are no text: YAML and JSON, which a run is written down in, hold text only."""
+    """Reject file names that are not valid Unicode: the YAML and JSON files of a run cannot store them."""
     try:
         str(value).encode()
     except UnicodeEncodeError:
         raise UserError(
-            f"{key}: {str(value)!r} holds bytes that are not UTF-8; rename it, or give a link to it with another name"
+            f"{key}: {str(value)!r} is not valid UTF-8; rename the file, or link to it under another name"
         ) from None
 
 
-def _slips(node: Any, path: str) -> Iterator[str]:
-    """A line for every ``key:value`` without a space, which YAML takes for a key (or a text) with a colon in it."""
+def _missing_spaces(node: Any, path: str) -> Iterator[str]:
+    """One line for every ``key:value`` without a space, which YAML reads as a key (or string) that contains a colon."""
     if isinstance(node, Mapping):
         for key, value in node.items():
             name, colon, rest = str(key).partition(":")
             if colon and value is None and rest:
-                yield f"{path}{key}: a space is missing after the colon; write `{name}: {rest}`"
+                yield f"{path}{key}: missing space after the colon; write `{name}: {rest}`"
             else:
-                yield from _slips(value, f"{path}{key}.")
+                yield from _missing_spaces(value, f"{path}{key}.")
     elif isinstance(node, list):
         for number, entry in enumerate(node):
-            yield from _slips(entry, f"{path}{number}.")
+            yield from _missing_spaces(entry, f"{path}{number}.")
 
 
 def dump_config(config: Config) -> str:
@@ -145,7 +146,7 @@ def dump_config(config: Config) -> str:
 
 
 def flat_values(config: Config | Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted key -> value of a configuration, or of a tree of one."""
+    """Dotted key -> value of a configuration, given as such or as a tree."""
     return _flatten(config.model_dump(mode="json") if isinstance(config, Config) else config, "")
 
 
@@ -181,7 +182,7 @@ def _parse(text: str, origin: str) -> dict[str, Any]:
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise UserError(f"{origin}: holds {type(tree).__name__}, not sections; start with a line like `model:`")
+        raise UserError(f"{origin}: expected sections, got {type(tree).__name__}; start with a line like `model:`")
     return _copy(tree)
 
 
@@ -203,7 +204,7 @@ def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
 
 
 def _mistakes(details: Sequence[ErrorDetails], origin: str) -> list[str]:
-    """One line per mistake: where a key takes values of several kinds, pydantic reports one failure for each."""
+    """One line per error. For a key with a union type pydantic reports one error per branch; these are merged."""
     by_key: dict[tuple[int | str, ...], list[ErrorDetails]] = {}
     for detail in details:
         by_key.setdefault(tuple(part for part in detail["loc"] if _is_key(part)), []).append(detail)
@@ -228,19 +229,25 @@ def _explain(detail: ErrorDetails, origin: str) -> str:
     if detail["type"] == "extra_forbidden":
         return f"{path}: unknown key{_nearest(keys)}{where}"
     if detail["type"] in ("model_type", "model_attributes_type", "dict_type"):
-        slip = re.match(r"(\w+):(\S+)", detail["input"]) if isinstance(detail["input"], str) else None
-        hint = f"; a space is missing after the colon: `{slip[1]}: {slip[2]}`" if slip else ""
-        return f"{path}: {detail['input']!r} is a value where a section with keys is needed{hint}{where}"
+        typo = re.match(r"(\w+):(\S+)", detail["input"]) if isinstance(detail["input"], str) else None
+        hint = f"; missing space after the colon, write `{typo[1]}: {typo[2]}`" if typo else ""
+        return f"{path}: expected a section with keys, got {detail['input']!r}{hint}{where}"
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "value_error" and ": " in message and message.split(": ")[0].isidentifier():
         return f"{path}{'.' if path else ''}{message}{where}"
-    message = message[0].lower() + message[1:]
+    message = constraint(message)
     close = ""
     if detail["type"] == "literal_error":
         choices = [c.strip(" '") for c in detail.get("ctx", {}).get("expected", "").replace(" or ", ",").split(",")]
         near = difflib.get_close_matches(str(detail["input"]), choices, n=1)
         close = f"; did you mean {near[0]}?" if near else ""
-    return f"{path}: {detail['input']!r} does not do, {message}{close}{where}"
+    return f"{path}: invalid value {detail['input']!r}: {message}{close}{where}"
+
+
+def constraint(message: str) -> str:
+    """A message of pydantic as the end of a line: "Input should be below 1" becomes "must be below 1"."""
+    message = message.removeprefix("Input ").replace("should", "must", 1)
+    return message[0].lower() + message[1:]
 
 
 def _is_key(part: int | str) -> bool:
@@ -258,7 +265,7 @@ def _nearest(keys: list[str]) -> str:
     elsewhere = difflib.get_close_matches(keys[-1], known.values(), n=1, cutoff=0.8)
     if elsewhere:
         return f"; did you mean {next(k for k, v in known.items() if v == elsewhere[0])}?"
-    return f"; known here: {', '.join(sorted(names))}" if names else ""
+    return f"; valid keys: {', '.join(sorted(names))}" if names else ""
 
 
 def all_keys(model: type[BaseModel] = Config, prefix: str = "") -> list[str]:

@@ -1,4 +1,4 @@
-"""``masking``: which tokens the context encoder sees and which it has to predict."""
+"""``masking``: which tokens the context encoder sees and which are predicted."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from hjepa.config.data import PositiveRange, Range
 
 
 class MaskingConfig(Section):
-    """Multi-block masks after I-JEPA (arXiv:2301.08243), with a fixed number of tokens in a run."""
+    """Multi-block masks as in I-JEPA (arXiv:2301.08243); the number of tokens is fixed within a run."""
 
     strategy: Literal["multiblock", "hierarchical", "random"] = "multiblock"
     """`multiblock`: the same hidden blocks for every level. `hierarchical`: coarser levels predict larger blocks around
-    those of the finer ones. `random`: as many hidden tokens as multi-block, scattered."""
+    those of the finer ones. `random`: the same number of hidden tokens as `multiblock`, scattered."""
     num_masks: int = Field(default=4, ge=1)
     """Target blocks per image."""
     mask_scale: Range = (0.15, 0.2)
@@ -23,7 +23,7 @@ class MaskingConfig(Section):
     aspect_ratio: PositiveRange = (0.75, 1.5)
     """Aspect ratio (height over width) of a target block, drawn independently of its area."""
     num_context_masks: int = Field(default=1, ge=1)
-    """Context blocks per image; their union, less all targets, is what the context encoder may see."""
+    """Context blocks per image; the context encoder sees tokens of their union that are not in any target."""
     context_scale: Range = (0.85, 1.0)
     """Area of a context block as a share of the image."""
     sets_per_image: int = Field(default=1, ge=1)

@@ -1,4 +1,4 @@
-"""Keys that older configurations name and nothing reads any more: they are dropped, and said where they were set."""
+"""Keys that no longer exist: dropped from older configurations, with a warning if they had been changed."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ log = logging.getLogger("hjepa")
 
 class _Removed(NamedTuple):
     default: Any
-    """What every configuration that was written out held, set or not."""
+    """The former default, which every saved configuration of that time contains."""
     instead: str
 
 
 REMOVED = {
-    "data.worker_timeout": _Removed(300.0, "workers that send no batch for ten minutes end the run with one line"),
+    "data.worker_timeout": _Removed(300.0, "a worker that sends no batch for ten minutes ends the run with an error"),
     "data.worker_restarts": _Removed(
         3,
-        "a worker that dies or stalls ends the run with one line, and `--resume auto` goes on from the last checkpoint",
+        "a worker that dies or stalls ends the run with an error; `--resume auto` continues from the last checkpoint",
     ),
 }
 
 
 def drop_removed(tree: dict[str, Any], origin: str) -> None:
-    """Take removed keys out of a configuration, with a warning for those that had been given another value.
+    """Delete removed keys from a configuration; warn about those that differ from their former default.
 
     Args:
         tree: sections by name; changed in place.
-        origin: of the configuration, for the message.
+        origin: where the configuration comes from, for the message.
     """
     where = f" (in {origin})" if origin else ""
     for key, removed in REMOVED.items():
@@ -37,4 +37,4 @@ def drop_removed(tree: dict[str, Any], origin: str) -> None:
         if not isinstance(keys, dict) or name not in keys:
             continue
         if keys.pop(name) != removed.default:
-            log.warning("%s has no effect any more%s: %s; remove the key", key, where, removed.instead)
+            log.warning("%s no longer has any effect%s: %s; remove the key", key, where, removed.instead)

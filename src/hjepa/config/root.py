@@ -23,10 +23,10 @@ from hjepa.errors import UserError
 
 
 class Config(Section):
-    """Everything that steers a run."""
+    """The complete configuration of a run."""
 
     method: str = Field(default="hjepa", min_length=1)
-    """`hjepa` (several levels), `ijepa` (one level), a name that `hjepa.methods.register` was given, or
+    """`hjepa` (several levels), `ijepa` (one level), a name registered with `hjepa.methods.register`, or
     `package.module:Class`."""
     model: ModelConfig = Field(default_factory=ModelConfig)
     """Encoder, levels, predictor, target encoder."""
@@ -53,7 +53,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _one_level_for_ijepa(self) -> Self:
-        """`ijepa` alone means one level, unless levels are asked for."""
+        """`ijepa` has one level unless the number of levels is set."""
         model = self.model
         if self.method == "ijepa" and model.levels is None and "num_hierarchies" not in model.model_fields_set:
             object.__setattr__(self, "model", model.model_copy(update={"num_hierarchies": 1}))
@@ -64,7 +64,7 @@ class Config(Section):
         return resolve(self.model, self.data.image_size)
 
     def check(self) -> Config:
-        """Check combinations across sections; returns itself. Raises `UserError` with the key and what would do."""
+        """Check combinations across sections and return self. Raises `UserError` with the key and what is allowed."""
         levels = len(self.geometry().levels)
         weights = self.loss.hierarchy_weights
         if weights is not None and len(weights) != levels:
@@ -76,18 +76,16 @@ class Config(Section):
         training = self.training
         if training.lr_schedule == "constant" and training.warmup_epochs + training.cooldown_epochs > training.epochs:
             raise UserError(
-                f"training.cooldown_epochs: {training.cooldown_epochs:g} with warm-up {training.warmup_epochs:g} is more "
-                f"than training.epochs={training.epochs:g}"
+                f"training.cooldown_epochs: {training.cooldown_epochs:g} plus {training.warmup_epochs:g} of warm-up exceeds "
+                f"training.epochs={training.epochs:g}"
             )
         if self.model.center_targets and self.data.batch_size < 2:
-            raise UserError(
-                "model.center_targets: the mean of a batch of one image is that image; raise data.batch_size"
-            )
+            raise UserError("model.center_targets: needs at least two images per batch; raise data.batch_size")
         graphs = training.compile_mode in ("reduce-overhead", "max-autotune")
         if training.compile and graphs and training.accumulation_steps > 1:
             raise UserError(
-                f"training.compile_mode: {training.compile_mode} replays CUDA graphs, which write gradients over those of "
-                "the micro-batch before; use training.accumulation_steps=1, or default or max-autotune-no-cudagraphs"
+                f"training.compile_mode: {training.compile_mode} replays CUDA graphs, which overwrite the gradients of the "
+                "previous micro-batch; use training.accumulation_steps=1, or default or max-autotune-no-cudagraphs"
             )
         if training.min_lr > training.lr:
             raise UserError(f"training.min_lr: {training.min_lr:g} is above training.lr={training.lr:g}")

@@ -1,4 +1,4 @@
-"""``checkpoint``, ``logging``, ``evaluation`` and ``distributed``: what a run leaves behind and how it is watched."""
+"""``checkpoint``, ``logging``, ``evaluation`` and ``distributed``: outputs of a run, evaluation, processes."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from hjepa.config.base import Section
 
 
 class CheckpointConfig(Section):
-    """Checkpoints: `last.pth` always, others by these rules."""
+    """Checkpoints: always `last.pth`, others by these keys."""
 
     save_frequency: int = Field(default=5, ge=1)
     """Epochs between `checkpoint_epoch_<n>.pth` files."""
     save_every_steps: int | None = Field(default=None, ge=1)
     """Optimiser steps between `checkpoint_step_<n>.pth` files, in addition."""
     keep_best_n: int = Field(default=3, ge=1)
-    """How many of the periodic checkpoints are kept, best first; `best_model.pth` is a copy of the best."""
+    """Number of periodic checkpoints to keep, best first; `best_model.pth` is a copy of the best."""
     best_metric: Literal["auto", "knn", "rank", "loss"] = "auto"
-    """What makes a checkpoint best: online k-NN accuracy, effective rank, or the loss (which collapse lowers). `auto`
-    is `knn` with labels and `rank` without."""
+    """How checkpoints are ranked: by online k-NN accuracy, effective rank, or the loss (which collapse also lowers).
+    `auto` is `knn` with labels and `rank` without."""
     background: bool = True
-    """Write checkpoints in a thread while training goes on; what is saved is the state at the moment of saving."""
+    """Write checkpoints in a thread while training continues, from a copy of the state at the time of saving."""
     checkpoint_dir: Path | None = None
     """Folder for checkpoints; `checkpoints` in the run folder when not given."""
 
@@ -50,7 +50,7 @@ class LoggingConfig(Section):
     """Logs."""
 
     experiment_name: str = "hjepa"
-    """Name of the run; the run folder is `runs/<experiment_name>` unless `log_dir` or `--output-dir` says otherwise."""
+    """Name of the run; the run folder is `runs/<experiment_name>` unless `log_dir` or `--output-dir` is given."""
     log_dir: Path | None = None
     """The run folder."""
     log_frequency: int = Field(default=50, ge=1)
@@ -65,29 +65,28 @@ class EvaluationConfig(Section):
     """Online evaluation during training and the final table."""
 
     eval_frequency: int = Field(default=5, ge=1)
-    """Epochs between online evaluations: k-NN and effective rank on a fixed part of the training images, which are
-    pretrained on as all others are."""
+    """Epochs between online evaluations: k-NN and effective rank on a fixed part of the training images, which
+    pretraining also uses."""
     online_images: int = Field(default=2000, ge=20)
     """Images used by the online evaluation: three quarters as references, a quarter as queries."""
     final: bool = True
-    """Evaluate and report at the end of training."""
+    """Evaluate and write the report at the end of training."""
     train_images: int | None = Field(default=20000, ge=10)
-    """Training images whose features the final probe and k-NN use, validation images left out; all of them with
-    null."""
+    """Maximum number of training images for the final probe and k-NN, not counting validation images; null for all."""
     test_images: int | None = Field(default=None, ge=1)
-    """Images that are read, of the test and of the validation images each; all of them when not given."""
+    """Maximum number of test images, and of validation images, to evaluate on; all when not given."""
 
 
 class DistributedConfig(Section):
     """Several processes, started with `torchrun`."""
 
     enabled: bool = False
-    """Insist on several processes: without `torchrun` the run stops with the command to use."""
+    """Require several processes: without `torchrun` the run stops and shows the command to use."""
     backend: Literal["auto", "gloo", "nccl"] = "auto"
     """Communication backend; `auto` is `nccl` on CUDA and `gloo` elsewhere."""
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
-    """`ddp`: every process holds the whole model. `fsdp`: weights, gradients and optimiser are spread over the processes
-    (FSDP2), and checkpoints are written in shards. `auto`: `ddp`, unless what DDP keeps takes over 60 % of a device's
-    memory."""
+    """`ddp`: every process holds the whole model. `fsdp`: weights, gradients and optimiser state are sharded over the
+    processes (FSDP2), and checkpoints are written in shards. `auto`: `ddp`, unless its state would take over 60 % of a
+    device's memory."""
     timeout: float = Field(default=600.0, ge=1)
-    """Seconds that a process waits for the others before it gives up; longer than the longest step, evaluation or save."""
+    """Seconds that a process waits for the others before it gives up; must exceed the longest step, evaluation or save."""

@@ -1,4 +1,4 @@
-"""Evaluation of trained models against honest controls. Reads a model, its configuration and images."""
+"""Evaluation of trained models against controls: raw pixels, PCA and the untrained encoder."""
 
 from hjepa.evaluation.evaluate import evaluate
 from hjepa.evaluation.features import View, encode, extract

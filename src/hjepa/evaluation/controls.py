@@ -1,4 +1,4 @@
-"""What a trained encoder must beat: the pixels themselves, their principal components, and an untrained encoder.
+"""Controls for a trained encoder: raw pixels, their principal components, and an untrained encoder.
 
 The untrained encoder is `hjepa.runs.load.untrained_encoder`: the step-0 weights of the same run.
 """
@@ -26,7 +26,7 @@ def pixel_size(image_size: tuple[int, int]) -> tuple[int, int]:
 def pixels(images: Tensor) -> Tensor:
     """Flat pixels [B, C * h * w] of normalised images [B, C, H, W], shrunk with antialiasing.
 
-    On the CPU, since not every device shrinks with antialiasing.
+    Runs on the CPU, since not every device supports antialiasing.
     """
     images = images.cpu()
     size = pixel_size((images.shape[2], images.shape[3]))

@@ -1,4 +1,4 @@
-"""Evaluation of a checkpoint against honest controls: one function, one table, one ``results.json``."""
+"""Evaluate a checkpoint against controls, and write ``results.json``."""
 
 from __future__ import annotations
 
@@ -62,43 +62,43 @@ def evaluate(
     output: str | Path | None = None,
     overrides: Sequence[str] | Mapping[str, Any] = (),
 ) -> dict[str, Any]:
-    """Evaluate a trained model beside raw pixels, their principal components and its own untrained copy.
+    """Evaluate a trained model, with raw pixels, their principal components and its own untrained copy as controls.
 
-    Features are computed once: mean over cells of the target encoder's features at every level, on at most
-    ``evaluation.train_images`` training images (balanced over classes, none of them a validation image) and at most
-    ``evaluation.test_images`` images of each split that is read. Everything is fitted on training images, and the
-    probe's regulariser chosen among them. Reading ``test`` reads the validation images beside it, by the same probes;
-    reading ``validation`` leaves test alone. Without labels the linear probe and k-NN are skipped, which the log and the
-    results say.
+    Features are computed once: the target encoder's features at every level, averaged over cells, for at most
+    ``evaluation.train_images`` training images (balanced over classes, without validation images) and at most
+    ``evaluation.test_images`` images of each split that is read. Everything is fitted on training images, which also
+    decide the probe's regularisation. With ``split="test"``, validation images are evaluated too, by the same probes;
+    with ``split="validation"``, test is not read. Without labels the linear probe and k-NN are skipped, as the log and
+    the results state.
 
     Args:
         checkpoint: a ``.pth`` file, a run folder (its last checkpoint), a packed folder or a shipped model's name.
-        split: ``"validation"`` to compare runs and choose between them, ``"test"`` for what is reported once that is
-            done.
-        dataset: another data set than the run's, by name.
-        data_path: where it lies.
-        eval_type: ``linear_probe``, ``knn`` or ``all``; with commas or as a sequence.
-        k_values: numbers of neighbours; 20 stands for k-NN in the results where it is among them, otherwise the
-            largest. 1, 5, 10 and 20 when not given, as far as there are training images.
-        levels: levels to report one by one; all when not given. ``trained`` and ``untrained`` are always all levels
+        split: ``"validation"`` to choose between runs, ``"test"`` to report the chosen one.
+        dataset: name of a data set to use instead of the run's.
+        data_path: where the data set is.
+        eval_type: ``linear_probe``, ``knn`` or ``all``; separated by commas, or a sequence.
+        k_values: numbers of neighbours; the main k-NN result is that of 20 if it is among them, otherwise of the
+            largest. The default is 1, 5, 10 and 20, as far as there are training images.
+        levels: levels to report separately; all by default. ``trained`` and ``untrained`` always use all levels
             together.
-        depths: encoder blocks after which features are read in addition, side by side as ``trained_depths`` and
-            ``untrained_depths``: how a one-level model is compared with one that has levels there.
-        controls: what to compare with, of ``untrained``, ``pixels`` and ``pca``; leave them out only where they are
-            known already, as in a study.
-        batch_size: images per forward pass; at least 64 when not given.
+        depths: encoder blocks whose features are also evaluated, concatenated, as ``trained_depths`` and
+            ``untrained_depths``; this compares a one-level model with one that has levels there.
+        controls: which of ``untrained``, ``pixels`` and ``pca`` to compute; omit them only if they are already known,
+            as in a study.
+        batch_size: images per forward pass; at least 64 by default.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:<n>`` or ``mps``.
-        output: the file to write. When not given ``results.json`` in the run folder, with ``_<dataset>`` in its name
+        output: the file to write. The default is ``results.json`` in the run folder, with ``_<dataset>`` in its name
             for another data set and ``_validation`` for the validation split.
-        overrides: ``["section.key=value", ...]``, or a mapping from dotted keys, for keys that choose or read images.
+        overrides: ``["section.key=value", ...]``, or a mapping from dotted keys to values, for keys that select or load
+            images.
 
     Returns:
-        what was written; accuracies are between 0 and 1. See ``docs/evaluation.md`` for the keys.
+        the contents of the file; accuracies are between 0 and 1. See ``docs/evaluation.md`` for the keys.
 
     Raises:
-        UserError: nothing at ``checkpoint``, no such data, no validation images to read, an argument out of range, a key
-            that would change which images of the run's own data are held out, features that are not finite, or an
-            output file that cannot be written.
+        UserError: checkpoint or data not found, no validation images to read, an argument out of range, a key that
+            would change which images of the run's own data are held out, features that are not finite, or an output
+            file that cannot be written.
     """
     check_split(split)
     types = parse_eval_types(eval_type)
@@ -128,10 +128,10 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Features:
-    """Everything that one pass over the images yields. `task` is the reason where labels do not make one."""
+    """Result of one pass over the images. `task` is the reason if the labels allow no classification."""
 
     split: Split
-    """The one that was asked for."""
+    """The requested split."""
     representations: list[Representation]
     task: Task | str
     description: str
@@ -156,7 +156,7 @@ def _features(
     read: dict[str, ImageDataset] = {split: splits.of(split)}
     limits = config.evaluation
     train_rows = draw_train(train.labels, len(train), limits.train_images, seed, train.division.withheld)
-    check_k(k_values, len(train_rows))  # before the minutes that encoding may take
+    check_k(k_values, len(train_rows))  # fail before encoding, which may take minutes
     if split == "test" and train.labels is not None:
         beside = splits.validation
         if beside is not None and beside.labels is not None:
@@ -195,7 +195,7 @@ def _features(
 
 
 def _encoders(run: TrainedRun, readings: Readings) -> list[Reader]:
-    """What to encode images with."""
+    """The encoders, and raw pixels if a control needs them."""
     encoders: list[Reader] = [encoder_reader(run.encoder, "trained", readings.depths)]
     if "untrained" in readings.controls:
         encoders.append(encoder_reader(untrained_encoder(run), "untrained", readings.depths))
@@ -207,7 +207,7 @@ def _encoders(run: TrainedRun, readings: Readings) -> list[Reader]:
 def _task(
     train: ImageDataset, train_rows: Tensor, read: Mapping[str, ImageDataset], rows: Mapping[str, Tensor], seed: int
 ) -> Task | str:
-    """The classification, or why there is none."""
+    """The classification task, or the reason why there is none."""
     lacking = [data.split for data in (train, *read.values()) if data.labels is None]
     if lacking:
         split = {"train": "training"}.get(lacking[0], lacking[0])
@@ -252,7 +252,7 @@ def _results(
     }
     if readings.depths:
         results["depths"] = list(readings.depths)
-    # NaN (a level that says the same of every image) is no JSON; null is.
+    # JSON has no NaN (which a level with constant features gives), so it becomes null.
     results["cka"] = [[None if math.isnan(v) else v for v in row] for row in cka_matrix(trained.train).tolist()]
     results |= {
         "dataset": config.data.dataset,
@@ -278,7 +278,7 @@ def _results(
 def _linear_probe(features: _Features, levels: Sequence[int]) -> Scores:
     task = features.task
     if not isinstance(task, str) and int(torch.bincount(task.train_labels).max()) < 2:
-        task = "no class with two training images"  # none to hold out for the choice of l2
+        task = "no class with two training images"  # none can be held out to choose l2
     if isinstance(task, str):
         log.warning("linear probe skipped: %s", task)
         return _skipped(features, task)
@@ -305,31 +305,31 @@ def _skipped(features: _Features, reason: str) -> Scores:
 def _check_finite(features: Tensor, checkpoint: Path) -> None:
     if not torch.isfinite(features).all():
         raise DivergenceError(
-            f"{checkpoint}: its features are NaN or infinite, so the run has diverged; use an earlier checkpoint"
+            f"{checkpoint}: features are NaN or infinite, the run has diverged; use an earlier checkpoint"
         )
 
 
 def _protocol(run: TrainedRun, split: Split, train_images: int, images: Mapping[str, int]) -> str:
     height, width = pixel_size(run.encoder.geometry.height_width)
     beside = (
-        f"; {images['validation']} validation images read beside them by the same probes"
+        f"; {images['validation']} validation images are evaluated by the same probes"
         if split == "test" and "validation" in images
         else ""
     )
     return (
         f"Target encoder, features averaged over cells, {train_images} training images (balanced over classes) and "
-        f"{images[split]} {split} images, no augmentation{beside}. Labels of validation images are never fitted. Linear "
+        f"{images[split]} {split} images, no augmentation{beside}. Labels of validation images are never used for fitting. Linear "
         "probe: features standardised with training statistics, multinomial logistic regression solved by L-BFGS, L2 "
         f"chosen on a stratified tenth of the training images, refitted on all of them, {split} images read once. k-NN: "
-        "cosine, uniform vote, each level at unit length. `trained` and "
-        "`untrained` are all levels side by side; untrained means the step-0 weights of the same run. Raw pixels at "
+        "cosine similarity, uniform vote, each level L2-normalised. `trained` and `untrained` are all levels "
+        "concatenated; untrained means the step-0 weights of the same run. Raw pixels at "
         f"{height}x{width}; PCA of these pixels fitted on training images. Rank: RankMe of the training features."
     )
 
 
 @contextlib.contextmanager
 def _exact_products() -> Iterator[None]:
-    """Full float32 matrix products: a solver stalls on the three digits of TensorFloat-32."""
+    """Full float32 matrix products: solvers stall at the three digits of TensorFloat-32."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

@@ -24,15 +24,15 @@ Reader = Callable[[Tensor], Mapping[str, Tensor]]
 
 @dataclass(frozen=True)
 class View:
-    """How images are brought before a model.
+    """How images are prepared for a model.
 
     Attributes:
-        image_size: height and width that the model sees.
+        image_size: height and width of the model's input.
         mean, std: normalisation per channel, in units of the full pixel range.
-        device: where the encoders are.
+        device: device of the encoders.
         batch_size: images per forward pass.
-        num_workers: processes that decode what does not lie in memory.
-        pin_memory: page-locked memory for their copies to a GPU.
+        num_workers: processes that decode images that are not held in memory.
+        pin_memory: use page-locked memory for copies to a GPU.
     """
 
     image_size: tuple[int, int]
@@ -45,12 +45,12 @@ class View:
 
 
 def encoder_reader(encoder: Encoder, name: str, depths: Sequence[int] = ()) -> Reader:
-    """An encoder's features, averaged over cells and side by side, of one pass however many are read.
+    """A reader of an encoder's features, averaged over cells and concatenated, in one forward pass.
 
     Args:
         encoder: in evaluation mode.
-        name: of all its levels, [B, levels * D].
-        depths: blocks to read after in addition, whatever the levels are, [B, depths * D] as ``<name>_depths``.
+        name: key of the features of all levels, [B, levels * D].
+        depths: blocks that are read in addition to the levels, [B, depths * D] under ``<name>_depths``.
     """
     tapped = sorted({level.depth for level in encoder.geometry.levels} | set(depths))
 
@@ -74,15 +74,15 @@ def encode(
     Args:
         dataset: the split.
         indices: int64 rows of it; all when not given.
-        encoders: what to read; names of features differ.
+        encoders: readers whose features have different names.
         view: how images are resized, normalised and batched.
 
     Returns:
-        by name [N, D] float32 on the CPU, and the rows they belong to, int64 [N]: fewer than asked for
-        where files turn out to be unreadable and the policy is to skip them.
+        features by name, [N, D] float32 on the CPU, and the rows they belong to, int64 [N]; fewer than
+        requested if files are unreadable and ``data.bad_images`` is ``skip``.
 
     Raises:
-        DataError: not one of the images can be read.
+        DataError: none of the images can be read.
     """
     parts: defaultdict[str, list[Tensor]] = defaultdict(list)
     rows: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""The file that an evaluation leaves behind: where it goes, what it came from, and writing it in one step."""
+"""The results file of an evaluation: its path, its provenance, and writing it atomically."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 def results_path(
     run: TrainedRun, config: Config, output: str | Path | None, *, other_data: bool, split: Split = "test"
 ) -> Path:
-    """Where the results go: ``output``, or in the run folder (beside a checkpoint that has none).
+    """Path of the results: ``output``, or a file in the run folder (next to the checkpoint if there is none).
 
-    Validation has a file of its own, so that neither split replaces the other's figures.
+    Validation has a file of its own, so that neither split overwrites the other's results.
 
     Raises:
         UserError: ``output`` is a folder.
@@ -44,7 +44,7 @@ def results_name(split: Split, dataset: str | None = None) -> str:
 
 
 def write_results(path: Path, results: dict[str, Any]) -> None:
-    """Write JSON so that a reader never sees half of it; folders are made as needed.
+    """Write JSON atomically; folders are created as needed.
 
     Raises:
         UserError: the file cannot be written.
@@ -57,7 +57,7 @@ def write_results(path: Path, results: dict[str, Any]) -> None:
 
 
 def origin(run: TrainedRun) -> dict[str, Any]:
-    """What the numbers came from: checkpoint, configuration, code and versions."""
+    """Provenance of the results: checkpoint, configuration, code and versions."""
     import numpy
     import torch
     import torchvision

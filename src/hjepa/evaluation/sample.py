@@ -14,14 +14,14 @@ def draw_train(
 ) -> Tensor:
     """Rows of the training split that serve as references, int64 ascending.
 
-    With labels: labelled images only, as evenly over the classes as their numbers allow. Without: any. Withholding some
-    leaves the order of the others as it was.
+    With labels: labelled images only, as evenly over the classes as possible. Without: any images. Withholding images
+    does not change the order of the others.
 
     Args:
         labels: int64 [size], -1 for none.
-        size: images in the split.
-        count: how many at most; all when not given.
-        seed: of the draw.
+        size: number of images in the split.
+        count: maximum number of rows; all when not given.
+        seed: seed of the draw.
         withheld: bool [size], validation images, which are never references; none when not given.
     """
     values = _labels(labels, size)
@@ -41,8 +41,8 @@ def draw_train(
 
 
 def draw_read(labels: Tensor | None, size: int, count: int | None, seed: int) -> Tensor:
-    """Rows of a split that is read, int64 ascending: labelled ones, a plain random draw of ``count``, all when not
-    given."""
+    """Rows of a split to evaluate on, int64 ascending: labelled images (if there are any), ``count`` of them at random,
+    or all when not given."""
     values = _labels(labels, size)
     order = stream(Purpose.READ, seed).permutation(size)
     if (values >= 0).any():

@@ -15,13 +15,13 @@ from hjepa.metrics import accuracy, knn_predict, linear_probe
 
 @dataclass(frozen=True)
 class Representation:
-    """One kind of features of the training images and of every split that is read.
+    """Features of one kind, for the training images and every split that is read.
 
     Attributes:
         name: ``trained``, ``untrained``, ``pixels`` or ``pca``.
         train: [N, D] per level; controls without levels have one.
         read: by split, [M, D] per level.
-        distinct: levels that count when all are put together; the others repeat one of them.
+        distinct: levels to use for all levels together; the others have the same features as one of them.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Representation:
 
     @property
     def together(self) -> tuple[list[Tensor], dict[str, list[Tensor]]]:
-        """The levels that say different things, of the training images and of every split."""
+        """The distinct levels of the training images and of every split."""
         chosen = range(len(self.train)) if self.distinct is None else self.distinct
         return [self.train[i] for i in chosen], {
             split: [levels[i] for i in chosen] for split, levels in self.read.items()
@@ -44,13 +44,13 @@ class Representation:
 
 @dataclass(frozen=True)
 class Task:
-    """The classification that features are read by.
+    """The classification task that features are scored on.
 
     Attributes:
         train_labels: int64 [N].
         read_labels: by split, int64 [M].
         num_classes: number of classes.
-        seed: of the split of train on which the probe's regulariser is chosen.
+        seed: seed of the split of train on which the probe's regularisation is chosen.
     """
 
     train_labels: Tensor
@@ -64,17 +64,17 @@ class Task:
         return 1 / self.num_classes
 
     def majority(self, split: str) -> float:
-        """Accuracy on a split of always saying the most frequent training class."""
+        """Accuracy on a split of always predicting the most frequent training class."""
         guess = torch.bincount(self.train_labels).argmax()
         return float((self.read_labels[split] == guess).double().mean())
 
 
 Scores = dict[str, dict[str, Any]]
-"""By split, that split's part of the results."""
+"""Part of the results, by split."""
 
 
 def side_by_side(levels: Sequence[Tensor]) -> Tensor:
-    """Levels concatenated with each row of each level at length one, so that none drowns the others: [N, L * D]."""
+    """Concatenate levels, each L2-normalised per row so that none dominates: [N, L * D]."""
     return torch.cat([F.normalize(level, dim=1) for level in levels], dim=1)
 
 
@@ -146,7 +146,7 @@ def _scores(
         if r.name not in ("trained", "untrained"):
             continue
         for level in levels:
-            # One level is all levels: the same number, and no need to compute it twice.
+            # With a single level, both numbers are the same.
             single = len(r.train) == 1
             alone[level][r.name] = together[r.name] if single else score(f"{r.name}_level_{level}", *r.alone(level))
     return {

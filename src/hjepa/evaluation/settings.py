@@ -1,4 +1,4 @@
-"""What is asked of an evaluation, checked before anything heavy starts."""
+"""Arguments of an evaluation, checked before anything expensive starts."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ READ_SPLITS = ("validation", "test")
 CONTROLS = ("untrained", "pixels", "pca")
 MAIN_K = 20
 DEFAULT_KS = (1, 5, 10, 20)
-# Training batches may be tiny; without gradients there is room for more.
+# Training batches may be small; without gradients, larger ones fit.
 _SMALLEST_BATCH = 64
-# Keys that choose and read images. All others belong to the trained model, or steer training only.
+# Keys that select and load images. All others describe the trained model, or affect training only.
 _CHANGEABLE = (
     "data.dataset",
     "data.data_path",
@@ -46,11 +46,11 @@ _CHANGEABLE = (
 
 @dataclass(frozen=True)
 class Readings:
-    """What is read beside the levels of the trained model.
+    """What is evaluated besides the levels of the trained model.
 
     Attributes:
         depths: encoder blocks after which features are read.
-        controls: of `CONTROLS`.
+        controls: names from `CONTROLS`.
     """
 
     depths: tuple[int, ...] = ()
@@ -58,7 +58,7 @@ class Readings:
 
 
 def parse_eval_types(eval_type: str | Sequence[str]) -> tuple[str, ...]:
-    """Names from ``"all"``, ``"linear_probe"``, ``"knn"``, with commas or as a sequence; ``-`` may stand for ``_``.
+    """Parse ``"all"``, ``"linear_probe"``, ``"knn"``, separated by commas or in a sequence; ``-`` is accepted for ``_``.
 
     Raises:
         UserError: an unknown name.
@@ -69,20 +69,20 @@ def parse_eval_types(eval_type: str | Sequence[str]) -> tuple[str, ...]:
         if name not in (*EVAL_TYPES, "all"):
             close = difflib.get_close_matches(name, (*EVAL_TYPES, "all"), n=1)
             hint = f"did you mean {close[0]}?" if close else f"use {', '.join(EVAL_TYPES)} or all"
-            raise UserError(f"eval_type: {name!r} is not known; {hint}")
+            raise UserError(f"eval_type: unknown value {name!r}; {hint}")
     if not names:
         raise UserError(f"eval_type: nothing given; use {', '.join(EVAL_TYPES)} or all")
     return EVAL_TYPES if "all" in names else tuple(name for name in EVAL_TYPES if name in names)
 
 
 def check_k(k_values: Sequence[int] | None, references: int) -> tuple[tuple[int, ...], int]:
-    """Numbers of neighbours, ascending, and the one that stands for k-NN in the results.
+    """Numbers of neighbours, ascending, and the one that gives the main k-NN result.
 
-    That one is 20 where it is among them, otherwise the largest. Without a request they are 1, 5, 10 and 20, as far as
-    there are references.
+    The main one is 20 if it is among them, otherwise the largest. The default is 1, 5, 10 and 20, as far as there are
+    references.
 
     Raises:
-        UserError: not positive, or more than there are references.
+        UserError: a number below 1, or above the number of references.
     """
     if k_values is None:
         values = tuple(k for k in DEFAULT_KS if k <= references)
@@ -91,14 +91,14 @@ def check_k(k_values: Sequence[int] | None, references: int) -> tuple[tuple[int,
     if not values:
         raise UserError("k_values: no number of neighbours given; for example 1,5,10,20")
     if values[0] < 1:
-        raise UserError(f"k_values: {values[0]} is not a number of neighbours; use 1 or more")
+        raise UserError(f"k_values: invalid number of neighbours {values[0]}; use 1 or more")
     if values[-1] > references:
-        raise UserError(f"k_values: {values[-1]} neighbours of {references} training images; use at most {references}")
+        raise UserError(f"k_values: {values[-1]} exceeds the number of training images; use at most {references}")
     return values, MAIN_K if MAIN_K in values else values[-1]
 
 
 def check_levels(levels: Sequence[int] | None, count: int) -> tuple[int, ...]:
-    """Levels to report one by one, ascending; all when not given.
+    """Levels to report separately, ascending; all when not given.
 
     Raises:
         UserError: a level that the model lacks.
@@ -108,7 +108,7 @@ def check_levels(levels: Sequence[int] | None, count: int) -> tuple[int, ...]:
     for level in levels:
         if not 0 <= level < count:
             raise UserError(
-                f"hierarchy_levels: level {level} of a model with {count} level(s); use 0"
+                f"hierarchy_levels: {level} is out of range for a model with {count} level(s); use 0"
                 + (f" to {count - 1}" if count > 1 else "")
             )
     return tuple(sorted(set(levels)))
@@ -122,7 +122,7 @@ def check_depths(depths: Sequence[int] | None, count: int) -> tuple[int, ...]:
     """
     for depth in depths or ():
         if not 1 <= depth <= count:
-            raise UserError(f"depths: {depth} of an encoder with {count} blocks; use 1 to {count}")
+            raise UserError(f"depths: {depth} is out of range for an encoder with {count} blocks; use 1 to {count}")
     return tuple(sorted(set(depths or ())))
 
 
@@ -134,7 +134,7 @@ def check_controls(controls: Sequence[str]) -> tuple[str, ...]:
     """
     for name in controls:
         if name not in CONTROLS:
-            raise UserError(f"controls: {name!r} is not known; use {', '.join(CONTROLS)}")
+            raise UserError(f"controls: unknown value {name!r}; use {', '.join(CONTROLS)}")
     return tuple(name for name in CONTROLS if name in controls)
 
 
@@ -147,10 +147,11 @@ def evaluation_config(
     batch_size: int | None = None,
     overrides: Sequence[str] | Mapping[str, Any] = (),
 ) -> Config:
-    """The run's configuration with other images put in.
+    """The run's configuration, with changed keys for the images to evaluate on.
 
-    With another ``dataset`` everything that described the run's own images is forgotten (path, subset, class and
-    label files). `data.batch_size` is raised to 64 where nothing else is asked for. Images are always converted to the channels that the model was trained on.
+    With another ``dataset``, the keys that describe the run's own images are reset (path, subset, class and label
+    files). `data.batch_size` is raised to 64 unless it is set. Images are always converted to the channels that the
+    model was trained on.
 
     Raises:
         UserError: a value out of bounds, or an override of a key that has no effect here.
@@ -162,8 +163,8 @@ def evaluation_config(
     for key in pairs:
         if key not in _CHANGEABLE:
             close = difflib.get_close_matches(key, _CHANGEABLE, n=1, cutoff=0.8)
-            hint = f"did you mean {close[0]}?" if close else f"changeable are {', '.join(_CHANGEABLE)}"
-            raise UserError(f"{key}: not a key that an evaluation reads, the rest belongs to the trained run; {hint}")
+            hint = f"did you mean {close[0]}?" if close else f"use {', '.join(_CHANGEABLE)}"
+            raise UserError(f"{key}: cannot be changed in an evaluation; {hint}")
     if dataset is not None:
         pairs["data.dataset"] = dataset
     if data_path is not None:
@@ -172,13 +173,13 @@ def evaluation_config(
         pairs["data.batch_size"] = batch_size
     pairs.setdefault("data.batch_size", max(trained.data.batch_size, _SMALLEST_BATCH))
     if pairs.get("data.dataset", trained.data.dataset) != trained.data.dataset:
-        forgotten = ("data_path", "subset", "classes_file", "labels_file")
-        pairs = {f"data.{name}": None for name in forgotten} | {"data.exclude": []} | pairs
+        reset = ("data_path", "subset", "classes_file", "labels_file")
+        pairs = {f"data.{name}": None for name in reset} | {"data.exclude": []} | pairs
     config = load_config(trained.model_dump(mode="json"), pairs | {"data.channels": channels})
     if config.data.exclude != trained.data.exclude and not is_other_data(trained, config):
         raise UserError(
-            "data.exclude: changes which images a seeded split holds out, so the run's own data set is evaluated as it was "
-            "trained on; leave it out"
+            "data.exclude: changes which images are held out, so it must be as in training for the run's own data set; "
+            "leave the key out"
         )
     return config
 
@@ -186,7 +187,7 @@ def evaluation_config(
 def is_other_data(trained: Config, config: Config) -> bool:
     """Whether the images are another data set than the one the run was trained on.
 
-    For named sets the name decides (a moved copy is the same set), for one's own images the path does too.
+    Named data sets are compared by name (a moved copy is the same set), the user's own images also by path.
     """
     if trained.data.dataset != config.data.dataset:
         return True
@@ -195,46 +196,46 @@ def is_other_data(trained: Config, config: Config) -> bool:
 
 
 def check_split(split: str) -> None:
-    """Refuse what is no split to read.
+    """Check the name of the split.
 
     Raises:
-        UserError: it names both.
+        UserError: neither validation nor test.
     """
     if split not in READ_SPLITS:
-        raise UserError(f"split: {split!r} is not known; use {' or '.join(READ_SPLITS)}")
+        raise UserError(f"split: unknown value {split!r}; use {' or '.join(READ_SPLITS)}")
 
 
 def check_own_split(trained: Config, config: Config, splits: Splits) -> None:
-    """Refuse keys that would divide the run's own data in another way than for training.
+    """Reject keys that would split the run's own data differently than in training.
 
-    Held-out images of another share, or of other labels, are images that the run was pretrained on. No validation images
-    at all (0) is allowed: no image changes its place, and every training label serves the probe.
+    With another fraction or other labels, some held-out images would be ones that the run was pretrained on. A validation
+    fraction of 0 is allowed: no image moves to another split, and the probe may use every training label.
 
     Raises:
-        UserError: it names the key and what the run has.
+        UserError: the message names the key and the run's value.
     """
     before, now = trained.data, config.data
     if now.test_fraction != before.test_fraction:
         raise UserError(
-            f"data.test_fraction: {now.test_fraction:g} would hold out other images than the {before.test_fraction:g} of "
-            "the run, some of which it was trained on; leave the key out"
+            f"data.test_fraction: {now.test_fraction:g} differs from the run's {before.test_fraction:g}, so images that it "
+            "was trained on could become test images; leave the key out"
         )
     if now.validation_fraction not in (before.validation_fraction, 0):
         raise UserError(
-            f"data.validation_fraction: {now.validation_fraction} would withhold other images than the "
-            f"{before.validation_fraction} of the run; leave the key out, or set it to 0 to fit on every training label"
+            f"data.validation_fraction: {now.validation_fraction} differs from the run's {before.validation_fraction}, so "
+            "other images would be withheld; leave the key out, or set it to 0 to fit on every training label"
         )
     if _other_labels(before.labels_file, now.labels_file) and splits.train.division.drawn:
         raise UserError(
-            "data.labels_file: test images are drawn evenly from the classes, so other labels would hold out images that "
-            "the run was trained on; put the test images into a folder `test` beside `train`"
+            "data.labels_file: test images are drawn by class, so with other labels images that the run was trained on "
+            "could become test images; put the test images into a folder `test` next to `train`"
         )
 
 
 def _other_labels(before: Path | None, now: Path | None) -> bool:
     if before is None or now is None:
         return before is not now
-    # A table that has moved is the same table.
+    # A file that was only moved counts as the same.
     return before.is_file() and now.is_file() and before.read_bytes() != now.read_bytes()
 
 

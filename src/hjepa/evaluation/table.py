@@ -1,4 +1,4 @@
-"""The result table: plain aligned text in a file or pipe, drawn in a terminal."""
+"""The result table: aligned plain text in a file or pipe, a Rich table in a terminal."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def table_rows(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def notes(results: dict[str, Any]) -> list[str]:
-    """What stands around the table: data and checkpoint first, then what was skipped and validation figures."""
+    """Lines around the table: data and checkpoint first, then skipped parts and validation results."""
     split, images = read_split(results)
     head = (
         f"{results['description']}: {results['train_images']} training images, {images} {split} images; "
@@ -60,12 +60,12 @@ def notes(results: dict[str, Any]) -> list[str]:
 
 
 def read_split(results: dict[str, Any]) -> tuple[str, int]:
-    """The split that results were read on, and how many images of it; files from before there was a choice read test."""
+    """The split that was evaluated and its number of images; older files without the keys used test."""
     return results.get("split", "test"), results.get("images", results.get("test_images", 0))
 
 
 def _beside(results: dict[str, Any]) -> list[str]:
-    """The validation figures that were read beside test, and which of the two to go by."""
+    """The validation results that come with test results, and what each is for."""
     validation = results.get("validation")
     if validation is None:
         return []
@@ -77,7 +77,7 @@ def _beside(results: dict[str, Any]) -> list[str]:
     if not parts:
         return []
     return [
-        f"on {validation['images']} validation images: {', '.join(parts)}; choose between runs by these, report test once"
+        f"on {validation['images']} validation images: {', '.join(parts)}; choose between runs by these, and report test once"
     ]
 
 

@@ -1,4 +1,4 @@
-"""Experiments over many runs: grids of configurations, paired seeds, equal budgets, and what may be concluded."""
+"""Studies over many runs: grids of configurations, paired seeds, equal budgets, and their statistics."""
 
 from hjepa.research.ablate import StudyOutcome, run_study
 from hjepa.research.score import validation_score

@@ -1,4 +1,4 @@
-"""Running a study: every cell with every seed, resumable at any point."""
+"""Run a study: every cell with every seed, resumable at any point."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("hjepa")
 
-# Written into every run: evaluation is the study's own, and a hundred event files help nobody.
+# Set in every run: the study itself evaluates, and does not need event files of every run.
 _RUN_KEYS = {"evaluation.final": False, "logging.tensorboard.enabled": False, "logging.wandb.enabled": False}
 
 STEMS = {"validation": "results", "test": "final"}
-"""Names of a study's own files by split, without their endings."""
+"""Names of a study's files by split, without extensions."""
 _ABOUT = "# Cells are compared on validation images (results.*); --final reads test once (final.*).\n"
 
 
@@ -42,9 +42,9 @@ class StudyOutcome:
     """How a study ended.
 
     Attributes:
-        folder: where everything lies.
-        results: contents of ``results.json``, of ``final.json`` where test was asked for.
-        completed: whether every run that was asked for is done and none diverged.
+        folder: the study's folder.
+        results: contents of ``results.json``, or of ``final.json`` if test was requested.
+        completed: whether every requested run is done and none diverged.
         interrupted: whether it was stopped on request.
     """
 
@@ -67,33 +67,32 @@ def run_study(
     final: bool = False,
     console: bool = True,
 ) -> StudyOutcome:
-    """Train and evaluate every cell of a study with every seed, and sum up.
+    """Train and evaluate every cell of a study with every seed, and summarise the results.
 
-    Runs are read on validation images, so that cells can be chosen between. Test is read with ``final`` only, after all
-    runs that are asked for, and written apart (``final.json``, ``final.md``, ``final.png``). A run whose test images have
-    been read is not read again; the log says so.
+    Runs are evaluated on validation images, by which cells can be chosen. Test is read only with ``final``, after all
+    requested runs, and written separately (``final.json``, ``final.md``, ``final.png``). A run that was already
+    evaluated on test is not evaluated on it again; the log says so.
 
-    Runs go seed by seed, so that a study that is stopped early is still one of pairs. A run that is done is kept, one
-    that was stopped goes on where it was; results so far are written after every run. The table holds every finished
-    run of the study in the folder, whichever were asked for this time, so calls for different cells or seeds may work
-    on one folder side by side.
+    Runs are ordered by seed, so that a study that is stopped early still has paired runs. Finished runs are kept,
+    stopped ones are resumed, and results are written after every run. The table has every finished run in the folder,
+    requested or not, so that calls for different cells or seeds can share a folder at the same time.
 
     Args:
         source: YAML file, name of a study that ships with the package, or a mapping.
         output_dir: the study's folder; ``runs/studies/<name>`` when not given. It gets ``study.yaml``,
             ``results.json``, ``results.md``, ``results.png`` and a run folder per cell and seed.
         seeds, cells: train only these, in this order.
-        base: preset or YAML file that every cell starts from, in place of the study's own: the same question asked of
-            another recipe.
-        overrides: dotted keys changed in every cell, for example to bring in one's own images.
+        base: preset or YAML file that every cell starts from, instead of the study's; runs the same study on another
+            recipe.
+        overrides: dotted keys changed in every cell, for example to use other images.
         device: where to train.
-        dry_run: only plan: check every cell and count images and FLOP.
-        final: read test as well, once.
+        dry_run: only check every cell and count images and FLOP.
+        final: also read test, once.
         console: show progress on standard output.
 
     Raises:
-        UserError: a mistake in the study, a folder that holds other runs, or what ends a training. A run that diverges
-            is a result and ends nothing.
+        UserError: an invalid study, a folder that holds other runs, or an error that ends a training. A run that
+            diverges is a result; the study continues.
     """
     name, study = load_study(source)
     if base is not None:
@@ -102,15 +101,13 @@ def run_study(
         check_seeds(seeds, "seeds")
         study = study.model_copy(update={"seeds": list(seeds)})
     if overrides and "seed" in overrides:
-        raise UserError(
-            "seed: a study trains every cell with every seed; choose them with --seeds, for example --seeds 0,1"
-        )
+        raise UserError("seed: a study sets it for every run; choose them with --seeds, for example --seeds 0,1")
     common = {**(overrides or {}), **({} if device is None else {"device": device}), **_RUN_KEYS}
     every = plan_cells(study, name, common)
     folder = Path(output_dir) if output_dir is not None else Path("runs") / "studies" / name
     if dry_run:
         return StudyOutcome(folder, summarise(study, _chosen(every, cells, name), {}, None, None), completed=False)
-    every = _settled(every, folder)
+    every = _with_precision(every, folder)
     planned = _chosen(every, cells, name)
     ledger = Ledger(folder, study, every)
     wanted = [(cell, seed) for seed in study.seeds for cell in planned]
@@ -123,7 +120,7 @@ def run_study(
     for run in asked:
         if console:
             print(f"\n{name}: cell {run.cell.name!r}, seed {run.seed}", flush=True)
-        # The pixels are the same for every cell; the untrained encoder is that of the reference.
+        # Controls are computed once, with the reference: pixels are the same for every cell.
         full = run.cell.name == study.reference_cell and ledger.controls is None
         record = run.complete(full=full, console=console)
         if record is None:
@@ -143,12 +140,12 @@ def run_study(
 
 
 def _read_test(ledger: Ledger, runs: Sequence[StudyRun], about: dict[str, Any], console: bool) -> dict[str, Any] | None:
-    """Read the test images of trained runs, each once; nothing when stopped on request."""
+    """Evaluate trained runs on test, each once; None if stopped on request."""
     ledger.read()
     before = [run for run in runs if run.seed in ledger.runs[run.cell.name]]
     if before:
         log.warning(
-            "test has been read before for %d of %d runs; their figures are kept and not read again",
+            "%d of %d runs were evaluated on test before; their results are kept",
             len(before),
             len(runs),
         )
@@ -156,7 +153,9 @@ def _read_test(ledger: Ledger, runs: Sequence[StudyRun], about: dict[str, Any], 
         if run in before:
             continue
         if (run.folder / results_name("test")).is_file():
-            log.warning("%s: test is read again: it was read at other depths, or its file is damaged", run.folder)
+            log.warning(
+                "%s: evaluating on test again: the earlier results are for other depths, or damaged", run.folder
+            )
         full = run.cell.name == ledger.study.reference_cell and ledger.controls is None
         record = run.complete(full=full, console=console)
         if record is None:
@@ -184,7 +183,7 @@ def _prepare(folder: Path, study: Study, seeds: list[int], overrides: Mapping[st
     tree["overrides"] |= given
     cells = study.all_cells()
     if any(key in given for keys in cells.values() for key in keys):
-        # In a file what a cell varies wins over what all share; what was given on the command line won over both.
+        # In a file, keys of a cell override shared keys; on the command line, overrides take precedence over both.
         tree["cells"] = {
             name: {key: given.get(key, value) for key, value in keys.items()} for name, keys in cells.items()
         }
@@ -196,8 +195,8 @@ def _prepare(folder: Path, study: Study, seeds: list[int], overrides: Mapping[st
         raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --output-dir") from None
 
 
-def _settled(cells: list[Cell], folder: Path) -> list[Cell]:
-    """With what a machine decides: runs that are compared compute in the same precision, that of the folder's first."""
+def _with_precision(cells: list[Cell], folder: Path) -> list[Cell]:
+    """Resolve `use_amp: auto`: runs that are compared use the same precision, that of the folder's first run."""
     from hjepa.runtime.device import resolve_device
     from hjepa.training.precision import settle_precision
 
@@ -217,7 +216,7 @@ def _environment(config: Config) -> dict[str, Any]:
 
 
 def _write(folder: Path, ledger: Ledger, about: dict[str, Any]) -> dict[str, Any]:
-    # Another call may work on other cells or seeds of the same folder: whoever writes last has read what both have done.
+    # Another process may work on other cells or seeds in this folder: its runs are read again under the lock.
     with exclusive(folder / ".results.lock"):
         ledger.read()
         return _write_alone(folder, STEMS[ledger.split], ledger.results(about))

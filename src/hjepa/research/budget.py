@@ -1,4 +1,4 @@
-"""What a cell of a study costs, and how cells are brought to an equal budget."""
+"""Cost of the cells of a study, and scaling them to an equal budget."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hjepa.config import Config
     from hjepa.research.study import Study
 
-# Keys in epochs that are stretched along with the length of a run.
+# Keys in epochs that are scaled with the length of a run.
 _LENGTHS = ("training.epochs", "training.warmup_epochs", "training.cooldown_epochs", "model.ema.momentum_warmup_epochs")
 # Epochs are rounded to whole steps, so that budgets are equal only up to a step.
 _TOLERANCE = 0.02
@@ -31,7 +31,7 @@ class Cell:
         changes: dotted keys that it changes.
         config: the configuration, with the study's first seed.
         images: training images seen in a run, repeats counted.
-        flop_per_image: counted, loss and optimiser included, see `StepCost`.
+        flop_per_image: counted FLOP, including loss and optimiser, see `StepCost`.
         tokens: tokens per image that each part works on.
     """
 
@@ -57,13 +57,13 @@ def plan_cells(study: Study, name: str, overrides: dict[str, Any]) -> list[Cell]
         overrides: dotted keys changed in every cell, after the study's own.
 
     Raises:
-        UserError: a configuration that cannot be, depths that an encoder lacks, or images seen that differ under
+        UserError: an invalid configuration, depths that an encoder lacks, or different numbers of images seen under
             ``budget: images``.
     """
     counter = _Counter()
     base = study.base if isinstance(study.base, dict) else str(study.base)
     changes = study.all_cells()
-    # What a cell varies wins over what all share; only the command line's own keys win over both.
+    # Keys of a cell override shared keys; command-line overrides take precedence over both.
     trees = {n: {**study.overrides, **keys, **overrides, "seed": study.seeds[0]} for n, keys in changes.items()}
     cells: dict[str, Cell] = {}
     for cell_name, tree in trees.items():
@@ -87,14 +87,14 @@ def plan_cells(study: Study, name: str, overrides: dict[str, Any]) -> list[Cell]
 
 
 def _check_validation(train: ImageDataset) -> None:
-    """Refuse a data set that leaves nothing to compare cells on but test.
+    """Reject a data set without validation images.
 
     Raises:
         UserError: no validation images.
     """
     if train.division.withheld is None and not train.division.own_validation:
         raise UserError(
-            "data.validation_fraction: no images are left to compare cells on, and test is read once, at the end; set "
+            "data.validation_fraction: a study needs validation images to compare cells, and there are none; set "
             "data.validation_fraction=auto"
         )
 
@@ -109,14 +109,16 @@ class _Counter:
         size, channels = self._size(config)
         batch = config.data.batch_size * config.training.accumulation_steps
         if size < batch:
-            raise UserError(f"data.batch_size: {batch} images per optimiser step of a training set of {size}")
+            raise UserError(
+                f"data.batch_size: {batch} images per optimiser step, but only {size} training images; use a smaller batch"
+            )
         schedules = Schedules(config, size // batch, batch)
         steps = min(schedules.total_steps, config.training.max_steps or schedules.total_steps)
         cost = training_cost(config, channels)
         return Cell(name, changes, config, steps * batch, cost.total, cost.tokens)
 
     def stretched(self, cell: Cell, reference: Cell) -> Cell:
-        """The cell at the reference's FLOP."""
+        """The cell with its length scaled to the reference's FLOP."""
         factor = reference.flop / cell.flop
         if abs(factor - 1) < 1e-9:
             return cell

@@ -1,4 +1,4 @@
-"""The picture of a study: every run a dot, means with intervals, differences beside zero."""
+"""Plot of a study: a dot for every run, means with intervals, and paired differences."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _NAME_WIDTH = 34
 
 
 def draw_study(results: dict[str, Any], theme: Theme = LIGHT) -> bytes | None:
-    """PNG with a row per cell; nothing before the first run is done.
+    """PNG with a row per cell; None before the first run is done.
 
-    The first panel shows all levels together (read at the same depths for every cell where the study asks for it), the
-    second the last level alone, the third the paired differences of the first.
+    The first panel shows all levels together (at the same depths for every cell if the study sets them), the second the
+    last level alone, the third the paired differences of the first.
     """
     rows = [row for row in results["cells"] if row["mean"]]
     if not rows:
@@ -60,7 +60,7 @@ def draw_study(results: dict[str, Any], theme: Theme = LIGHT) -> bytes | None:
 def _rows(axes: Axes, rows: list[dict[str, Any]], theme: Theme, *, named: bool) -> None:
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks(range(len(rows)))
-    # Names of cells often differ at their ends: two lines rather than one that is cut.
+    # Names of cells often differ at the end, so they are wrapped to two lines rather than cut.
     names = ["\n".join(textwrap.wrap(row["name"], _NAME_WIDTH, max_lines=2, placeholder="…")) for row in rows]
     axes.set_yticklabels(names if named else [], color=theme.text, fontsize=8)
     axes.grid(axis="x", color=theme.line, linewidth=0.6)
@@ -93,8 +93,8 @@ def _controls(axes: Axes, key: str, results: dict[str, Any], theme: Theme) -> No
     there = sorted(
         (100 * scores[name], label) for name, label in ((reading, "untrained"), ("pixels", "pixels")) if name in scores
     )
-    # Two that lie close would cover each other: the lower one is written to the left of its line, the higher one to the right.
-    # None at all: the reference, which is what controls are read for, is not among the cells.
+    # Labels of close lines would overlap, so the lower one goes to the left of its line and the higher one to the right.
+    # Without a run of the reference there are no controls.
     sides = ((), ("center",), ("right", "left"))[len(there)]
     for (x, label), side in zip(there, sides, strict=True):
         axes.axvline(x, color=theme.muted, linewidth=0.9, linestyle=(0, (3, 2)))

@@ -1,4 +1,4 @@
-"""The runs of a study's folder: what is done, what is still to do, and what another experiment left there."""
+"""The runs in a study's folder: read those that are done, run the others, and reject those with other settings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hjepa.training import run_training
 
 log = logging.getLogger("hjepa")
 
-# What a run may differ in from the study's plan without being another experiment.
+# Keys in which a run may differ from the study's plan, since they do not affect its results.
 _IRRELEVANT = (
     "device",
     "data.download",
@@ -32,13 +32,14 @@ _IRRELEVANT = (
 
 
 class Ledger:
-    """The runs of a study's folder, as they were read on one split.
+    """The runs in a study's folder, as evaluated on one split.
 
     Attributes:
         runs: records by cell and seed.
-        controls: what the untrained encoder and raw pixels reach, once a run of the reference was evaluated with them.
-        split: what the runs are read on.
-        folder: the study's.
+        controls: scores of the untrained encoder and raw pixels; None until a run of the reference was evaluated with
+            them.
+        split: split that the runs are evaluated on.
+        folder: the study's folder.
     """
 
     def __init__(self, folder: Path, study: Study, cells: list[Cell], split: Split = "validation") -> None:
@@ -55,7 +56,7 @@ class Ledger:
         return StudyRun(folder, cell, seed, tuple(self.study.depths), self.split)
 
     def read(self) -> None:
-        """Take in finished runs of other calls, also of seeds that this one does not ask for."""
+        """Read all finished runs in the folder, including seeds that this call does not request."""
         for cell in self.cells:
             for place in (self.folder / "cells" / slug(cell.name)).glob("seed_*"):
                 number = place.name.removeprefix("seed_")
@@ -65,17 +66,17 @@ class Ledger:
 
     @property
     def seeds(self) -> list[int]:
-        """Of all runs."""
+        """Seeds of all runs."""
         return sorted({seed for found in self.runs.values() for seed in found})
 
     def add(self, cell: str, record: dict[str, Any]) -> None:
-        """Enter a run."""
+        """Add the record of a run."""
         self.runs[cell][record["seed"]] = record
         if cell == self.study.reference_cell:
             self.controls = self.controls or record.get("controls")
 
     def results(self, about: dict[str, Any]) -> dict[str, Any]:
-        """Everything found so far."""
+        """Summary of all runs so far."""
         cells = [cell for cell in self.cells if self.runs[cell.name]]
         runs = {name: [found[seed] for seed in sorted(found)] for name, found in self.runs.items()}
         study = self.study.model_copy(update={"seeds": self.seeds})
@@ -84,7 +85,7 @@ class Ledger:
 
 @dataclass(frozen=True)
 class StudyRun:
-    """One cell at one seed, read on one split."""
+    """One cell with one seed, evaluated on one split."""
 
     folder: Path
     cell: Cell
@@ -94,17 +95,17 @@ class StudyRun:
 
     @property
     def config(self) -> Config:
-        """The cell's, with this seed."""
+        """The cell's configuration with this seed."""
         tree = self.cell.config.model_dump(mode="json")
         return load_config(tree, {"seed": self.seed, "logging.experiment_name": slug(self.cell.name)})
 
     @property
     def _place(self) -> str:
-        """Where the run lies within the study's folder, which may be moved or published."""
+        """Path of the run relative to the study's folder, which may be moved or published."""
         return self.folder.relative_to(self.folder.parents[2]).as_posix()
 
     def complete(self, *, full: bool, console: bool) -> dict[str, Any] | None:
-        """Train and evaluate as far as that is still to do; nothing when stopped on request."""
+        """Train and evaluate the run unless that is done; None if stopped on request."""
         done = self.stored(full=full)
         if done is not None:
             return done
@@ -121,16 +122,16 @@ class StudyRun:
                 device=config.device,
             )
         except DivergenceError as error:
-            # It is a result of the study, not the end of it.
+            # A diverged run is a result; the study continues.
             log.warning("cell %r, seed %d failed: %s", self.cell.name, self.seed, error)
             return {"seed": self.seed, "failed": str(error), "folder": self._place}
         return self._record(results)
 
     def check_same(self) -> None:
-        """Refuse a folder that holds a run with other settings.
+        """Reject a folder that holds a run with other settings.
 
         Raises:
-            UserError: it names the folder and what differs.
+            UserError: the message names the folder and the settings that differ.
         """
         changed = self._differences()
         if changed:
@@ -147,10 +148,10 @@ class StudyRun:
         return [f"{key} {before.get(key)} -> {value}" for key, value in now.items() if before.get(key) != value]
 
     def stored(self, *, full: bool) -> dict[str, Any] | None:
-        """The record of a run that is done; none if there is still something to do, or it is another experiment.
+        """The record of a finished run; None if it is unfinished or has other settings.
 
         Args:
-            full: whether controls belong to it.
+            full: whether the record must include controls.
         """
         file = self.folder / results_name(self.split)
         if not file.is_file() or self._differences():
@@ -163,11 +164,11 @@ class StudyRun:
             )
             return None if lacking else self._record(results)
         except (OSError, ValueError, LookupError, AttributeError, TypeError):
-            log.warning("%s: damaged; the run is evaluated again", file)
+            log.warning("%s: damaged; evaluating the run again", file)
             return None
 
     def _record(self, results: dict[str, Any]) -> dict[str, Any]:
-        """What the study keeps of a run."""
+        """The study's record of a run."""
         records = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         last = [r for r in map(json.loads, records) if r["kind"] == "train"][-1]
         record: dict[str, Any] = {"seed": self.seed, "folder": self._place, "seconds": last["time"]}
@@ -195,7 +196,7 @@ class StudyRun:
 
 
 def _images(results: dict[str, Any]) -> int:
-    # Files from before there was a choice of splits count test images only.
+    # Older files count test images only.
     return int(results["images"] if "images" in results else results["test_images"])
 
 

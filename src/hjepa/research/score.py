@@ -1,4 +1,4 @@
-"""One number for a trained run, for code that chooses between runs."""
+"""A single score of a trained run, for code that chooses between runs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def validation_score(
     level: int | Literal["all"] = "all",
     device: str = "auto",
 ) -> float:
-    """Accuracy of a trained model on validation images, 0 to 1; higher is better. Test is not touched.
+    """Accuracy of a trained model on validation images, 0 to 1; higher is better. Test is not read.
 
     Args:
-        checkpoint: as for `hjepa.evaluate`; a run folder also keeps the figures, in ``results_validation.json``.
-        reading: how features are read.
-        level: one level, or all side by side.
+        checkpoint: as for `hjepa.evaluate`; in a run folder the results are saved as ``results_validation.json``.
+        reading: how features are scored.
+        level: one level, or all levels concatenated.
         device: where to encode images.
 
     Raises:

@@ -15,7 +15,7 @@ class Interval:
 
     Attributes:
         mean: mean.
-        low, high: ends of the 95 % confidence interval of the mean (Student's t); nothing for a single value.
+        low, high: ends of the 95 % confidence interval of the mean (Student's t); None for a single value.
         count: number of values.
     """
 
@@ -49,10 +49,10 @@ def interval(values: Sequence[float]) -> Interval:
 
 
 def paired_difference(values: Mapping[int, float], reference: Mapping[int, float]) -> Interval | None:
-    """Interval of the difference over the seeds that both have; nothing when there is none.
+    """Interval of the difference over the seeds that both have; None if there are none.
 
-    Pairing removes what a seed does to both (initial weights, order of images, masks), which on small runs is most of
-    the spread.
+    Pairing cancels effects of the seed that both share (initial weights, order of images, masks), which cause most of
+    the spread of small runs.
 
     Args:
         values, reference: seed -> value.

@@ -1,4 +1,4 @@
-"""What a study compares: a YAML file with a base configuration, cells and seeds."""
+"""The definition of a study: a YAML file with a base configuration, cells and seeds."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 
 from hjepa.config import parse_yaml
 from hjepa.config.base import Section
+from hjepa.config.load import constraint
 from hjepa.errors import UserError
 
 _STUDIES = resources.files("hjepa.research") / "studies"
@@ -24,14 +25,14 @@ class Study(Section):
     """A grid of configurations times seeds on one data set.
 
     The cells are those named under `cells`, crossed with every combination of values under `grid`. Each cell is trained
-    with every seed; a seed decides weights, order of images, crops and masks, so that two cells at the same seed are a
-    pair.
+    with every seed; a seed determines weights, order of images, crops and masks, so that two cells with the same seed
+    are a pair.
     """
 
     title: str = Field(min_length=1)
-    """What is studied, in a few words."""
+    """Title of the study."""
     question: str = ""
-    """What the study is to decide."""
+    """Question that the study answers."""
     base: str | dict[str, Any] = "quickstart"
     """Preset, YAML file or sections that every cell starts from."""
     overrides: dict[str, Any] = Field(default_factory=dict)
@@ -40,10 +41,10 @@ class Study(Section):
     """Seeds of every cell."""
     budget: Literal["images", "flop"] = "images"
     """What is equal between cells: the images seen, or the FLOP spent (epochs, warm-up and cool-down of a cell are then
-    stretched or shortened to the FLOP of the reference)."""
+    scaled to the FLOP of the reference)."""
     depths: list[int] = Field(default_factory=list)
-    """Encoder blocks after which the features of every cell are read in addition, side by side: a one-level encoder is
-    so compared with one that has levels there."""
+    """Encoder blocks after which the features of every cell are also evaluated, concatenated. This compares a one-level
+    encoder with one that has levels there."""
     reference: str | None = None
     """Name of the cell that the others are compared with; the first when not given."""
     cells: dict[str, dict[str, Any]] = Field(default_factory=dict)
@@ -84,7 +85,7 @@ def load_study(source: str | Path | Mapping[str, Any]) -> tuple[str, Study]:
         a name for its folder, and the study.
 
     Raises:
-        UserError: one line per mistake, with the key and what would do.
+        UserError: one line per error, with the key and what is allowed.
     """
     name, tree = _read(source)
     try:
@@ -99,26 +100,26 @@ def load_study(source: str | Path | Mapping[str, Any]) -> tuple[str, Study]:
         hint = f"did you mean {close[0]!r}?" if close else f"cells are {', '.join(map(repr, cells))}"
         raise UserError(f"{name}: reference: {study.reference!r} is not a cell; {hint}")
     if any(key == "seed" for keys in cells.values() for key in keys):
-        raise UserError(f"{name}: cells: a cell sets `seed`; list the seeds under `seeds`, every cell gets all of them")
+        raise UserError(f"{name}: cells: a cell sets `seed`; list seeds under `seeds`, which apply to every cell")
     if "seed" in study.overrides:
-        raise UserError(f"{name}: overrides: sets `seed`; list the seeds under `seeds`, every cell gets all of them")
+        raise UserError(f"{name}: overrides: sets `seed`; list seeds under `seeds`, which apply to every cell")
     return name, study
 
 
 def check_seeds(seeds: Sequence[int], where: str) -> None:
-    """Refuse seeds that are named twice or below 0.
+    """Reject duplicate and negative seeds.
 
     Raises:
-        UserError: it names the seeds.
+        UserError: the message names the seeds.
     """
     if len(set(seeds)) < len(seeds):
-        raise UserError(f"{where}: {list(seeds)} names a seed twice; each counts once")
+        raise UserError(f"{where}: duplicate seed in {list(seeds)}; list each once")
     if any(seed < 0 for seed in seeds):
-        raise UserError(f"{where}: {list(seeds)} has one below 0; use whole numbers from 0 on")
+        raise UserError(f"{where}: negative seed in {list(seeds)}; use whole numbers of 0 or more")
 
 
 def _check_names(name: str, study: Study) -> None:
-    """Every cell has a name and a folder of its own."""
+    """Check that every cell has a unique name and folder."""
     empty = next((key for key, values in study.grid.items() if not values), None)
     if empty is not None:
         raise UserError(f"{name}: grid.{empty}: has no values; list those to try, or leave the key out")
@@ -126,7 +127,7 @@ def _check_names(name: str, study: Study) -> None:
     cells = study.all_cells()
     if len(cells) < wanted:
         raise UserError(
-            f"{name}: grid: values are repeated, {wanted} cells have {len(cells)} names; list each value once"
+            f"{name}: grid: duplicate values, so that {wanted} cells have {len(cells)} names; list each value once"
         )
     folders: dict[str, str] = {}
     for cell in cells:
@@ -159,11 +160,11 @@ def _explain(name: str, detail: Any) -> str:
     key = ".".join(map(str, detail["loc"]))
     if detail["type"] == "extra_forbidden":
         close = difflib.get_close_matches(key, list(Study.model_fields), n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(Study.model_fields)}"
+        hint = f"did you mean {close[0]}?" if close else f"valid keys: {', '.join(Study.model_fields)}"
         return f"{name}: {key}: unknown key; {hint}"
     message = detail["msg"].removeprefix("Value error, ")
-    given = "" if detail["type"] == "missing" else f"{detail['input']!r} does not do, "
-    return f"{name}: {key + ': ' if key else ''}{given}{message[0].lower()}{message[1:]}"
+    given = "" if detail["type"] == "missing" else f"invalid value {detail['input']!r}: "
+    return f"{name}: {key + ': ' if key else ''}{given}{constraint(message)}"
 
 
 def _short(value: Any) -> str:

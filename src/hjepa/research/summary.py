@@ -1,4 +1,4 @@
-"""What a study found, as a record, a table and Markdown."""
+"""Results of a study as a record, a table and Markdown."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def format_study(results: dict[str, Any]) -> str:
 
 
 def headline(results: dict[str, Any]) -> str:
-    """One line on what was done."""
+    """One line that describes the study and its data."""
     data = results["data"]
     about = (
         ""
@@ -156,12 +156,12 @@ def headline(results: dict[str, Any]) -> str:
 
 
 def read_split(results: dict[str, Any]) -> str:
-    """The split that a study was read on; files from before there was a choice read test."""
+    """The split that a study was evaluated on; older files without the key used test."""
     return str(results.get("split", "test"))
 
 
 def read_images(data: dict[str, Any]) -> int:
-    """How many images of it, from the ``data`` part of the results."""
+    """Number of images of that split, from the ``data`` part of the results."""
     return int(data["images"] if "images" in data else data["test_images"])
 
 
@@ -183,7 +183,7 @@ def markdown(results: dict[str, Any]) -> str:
         lines += [
             "",
             "Validation images are training images whose labels were withheld (or the data set's own); cells may be chosen "
-            "by these figures. Test was not read for this table: `hjepa ablate ... --final` does, once.",
+            "by these results. Test was not read for this table; `hjepa ablate ... --final` reads it, once.",
         ]
     about = results["environment"]
     if about:

@@ -1,4 +1,4 @@
-"""Trained encoders to use: loading them by name or from a run, and packing a run into a small folder."""
+"""Trained encoders: load them by name or from a run, and pack a run into a small folder."""
 
 from hjepa.zoo.files import shipped_models
 from hjepa.zoo.load import load_encoder, load_pretrained

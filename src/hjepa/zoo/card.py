@@ -1,4 +1,4 @@
-"""The model card, written from what a run left behind."""
+"""The model card, generated from the files of a run."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ SELECTION = (
     "models that follow a preset may be too high by about as much on these two data sets. `hjepa ablate` now compares on validation "
     "images. `python -m benchmarks.selection_bias` makes these figures."
 )
-"""What choosing the presets by test accuracy means for their figures; the numbers are those of
+"""How much choosing the presets by test accuracy may inflate their results; the numbers are those of
 ``docs/results/selection_bias.json``."""
 
 _DATA = {"parquet": "images in Parquet files", "folder": "a folder of images"}
 
 
 def model_card(about: dict[str, Any], config: Config, results: dict[str, Any] | None, size: int) -> str:
-    """Markdown.
+    """The model card as Markdown.
 
     Args:
         about: contents of ``model.json``.
         config: configuration of the run.
-        results: contents of ``results.json``, where it was evaluated.
-        size: bytes of the weights.
+        results: contents of ``results.json``; None if the run was not evaluated.
+        size: size of the weights in bytes.
     """
     levels = "; ".join(_level(level["depth"], level["stride"]) for level in about["levels"])
     data = results["description"] if results else _DATA.get(config.data.dataset, config.data.dataset)
@@ -65,9 +65,9 @@ def model_card(about: dict[str, Any], config: Config, results: dict[str, Any] | 
     lines += [
         "## Use and limits",
         "",
-        f"Features of small natural images at {height}x{width}; larger pictures are shrunk to that. It was trained on one data set of "
-        "a few classes, so features for other kinds of images are worth what your own evaluation says. It carries whatever "
-        "biases that data set has. Configuration: `config.yaml`; all figures: `results.json`.",
+        f"Features of small natural images at {height}x{width}; larger images are resized to that. The model was trained on one data "
+        "set of a few classes: evaluate its features before using them for other kinds of images. It inherits the biases of "
+        "that data set. Configuration: `config.yaml`; all results: `results.json`.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -1,4 +1,4 @@
-"""The folder that a packed encoder is: which files, and reading them."""
+"""Files of a packed encoder, and reading them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def shipped_models() -> list[str]:
 
 
 def shipped_folder() -> Path:
-    """Where they lie."""
+    """Folder of the trained encoders that come with the package."""
     return Path(str(resources.files("hjepa.zoo"))) / "models"
 
 
@@ -36,7 +36,7 @@ def is_packed(folder: Path) -> bool:
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """What ``model.json`` says.
+    """Read ``model.json``.
 
     Raises:
         CheckpointError: damaged, or written by a newer version.
@@ -52,10 +52,10 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def read_packed(folder: Path, device: str) -> TrainedRun:
-    """The packed encoder as a model for reading; its predictor is untrained.
+    """Load a packed encoder for inference; its predictor is untrained.
 
     Raises:
-        CheckpointError: something is missing, damaged or does not fit.
+        CheckpointError: a file is missing, damaged or does not match the configuration.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -85,8 +85,8 @@ def read_packed(folder: Path, device: str) -> TrainedRun:
 
 
 def _check_preprocess(about: dict[str, Any], folder: Path) -> None:
-    """Refuse an encoder that is read with another view of images than this version has."""
-    if "preprocess" not in about:  # packed before it was written down
+    """Reject an encoder that needs a preprocessing this version does not have."""
+    if "preprocess" not in about:  # packed by a version without the key
         return
     try:
         Preprocess.from_dict(about["preprocess"])
@@ -98,8 +98,8 @@ def _put(method: Method, weights: dict[str, torch.Tensor], folder: Path) -> None
     own = method.encoder.state_dict()
     wrong = sorted(own.keys() ^ weights.keys()) or sorted(n for n in own if own[n].shape != weights[n].shape)
     if wrong:
-        raise CheckpointError(f"{folder}: weight {wrong[0]} does not fit its {CONFIG}; pack the run again")
+        raise CheckpointError(f"{folder}: weight {wrong[0]} does not match {CONFIG}; pack the run again")
     for network in method.networks():
-        # Context encoder and moving average are one network here: what was packed.
+        # Only one encoder is packed; it is both the context and the target encoder.
         if isinstance(network, type(method.encoder)):
             network.load_state_dict(weights)

@@ -1,4 +1,4 @@
-"""Loading encoders: a name, a packed folder, a run folder or a checkpoint."""
+"""Load encoders by name, or from a packed folder, a run folder or a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from hjepa.zoo.pretrained import PretrainedEncoder
 
 
 def load_encoder(source: str | Path, *, device: str = "auto") -> TrainedRun:
-    """A trained model for reading, from wherever it is.
+    """Load a trained model for inference.
 
     Args:
         source: name of a shipped model, packed folder, run folder or checkpoint (.pth).
-        device: where to put it.
+        device: device to load it to.
 
     Raises:
-        CheckpointError: nothing there, or damaged; the line names what is close.
+        CheckpointError: not found, or damaged; the message suggests similar names.
     """
     folder = _packed_folder(source)
     if folder is not None:
@@ -35,7 +35,7 @@ def load_encoder(source: str | Path, *, device: str = "auto") -> TrainedRun:
 
 
 def load_pretrained(source: str | Path, *, device: str = "cpu") -> PretrainedEncoder:
-    """A trained encoder, ready for use and in evaluation mode; nothing is downloaded.
+    """Load a trained encoder in evaluation mode; nothing is downloaded.
 
     Args:
         source: name of a model that comes with the package (`hjepa.zoo.shipped_models()`), folder written by
@@ -43,7 +43,7 @@ def load_pretrained(source: str | Path, *, device: str = "cpu") -> PretrainedEnc
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:<n>`` or ``mps``.
 
     Raises:
-        CheckpointError: nothing there, or damaged.
+        CheckpointError: not found, or damaged.
     """
     folder = _packed_folder(source)
     run = load_encoder(source, device=device)
@@ -59,7 +59,7 @@ def load_pretrained(source: str | Path, *, device: str = "cpu") -> PretrainedEnc
 
 def _packed_folder(source: str | Path) -> Path | None:
     path = Path(source)
-    # A file or folder of that name wins: what lies there was put there on purpose.
+    # An existing file or folder takes precedence over a shipped model of the same name.
     if not path.exists() and str(source) in shipped_models():
         return shipped_folder() / str(source)
     return path if path.is_dir() and is_packed(path) else None

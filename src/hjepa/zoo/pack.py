@@ -1,4 +1,4 @@
-"""Packing a run: half-precision weights of the encoder, its configuration, its results and a card."""
+"""Pack a run: half-precision weights of the encoder, its configuration, its results and a model card."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hjepa.training import TrainedRun, load_run
 from hjepa.zoo.card import model_card
 from hjepa.zoo.files import ABOUT, CARD, CONFIG, FORMAT_VERSION, RESULTS, WEIGHTS, is_packed, read_packed
 
-# Features after half precision may differ by this share of their own size, on average.
+# Largest mean relative change of the features by half precision.
 _TOLERANCE = 0.01
 
 
@@ -28,22 +28,22 @@ def pack_run(
 
     Args:
         source: run folder or checkpoint.
-        output: folder to write; an older package in it is replaced, anything else is left alone.
-        name: of the model, lower case with dashes.
-        command: what reproduces it; the run's own command when not given.
-        data: what the card calls the images; the data set's own description when not given.
+        output: folder to write: new, empty, or with an older package, which is replaced.
+        name: name of the model, lower case with dashes.
+        command: command that reproduces the run; the run's own when not given.
+        data: description of the images in the card; the data set's own when not given.
 
     Returns:
         the folder.
 
     Raises:
-        UserError: a bad name, a folder that holds other things, or half precision that changes the features.
+        UserError: an invalid name, a folder with other files, or features that half precision changes too much.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", name):
-        raise UserError(f"--name: {name!r} is not a model's name; use lower case letters, digits, dots and dashes")
+        raise UserError(f"--name: invalid name {name!r}; use lower case letters, digits, dots and dashes")
     folder = Path(output)
     if folder.exists() and not (folder.is_dir() and (is_packed(folder) or not any(folder.iterdir()))):
-        raise UserError(f"--output: {folder} holds other things; choose an empty or new folder")
+        raise UserError(f"--output: {folder} exists and is not a packed model; choose an empty or new folder")
     run = load_run(source, device="cpu")
     results = _results(run)
     if results is not None and data is not None:
@@ -52,7 +52,7 @@ def pack_run(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write_weights(run, folder / WEIGHTS)
-        # Paths of this machine mean nothing elsewhere.
+        # Local paths mean nothing on other machines.
         private = {
             "data.data_path": None,
             "logging.log_dir": None,
@@ -65,7 +65,7 @@ def pack_run(
         if results is not None:
             write_atomically(folder / RESULTS, json.dumps({**results, "checkpoint": name}, indent=2) + "\n")
     except OSError as error:
-        raise UserError(f"--output: {folder} cannot be written ({error.strerror})") from None
+        raise UserError(f"--output: {folder} cannot be written ({error.strerror}); choose another folder") from None
     about["half_precision_error"] = _check_half(run, folder)
     write_atomically(folder / ABOUT, json.dumps(about, indent=2) + "\n")
     write_atomically(folder / CARD, model_card(about, run.config, results, (folder / WEIGHTS).stat().st_size))
@@ -116,14 +116,14 @@ def _write_weights(run: TrainedRun, path: Path) -> None:
 
     state = {name: value.half().contiguous() for name, value in run.encoder.state_dict().items()}
     temporary = path.with_name(f".{path.name}")
-    # `save_file` makes a file that nobody else may read.
+    # `save_file` creates a file that only its owner may read.
     temporary.write_bytes(save(state))
     temporary.replace(path)
 
 
 @torch.no_grad()
 def _check_half(run: TrainedRun, folder: Path) -> float:
-    """Mean relative error of the packed encoder's features on random pictures."""
+    """Mean relative error of the packed encoder's features on random images."""
     packed = read_packed(folder, "cpu").encoder
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(16, run.channels, *run.encoder.geometry.image_size, generator=generator)

@@ -1,4 +1,4 @@
-"""A trained encoder with everything that using it needs."""
+"""A trained encoder with its preprocessing."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class PretrainedEncoder(nn.Module):
     """A trained encoder with its normalisation.
 
     Args:
-        encoder: what was trained.
+        encoder: the trained encoder.
         mean, std: normalisation per channel, for pixel values between 0 and 1.
-        card: what is known about it: `name`, `step`, `commit`, `results` and so on.
+        card: metadata such as `name`, `step`, `commit` and `results`.
 
     Example:
         >>> import torch
@@ -54,20 +54,21 @@ class PretrainedEncoder(nn.Module):
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width that the encoder works at."""
+        """Height and width of the encoder's input."""
         return self.encoder.geometry.height_width
 
     def preprocess(self, images: Tensor) -> Tensor:
-        """Bring pictures to the form in which the evaluation reads them; see `hjepa.data.images.preprocess`.
+        """Preprocess images exactly as the evaluation does; see `hjepa.data.images.preprocess`.
 
         Args:
             images: [B, C, H, W] of any size, uint8 (0 to 255), uint16 (0 to 65535) or float (0 to 1).
 
         Returns:
-            float32 [B, C, h, w]: the largest centred crop of the right shape, resized with antialiasing, normalised.
+            float32 [B, C, h, w]: the largest centred crop with the input's aspect ratio, resized with antialiasing and
+            normalised.
 
         Raises:
-            ValueError: another number of axes or channels, or another type.
+            ValueError: wrong number of axes or channels, or unsupported type.
         """
         return self.view(images.to(self.mean.device))
 
@@ -95,16 +96,16 @@ class PretrainedEncoder(nn.Module):
         depths: Sequence[int] | None = None,
         batch_size: int = 256,
     ) -> Tensor:
-        """Mean-pooled features of raw pictures.
+        """Mean-pooled features of raw images.
 
         Args:
             images: [N, C, H, W] as for `preprocess`.
-            level: a level, or all side by side.
-            depths: read after these encoder blocks instead, counted from 1, side by side, whatever the levels are.
+            level: a level, or all levels concatenated.
+            depths: encoder blocks, counted from 1, whose features are concatenated instead of those of levels.
             batch_size: images per forward pass.
 
         Returns:
-            [N, D] for one level, [N, levels * D] for all, [N, depths * D].
+            [N, D] for one level, [N, levels * D] for all levels, [N, depths * D] for depths.
 
         Raises:
             ValueError: no such level or depth, or images of another shape.
