@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hjepa.data.build import build_dataset
 from hjepa.data.dataset import ImageDataset, Split
-from hjepa.errors import UserError
+from hjepa.errors import EmptySplitError, UserError
 
 if TYPE_CHECKING:
     from hjepa.config import DataConfig
@@ -46,12 +46,15 @@ class Splits:
 
     @cached_property
     def validation(self) -> ImageDataset | None:
-        """What choices are made on; None where the configuration withholds nothing. Raises as `build_dataset`."""
-        if "train" not in self.__dict__ and self.data.validation_fraction != 0:
-            return build_dataset(self.data, "validation", seed=self.seed)  # without reading the rest of train
+        """What choices are made on; None where the configuration withholds nothing, or there are too few images to withhold
+        one. Raises as `build_dataset`."""
+        alone = "train" not in self.__dict__ and self.data.validation_fraction != 0
+        if alone or self.train.division.own_validation:
+            try:
+                return build_dataset(self.data, "validation", seed=self.seed)  # without reading the rest of train
+            except EmptySplitError:
+                return None
         rows = self.validation_rows
-        if self.train.division.own_validation:
-            return build_dataset(self.data, "validation", seed=self.seed)
         if rows is None:
             return None
         validation = self.train.select(rows)
@@ -84,10 +87,10 @@ class Splits:
         """
         found: ImageDataset | None = getattr(self, split)
         if found is None:
-            raise UserError(
-                f"split: {self.data.dataset} has no validation images, since data.validation_fraction=0; set "
-                "data.validation_fraction=auto"
-            )
+            none = self.data.validation_fraction == 0
+            why = "since data.validation_fraction=0; set data.validation_fraction=auto"
+            few = "since too few images are there to withhold one; add images, or change data.classes_file"
+            raise UserError(f"split: {self.data.dataset} has no validation images, {why if none else few}")
         return found
 
 
