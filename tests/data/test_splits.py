@@ -118,6 +118,18 @@ def test_zero_withholds_nothing_and_asking_says_so() -> None:
         build_dataset(data(validation_fraction=0), "validation")
 
 
+@pytest.mark.parametrize("read_train_first", [False, True])
+def test_too_few_images_to_withhold_one_are_no_mistake_until_it_is_asked_for(
+    tmp_path: Path, read_train_first: bool
+) -> None:
+    splits = build_splits(data(dataset="folder", data_path=pictures(tmp_path / "set", {".": 2})))
+    if read_train_first:
+        assert len(splits.train) == 1
+    assert splits.validation is None
+    with pytest.raises(UserError, match="no validation images, since too few images are there"):
+        splits.of("validation")
+
+
 def test_a_set_s_own_validation_images_are_used_and_not_pretrained_on(tmp_path: Path) -> None:
     root = pictures(
         tmp_path / "set",

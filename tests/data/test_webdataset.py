@@ -285,6 +285,22 @@ def test_files_are_written_as_they_are_and_read_back(class_folder: Path, tmp_pat
         write_data(source, class_folder / "ant" / "0.png")
 
 
+def test_a_set_s_own_validation_images_are_checked_and_written(tmp_path: Path, settings: Make) -> None:
+    for part, count in (("train", 5), ("val", 3), ("test", 2)):
+        for index in range(count):
+            path = tmp_path / "set" / part / "ab"[index % 2] / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode(noise(100 * count + index)))
+    source = DataConfig(dataset="folder", data_path=tmp_path / "set")
+    sizes = {"train": 5, "validation": 3, "test": 2}
+    assert {name: split.images for name, split in check_dataset(source).splits.items()} == sizes
+    written = write_data(source, tmp_path / "out")
+    assert {name: images for name, (images, _) in written.items()} == sizes
+    splits = build_splits(settings(tmp_path / "out"))
+    assert splits.train.division.own_validation
+    assert [len(splits.of(split)) for split in ("train", "validation", "test")] == [5, 3, 2]
+
+
 @pytest.mark.parametrize("keys", [{"dataset": "digits"}, {"dataset": "shapes", "image_size": 8, "channels": 4}])
 def test_images_in_memory_are_written_without_loss(keys: dict[str, Any], tmp_path: Path, settings: Make) -> None:
     if "channels" in keys:

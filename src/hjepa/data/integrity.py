@@ -56,7 +56,7 @@ class IntegrityReport:
     channels: int
     """Channels of every image."""
     splits: dict[str, SplitReport]
-    """``"train"`` and, where there is one, ``"test"``."""
+    """``"train"``, ``"validation"`` where the set has validation images of its own, and, where there is one, ``"test"``."""
     duplicates: list[tuple[str, str]] = field(default_factory=list)
     """Pictures in both splits: identifiers in train and test."""
     missing_test: str | None = None
@@ -66,7 +66,7 @@ class IntegrityReport:
 
     @property
     def bad_files(self) -> list[BadFile]:
-        """Bad files of both splits, each once."""
+        """Bad files of all splits, each once."""
         return list(dict.fromkeys(bad for split in self.splits.values() for bad in split.bad_files))
 
 
@@ -82,7 +82,7 @@ def duplicates(train: ImageDataset, test: ImageDataset) -> list[Duplicate]:
 
 
 def check_dataset(data: DataConfig, seed: int = 0) -> IntegrityReport:
-    """Read every image of both splits once and say what is there.
+    """Read every image of every split once and say what is there.
 
     Args:
         data: the ``data`` section. ``data.subset`` is respected.
@@ -95,6 +95,8 @@ def check_dataset(data: DataConfig, seed: int = 0) -> IntegrityReport:
     report = IntegrityReport(train.description, train.channels, {}, notes=[note.text for note in notes])
     report.splits["train"], train_rows = _inspect(train)
     report.splits["train"].converted = _conversions(data, train)
+    if train.division.own_validation:
+        _check_validation(data, seed, report)
     try:
         test, _ = build_noted(data, "test", seed=seed)
     except DataError as error:
@@ -108,6 +110,18 @@ def check_dataset(data: DataConfig, seed: int = 0) -> IntegrityReport:
         (train.identifiers[pair.train], test.identifiers[pair.test]) for pair in _pairs(train_rows, test_rows)
     ]
     return report
+
+
+def _check_validation(data: DataConfig, seed: int, report: IntegrityReport) -> None:
+    try:
+        validation, _ = build_noted(data, "validation", seed=seed)
+    except DataError as error:
+        if data.bad_images == "stop":
+            raise
+        report.notes.append(str(error))
+        return
+    report.splits["validation"], _ = _inspect(validation)
+    report.splits["validation"].converted = _conversions(data, validation)
 
 
 def _conversions(data: DataConfig, dataset: ImageDataset) -> dict[str, int]:

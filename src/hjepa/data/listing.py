@@ -50,7 +50,7 @@ class Listing:
     description: str | None = None
     """A few words for tables."""
     sample: EncodedPixels | None = None
-    """Encoded images that decide the number of channels, the same for both splits: training images, or the whole
+    """Encoded images that decide the number of channels, the same for all splits: training images, or the whole
     set. None where images are decoded already."""
     subset_done: bool = False
     """Whether the source has applied ``data.subset`` itself."""

@@ -46,16 +46,15 @@ class Splits:
 
     @cached_property
     def validation(self) -> ImageDataset | None:
-        """What choices are made on; None where the configuration withholds nothing, or train is too small to spare an
-        image. Raises as `build_dataset`."""
-        if "train" not in self.__dict__ and self.data.validation_fraction != 0:
+        """What choices are made on; None where the configuration withholds nothing, or there are too few images to withhold
+        one. Raises as `build_dataset`."""
+        alone = "train" not in self.__dict__ and self.data.validation_fraction != 0
+        if alone or self.train.division.own_validation:
             try:
                 return build_dataset(self.data, "validation", seed=self.seed)  # without reading the rest of train
             except EmptySplitError:
                 return None
         rows = self.validation_rows
-        if self.train.division.own_validation:
-            return build_dataset(self.data, "validation", seed=self.seed)
         if rows is None or not len(rows):
             return None
         validation = self.train.select(rows)

@@ -41,7 +41,9 @@ _MAGIC = {
 def write_shards(
     data: DataConfig, output: Path, *, samples_per_shard: int = 1000, seed: int = 0
 ) -> dict[str, tuple[int, int]]:
-    """Write both splits of a data set as tar files in the WebDataset layout.
+    """Write the splits of a data set as tar files in the WebDataset layout.
+
+    Validation images are a split of their own where the set has them beside train and test.
 
     Images that are files keep their bytes; those that a source decodes itself are written as PNG, or as ``.npy`` where
     PNG cannot hold them. They come in random order, so that shards of a set sorted by class hold all classes. A label
@@ -66,10 +68,14 @@ def write_shards(
     entries: list[dict[str, Any]] = []
     written: dict[str, tuple[int, int]] = {}
     names: tuple[str, ...] | None = None
-    splits: tuple[Split, ...] = ("train", "test")
+    splits: tuple[Split, ...] = ("train", "validation", "test")
+    own_validation = False
     for split in splits:
+        if split == "validation" and not own_validation:
+            continue  # they are drawn from train again
         try:
             dataset = build_dataset(data, split, seed=seed)
+            own_validation = dataset.division.own_validation
         except DataError:
             # A set may have no images to test on.
             if split == "train" or data.bad_images == "stop":
