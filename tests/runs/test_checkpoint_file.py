@@ -111,7 +111,7 @@ def test_the_newest_usable_file_of_this_run_is_found(tmp_path: Path) -> None:
     start = newest_usable(tmp_path, "a")
     assert start is not None
     assert start.state["step"] == 3
-    assert "last.pth: belongs to another run; going on from" in start.notes[0]
+    assert "last.pth: belongs to another run; using " in start.notes[0]
     (tmp_path / "checkpoint_step_3.pth").write_bytes(b"")
     start = newest_usable(tmp_path, "a")
     assert start is not None
