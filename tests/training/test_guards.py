@@ -1,4 +1,4 @@
-"""What a run does when something goes wrong under it: numbers, memory, workers, disks, a second run."""
+"""Failures during a run: non-finite numbers, out of memory, lost workers, full disks, a second run in the same folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several processes: equal to one, spread or whole, across checkpoints, and when one of them is in trouble."""
+"""Multi-process runs: equal to one process, with DDP and FSDP, across checkpoints, and when one process fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole runs: what they leave behind, resume, interruption, guards."""
+"""Whole runs: their files, resuming, interruption, divergence."""
 
 from __future__ import annotations
 

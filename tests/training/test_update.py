@@ -1,4 +1,4 @@
-"""Updates that the host decides on, and those that the device decides on by itself: the same weights, counts and reports."""
+"""Updates decided by the host and by the device give the same weights, counts and reports."""
 
 from __future__ import annotations
 
