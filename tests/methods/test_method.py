@@ -1,4 +1,4 @@
-"""The loop trains what it does not know; methods by name; the encoder is apart from the predictor."""
+"""The training loop trains unknown methods; methods by name; the encoder is independent of the predictor."""
 
 from __future__ import annotations
 

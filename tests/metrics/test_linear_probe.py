@@ -1,4 +1,4 @@
-"""The linear probe against scikit-learn, and what it may and may not look at."""
+"""The linear probe against scikit-learn, and which data it may use."""
 
 import logging
 
