@@ -72,8 +72,8 @@ class MaskSampler:
     Args:
         config: the ``masking`` section.
         grid: tokens along one axis (a signal), two (rows and columns) or three (time, rows and columns).
-        strides: stride of each level, finest first, for all axes or one per axis; each divides the next. The last may be
-            0, the whole image.
+        strides: stride of each level, finest first, for all axes or one per axis; each divides the next. The last may
+            be 0, the whole image.
         seed: seed of the run.
 
     Raises:

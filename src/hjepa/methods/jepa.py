@@ -32,7 +32,7 @@ _ALONE = "training.accumulation_steps does not help, as the loss is computed per
 
 
 class HJepa(Method):
-    """Predict an EMA target encoder's features of the hidden cells at several levels (I-JEPA, arXiv:2301.08243, has one).
+    """Predict an EMA target encoder's features of hidden cells at several levels (I-JEPA, arXiv:2301.08243, has one).
 
     Args:
         config: the configuration; sections ``model``, ``masking`` and ``loss`` describe the method.

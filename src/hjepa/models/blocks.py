@@ -17,8 +17,8 @@ MOST_KEYS = 576
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Softmax attention (arXiv:1706.03762, eq. 1), using the fastest kernel for this device and dtype.
 
-    That is PyTorch's fused kernel, except for short sequences in bf16 on a CPU: there the fused kernel takes two to three
-    times as long as in float32 (forward and backward), and explicit products half as long
+    That is PyTorch's fused kernel, except for short sequences in bf16 on a CPU: there the fused kernel takes two to
+    three times as long as in float32 (forward and backward), and explicit products half as long
     (`python -m benchmarks.attention`).
 
     Args:

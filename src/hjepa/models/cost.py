@@ -16,8 +16,8 @@ class StepCost:
     """FLOP per image of one training step (a multiplication and an addition count as two).
 
     Only matrix products are counted. A backward pass takes twice the products of its forward pass, or fewer where an
-    input needs no gradient. AdamW, the moving average, norms, activations and element-wise losses are not counted, nor is
-    the recomputation of gradient checkpointing.
+    input needs no gradient. AdamW, the moving average, norms, activations and element-wise losses are not counted, nor
+    is the recomputation of gradient checkpointing.
 
     Attributes:
         target: target encoder on all tokens, forward only.

@@ -82,7 +82,7 @@ class Encoder(nn.Module, ABC):
             return level_features(self(images), self.geometry)
 
     def as_written(self) -> contextlib.AbstractContextManager[object]:
-        """Context that runs without compilation, as batch sizes other than those of training would trigger recompilation."""
+        """Context without compilation, as batch sizes other than those of training would trigger recompilation."""
         if self._compiled_call_impl is None:
             return contextlib.nullcontext()
         return cast("contextlib.AbstractContextManager[object]", torch.compiler.set_stance("force_eager"))
@@ -172,8 +172,8 @@ class PatchEmbed(nn.Module):
 class VisionTransformer(Encoder):
     """ViT (arXiv:2010.11929) without a class token, with fixed positions and taps at several depths.
 
-    Parameter names are those of timm's ``VisionTransformer``: ``patch_embed.proj``, ``blocks.N.…``, ``norm`` for the last
-    tap; norms of earlier taps are ``level_norms.<depth>``.
+    Parameter names are those of timm's ``VisionTransformer``: ``patch_embed.proj``, ``blocks.N.…``, ``norm`` for the
+    last tap; norms of earlier taps are ``level_norms.<depth>``.
 
     Args:
         config: the ``model`` section.

@@ -28,8 +28,8 @@ class JepaOutput:
     """Outputs of one pass, per level, finest first.
 
     Attributes:
-        predictions: [K * B, Nt, D] each, with gradient; with ``model.predictor.predict_visible`` those of the visible cells
-            follow, [K * B, Nt + Nc, D].
+        predictions: [K * B, Nt, D] each, with gradient; with ``model.predictor.predict_visible`` those of the visible
+            cells follow, [K * B, Nt + Nc, D].
         targets: of the same shapes, layer-normalised without affine parameters, without gradient.
         pooled: mean over the visible tokens of the context encoder's features at each level, [K * B, D] each, with
             gradient; input of the regularisers.
@@ -114,7 +114,7 @@ class HJEPA(nn.Module):
             part.compile(mode=self.compile_mode)
 
     def train(self, mode: bool = True) -> HJEPA:
-        """Training mode for context encoder and predictor; the target encoder stays in evaluation mode (no drop path)."""
+        """Training mode for context encoder and predictor; the target encoder stays in evaluation mode."""
         super().train(mode)
         self.target_encoder.eval()
         return self

@@ -79,7 +79,7 @@ def batch_mean(features: Tensor, *, alone: bool = False) -> Tensor:
 
 
 def distinct_levels(geometry: Geometry) -> tuple[int, ...]:
-    """One level per encoder depth: pooling does not change the mean over cells, so the others have equal pooled features."""
+    """One level per encoder depth: pooling does not change the mean over cells, so the others are redundant."""
     first: dict[int, int] = {}
     for number, level in enumerate(geometry.levels):
         first.setdefault(level.depth, number)

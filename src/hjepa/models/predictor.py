@@ -71,8 +71,8 @@ class Predictor(nn.Module):
                 of its targets, [B, Nt, D].
 
         Returns:
-            level -> predicted features [B, Nt, D]; with `predict_visible`, on the token grid [B, Nt + Nc, D], those of the
-            visible cells last.
+            level -> predicted features [B, Nt, D]; with `predict_visible`, on the token grid [B, Nt + Nc, D], those of
+            the visible cells last.
         """
         sequence = [self.embed(context) + self._positions(1)[context_index]]
         for levels, index in groups:

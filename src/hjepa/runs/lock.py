@@ -19,8 +19,8 @@ _held: set[Path] = set()
 class FolderLock:
     """Context that excludes other processes, and other runs of this process, from a folder.
 
-    The file ``.lock`` stays behind; only the lock on it counts, and a killed process leaves none. Worker processes do not
-    inherit the lock.
+    The file ``.lock`` stays behind; only the lock on it counts, and a killed process leaves none. Worker processes do
+    not inherit the lock.
 
     Args:
         folder: must exist.
@@ -91,6 +91,6 @@ else:
 
     def _lock(descriptor: int) -> None:
         """Lock an open file, or raise `OSError` at once."""
-        # POSIX record locks: forked workers share flock locks (filelock's too) and may outlive a killed parent. filelock
-        # closes them in a child forked by Python, but not in one forked inside a native library.
+        # POSIX record locks: forked workers share flock locks (filelock's too) and may outlive a killed parent.
+        # filelock closes them in a child forked by Python, but not in one forked inside a native library.
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

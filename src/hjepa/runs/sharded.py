@@ -1,8 +1,8 @@
 """Sharded checkpoints: every process writes its own part of the weights, and any number of processes can read them.
 
 A sharded checkpoint is a folder. Its tensors are in safetensors files, written and read by
-``torch.distributed.checkpoint``; everything else is in ``state.pth``, an ordinary sealed checkpoint file that also holds
-the digest of every shard. Reading executes no code from the folder, and checks digests before it parses a shard.
+``torch.distributed.checkpoint``; everything else is in ``state.pth``, an ordinary sealed checkpoint file that also
+holds the digest of every shard. Reading executes no code from the folder, and checks digests before it parses a shard.
 """
 
 from __future__ import annotations

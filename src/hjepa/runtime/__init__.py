@@ -1,1 +1,1 @@
-"""Process and machine: random numbers, devices, threads, locks, files, other processes. Independent of models and data."""
+"""Process and machine: random numbers, devices, threads, locks, files, process groups. Knows no models or data."""

@@ -107,9 +107,9 @@ def start(config: DistributedConfig, world: World, device: torch.device) -> None
 def _name_of_start(store: Store, world: World, timeout: float) -> str:
     """Agree on a name that is unique to this start, to separate its keys from those before a restart.
 
-    The store may be torchrun's own, which survives a restart and still holds the addresses of processes that have ended.
-    The restart count cannot serve as a name, as it differs between nodes. So every process posts a fresh random key, and
-    the main process answers each with the name until all have confirmed it.
+    The store may be torchrun's own, which survives a restart and still holds the addresses of processes that have
+    ended. The restart count cannot serve as a name, as it differs between nodes. So every process posts a fresh random
+    key, and the main process answers each with the name until all have confirmed it.
 
     Raises:
         LostProcessError: not all processes joined in time.

@@ -61,7 +61,7 @@ def _processor() -> str:
 
 
 def git_commit() -> str | None:
-    """Commit of the source tree the package runs from, with `+` for uncommitted changes; None for an installed package."""
+    """Commit of the source tree, with `+` for uncommitted changes; None for an installed package."""
     here = Path(__file__).resolve().parent
     try:
         head = subprocess.run(

@@ -17,9 +17,9 @@ _ROOT = Path("/")
 def choose_threads(processes: int = 1) -> int:
     """Threads for the matrix products of one process.
 
-    `OMP_NUM_THREADS` (which `torchrun` sets) or `MKL_NUM_THREADS` takes precedence. Otherwise the physical cores that this
-    process may use, limited by its affinity and CPU quota, are divided among the processes on this machine. A second
-    thread per core does not help: it shares the core's arithmetic units and competes for its caches.
+    `OMP_NUM_THREADS` (which `torchrun` sets) or `MKL_NUM_THREADS` takes precedence. Otherwise the physical cores that
+    this process may use, limited by its affinity and CPU quota, are divided among the processes on this machine. A
+    second thread per core does not help: it shares the core's arithmetic units and competes for its caches.
 
     Args:
         processes: training processes on this machine.

@@ -121,7 +121,9 @@ def _data_state(config: Config, dataset: ImageDataset) -> dict[str, Any]:
     if config.data.mean is not None and config.data.std is not None:
         for key, values in (("mean", config.data.mean), ("std", config.data.std)):
             if len(values) != dataset.channels:
-                raise UserError(f"data.{key}: has {len(values)} values, but the images have {dataset.channels} channels")
+                raise UserError(
+                    f"data.{key}: has {len(values)} values, but the images have {dataset.channels} channels"
+                )
         mean, std = tuple(config.data.mean), tuple(config.data.std)
     else:
         mean, std = measure_statistics(dataset, config.seed)

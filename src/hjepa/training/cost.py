@@ -27,7 +27,9 @@ def training_cost(config: Config, channels: int, *, processes: int = 1) -> StepC
     """
     cost = find_method(config.method).cost(config, channels, processes=processes)
     if cost is None:
-        raise UserError(f"method: {config.method} does not count its FLOP; implement its `cost`, or compare by images seen")
+        raise UserError(
+            f"method: {config.method} does not count its FLOP; implement its `cost`, or compare by images seen"
+        )
     if config.training.optimizer != "muon":
         return cost
     images = config.data.batch_size * config.training.accumulation_steps * processes

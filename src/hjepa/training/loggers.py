@@ -64,7 +64,9 @@ class JsonLines:
             self._append()
         except OSError as error:
             if not told:
-                log.error("%s: cannot be written (%s); records are kept in memory until it can", self._path, error.strerror)
+                log.error(
+                    "%s: cannot be written (%s); records are kept in memory until it can", self._path, error.strerror
+                )
 
     def _append(self) -> None:
         try:

@@ -18,9 +18,9 @@ _SMALL = 0.05
 def resumed_step(state: dict[str, Any], now: Schedules) -> int:
     """The optimiser step to resume from.
 
-    If the number of images per update has changed (batch size, accumulation or processes), the step is converted so that
-    the same number of epochs is done. If ``training.epochs`` has changed so that the learning rate would jump, resuming
-    is refused unless ``training.resume_schedule`` is ``stretch``.
+    If the number of images per update has changed (batch size, accumulation or processes), the step is converted so
+    that the same number of epochs is done. If ``training.epochs`` has changed so that the learning rate would jump,
+    resuming is refused unless ``training.resume_schedule`` is ``stretch``.
 
     Args:
         state: of the checkpoint.
@@ -96,7 +96,7 @@ def _schedules_of(state: dict[str, Any], now: Schedules) -> Schedules:
     config = load_config(state["config"])
     if "global_batch" in state:
         return Schedules(config, int(state["steps_per_epoch"]), int(state["global_batch"]))
-    # Checkpoints of version 0.1 lack these numbers: derive them from the configuration and the number of process states.
+    # Checkpoints of version 0.1 lack these numbers; derive them from the configuration and the process states.
     processes = 1 + len(state.get("processes", ()))
     batch = config.data.batch_size * config.training.accumulation_steps * processes
     images = int(state.get("data", {}).get("images", now.steps_per_epoch * now.global_batch))

@@ -110,9 +110,9 @@ class BackgroundJob:
 class Retention:
     """Keeps ``last.pth``, the best N periodic checkpoints and a copy of the best.
 
-    Saving copies the state to main memory and writes it in a thread. A save that fails (a full disk) is logged and leaves
-    the files on the disk as they were; training continues and the next save tries again. Only the last save of a run
-    raises.
+    Saving copies the state to main memory and writes it in a thread. A save that fails (a full disk) is logged and
+    leaves the files on the disk as they were; training continues and the next save tries again. Only the last save of a
+    run raises.
 
     Args:
         folder: folder of the checkpoints.

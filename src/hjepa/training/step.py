@@ -1,4 +1,4 @@
-"""One optimiser update (gradient norm, finiteness check, clipping, step, `after_update`) and the sums behind a record."""
+"""One optimiser update (gradient norm, finiteness check, clipping, step) and the sums behind a record."""
 
 from __future__ import annotations
 
@@ -257,5 +257,5 @@ class Update:
 
 
 def _can_be_told(precision: Precision, strategy: Strategy, skips: SkippedUpdates) -> bool:
-    """Whether the device may decide alone: no float16 loss scale, no sharded model, no stop at the first bad gradient."""
+    """Whether the device may decide: no float16 loss scale, no sharded model, no stop at the first bad gradient."""
     return not precision.scaler.is_enabled() and strategy == "ddp" and skips.policy == "skip"

@@ -454,7 +454,7 @@ class Trainer:
         self.parts.retention.restore(state.get("retention", {"scores": {}, "best": None}))
 
     def _restore_micro_batch(self, state: dict[str, Any]) -> None:
-        """Keep the smaller micro-batches that a run had to switch to, unless the configuration now asks for other ones."""
+        """Keep smaller micro-batches that a run switched to, unless the configuration has changed them."""
         before = state["config"]["data"]["batch_size"], state["config"]["training"]["accumulation_steps"]
         used = state["micro_batch"]["batch_size"], state["micro_batch"]["accumulation_steps"]
         if before == (self.micro.batch_size, self.micro.steps) != used:

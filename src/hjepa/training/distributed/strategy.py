@@ -121,8 +121,8 @@ def spread(method: Method, strategy: Strategy, config: Config, device: torch.dev
 
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     training = config.training
-    # Weights are gathered in bf16, gradients are reduced in float32; autocast decides the rest, as with DDP. Not on CPUs,
-    # where norms need weights of the type of their input and communication is not the bottleneck.
+    # Weights are gathered in bf16, gradients are reduced in float32; autocast decides the rest, as with DDP. Not on
+    # CPUs, where norms need weights of the type of their input and communication is not the bottleneck.
     shorter = training.use_amp is True and training.amp_dtype == "bf16" and device.type == "cuda"
     half = torch.bfloat16 if shorter else None
     policy = MixedPrecisionPolicy(
