@@ -1,9 +1,9 @@
-"""H-JEPA on one page: train three levels on the embedded pictures and read them with a linear probe.
+"""H-JEPA on one page: train three levels on the built-in shapes data set and evaluate them with a linear probe.
 
     python examples/minimal.py                # about two minutes on two CPU cores
-    python examples/minimal.py --steps 20     # a look
+    python examples/minimal.py --steps 20     # a quick try
 
-The library does the same with resume, guards, schedules, mixed precision, several processes and reports (`hjepa train`).
+`hjepa train` adds resuming, checks for non-finite values, schedules, mixed precision, several processes and reports.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ class MinimalHJEPA(nn.Module):
         levels = range(len(self.geometry.levels))
         self.context_encoder = VisionTransformer(config, self.geometry, channels=3)
         self.predictor = Predictor(config.predictor, self.geometry, levels, inputs=len(self.context_encoder.depths))
-        # An exact copy, made last; from here on it follows by moving average alone.
+        # An exact copy, made last; later changed by the moving average only.
         self.target_encoder = copy.deepcopy(self.context_encoder).requires_grad_(False)
 
     def loss(self, images: Tensor, masks: MaskSampler, step: int) -> Tensor:
-        """Predict at every level what the target encoder says of the hidden cells.
+        """Predict the target encoder's features of the hidden cells at every level.
 
         Args:
             images: [B, 3, 32, 32], normalised.
-            masks: draws what is seen and what is hidden.
+            masks: draws the visible tokens and the hidden cells.
             step: optimiser step; masks are a function of seed, step and position.
         """
         drawn = masks(step, len(images))
@@ -63,12 +63,12 @@ class MinimalHJEPA(nn.Module):
             targets = [F.layer_norm(gather_tokens(f, i), (WIDTH,)) for f, i in zip(whole, drawn.targets, strict=True)]
         taps = self.context_encoder(
             images, drawn.context
-        )  # depth -> [B, seen tokens, D]; hidden ones are never computed
+        )  # depth -> [B, visible tokens, D]; hidden ones are never computed
         seen = torch.cat([taps[depth] for depth in self.context_encoder.depths], dim=-1)
         groups = [(levels, drawn.targets[levels[0]]) for levels in drawn.groups]
         predictions = self.predictor(seen, drawn.context, groups)
         total = torch.stack([F.smooth_l1_loss(predictions[i], target) for i, target in enumerate(targets)]).sum()
-        # Different images must not become alike: variance and covariance of pooled features (VICReg).
+        # Against collapse: variance and covariance of pooled features (VICReg).
         pooled = taps[self.context_encoder.depths[-1]].mean(dim=1)
         return total + 0.15 * (variance_loss(pooled) + covariance_loss(pooled))
 
@@ -80,12 +80,12 @@ class MinimalHJEPA(nn.Module):
 
 
 def train(steps: int, images: int | None = None, seed: int = 0) -> MinimalHJEPA:
-    """Train for some optimiser steps on the embedded pictures.
+    """Train on the built-in shapes data set.
 
     Args:
         steps: optimiser steps of 64 images.
-        images: use so many training images; all when not given.
-        seed: of weights, order, crops and masks.
+        images: number of training images; None uses all.
+        seed: seed of weights, order, crops and masks.
     """
     torch.manual_seed(seed)
     data = DataConfig(dataset="shapes", batch_size=BATCH, subset=images)
@@ -112,7 +112,7 @@ def train(steps: int, images: int | None = None, seed: int = 0) -> MinimalHJEPA:
 
 @torch.no_grad()
 def read(model: MinimalHJEPA, split: str, count: int) -> tuple[Tensor, Tensor]:
-    """All levels of the target encoder, pooled and side by side, [N, levels * D], and labels [N]."""
+    """Features of all levels of the target encoder, pooled and concatenated, [N, levels * D], and labels [N]."""
     dataset = build_dataset(DataConfig(dataset="shapes"), "test" if split == "test" else "train")
     rows = torch.arange(min(count, len(dataset)))
     batches = eval_batches(dataset, rows, SIZE, mean=MEAN, std=STD, batch_size=256, device=DEVICE)
@@ -122,7 +122,7 @@ def read(model: MinimalHJEPA, split: str, count: int) -> tuple[Tensor, Tensor]:
 
 
 def score(model: MinimalHJEPA, references: int = 6000, queries: int = 2000) -> tuple[float, float]:
-    """Accuracy of a linear probe on held-out pictures, and effective rank of their features."""
+    """Accuracy of a linear probe on held-out images, and effective rank of their features."""
     (known, labels), (asked, truth) = read(model, "train", references), read(model, "test", queries)
     probe = linear_probe(known, labels, asked, truth, num_classes=int(labels.max()) + 1)
     return probe.accuracy, rankme(asked)

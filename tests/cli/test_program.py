@@ -125,7 +125,7 @@ def test_train_resume_evaluate_and_report(tmp_path: Path) -> None:
     assert not (run / "results.json").exists(), "a run cut short by --max-steps is not evaluated"
     again = hjepa("train", "--output-dir", str(run), "--resume", "auto", "evaluation.final=true")
     assert again.returncode == 0, again.stderr
-    assert "going on from step 4" in again.stdout
+    assert "resuming from step 4" in again.stdout
     results = json.loads((run / "results.json").read_text())
     for kind in ("linear_probe", "knn"):
         for who in ("trained", "untrained", "pixels"):

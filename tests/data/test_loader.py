@@ -277,7 +277,7 @@ def test_statistics_of_files_and_of_a_constant_channel(tmp_path: Path) -> None:
 
 
 def test_wrong_number_of_statistics_is_one_line(memory_dataset: Make) -> None:
-    with pytest.raises(UserError, match=r"data.mean: 3 values for images of 1 channels"):
+    with pytest.raises(UserError, match=r"data.mean: has 3 values, but the images have 1 channels"):
         TrainLoader(memory_dataset(4, channels=1), DataConfig(), (8, 8), mean=[0] * 3, std=[1] * 3, seed=0, device=CPU)
 
 

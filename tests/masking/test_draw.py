@@ -1,4 +1,4 @@
-"""Taking cells by preference, against a plain sort; blocks, against a loop."""
+"""Choosing cells by preference, checked against a plain sort; blocks, checked against a loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Properties of the masks that a model is trained with."""
+"""Properties of training masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loop trains what it does not know; methods by name; the encoder is apart from the predictor."""
+"""The training loop trains unknown methods; methods by name; the encoder is independent of the predictor."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def test_ijepa_is_one_level(run: Run) -> None:
     ("name", "says"),
     [
         ("hjep", "did you mean hjepa"),
-        ("nothing.like:It", "cannot be imported"),
-        ("tests.methods.two_views:Config", r"is no hjepa\.methods\.Method"),
+        ("nothing.like:It", "cannot import"),
+        ("tests.methods.two_views:Config", r"is not a subclass of hjepa\.methods\.Method"),
     ],
 )
 def test_an_unknown_method_is_one_line(name: str, says: str) -> None:

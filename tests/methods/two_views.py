@@ -1,4 +1,4 @@
-"""A third method: invariance of two views' projections, without masks, predictor or moving average (VICReg, arXiv:2105.04906)."""
+"""A third method for the tests: VICReg (arXiv:2105.04906) on two views, without masks, predictor or moving average."""
 
 from __future__ import annotations
 

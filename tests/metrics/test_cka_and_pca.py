@@ -1,4 +1,4 @@
-"""CKA against its definition on kernels, PCA against the exact decomposition in float64."""
+"""CKA against its kernel definition, PCA against the exact decomposition in float64."""
 
 import numpy as np
 import pytest

@@ -127,7 +127,7 @@ def test_bad_input_is_refused():
     train, labels = clusters(100, 8, 4, seed=8)
     with pytest.raises(ValueError, match="labels for 100"):
         knn_predict(train, labels[1:], train, k=1)
-    with pytest.raises(ValueError, match="0 to 2 are the classes"):
+    with pytest.raises(ValueError, match="the classes are 0 to 2"):
         knn_predict(train, labels, train, k=1, num_classes=3)
     with pytest.raises(ValueError, match="-1 to 3"):
         knn_predict(train, labels.where(labels > 0, -1), train, k=1)

@@ -1,4 +1,4 @@
-"""The share of position, on features that are only position and on features without any."""
+"""Position share of features that are only position, and of features without any."""
 
 import pytest
 import torch

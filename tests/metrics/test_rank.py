@@ -1,4 +1,4 @@
-"""Ranks calibrated in both directions: healthy features and collapsed ones."""
+"""Rank measures on healthy and on collapsed features."""
 
 import math
 

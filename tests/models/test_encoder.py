@@ -1,4 +1,4 @@
-"""The encoder: names, positions, dropping of hidden tokens."""
+"""The encoder: parameter names, positions, dropped tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""H-JEPA on signals and clips: it trains, through masks, model and objective, with levels of a stride per axis."""
+"""H-JEPA on signals and clips: masks, model and objective with strides per axis."""
 
 from __future__ import annotations
 

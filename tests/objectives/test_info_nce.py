@@ -1,4 +1,4 @@
-"""InfoNCE chooses its candidates by design: equally many, and never the right answer twice."""
+"""InfoNCE candidates: equally many for every prediction, and never a duplicate of the right answer."""
 
 from __future__ import annotations
 

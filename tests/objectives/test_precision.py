@@ -1,4 +1,4 @@
-"""The objective is computed in float32, whatever autocast says around it."""
+"""The objective is computed in float32, also under autocast."""
 
 from __future__ import annotations
 

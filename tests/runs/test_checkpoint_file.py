@@ -1,4 +1,4 @@
-"""The checkpoint file: sealed, atomic, readable by any PyTorch program, and damage is always noticed."""
+"""The checkpoint file: sealed, atomic, readable by any PyTorch program; damage is always detected."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_disk_that_takes_no_more_leaves_the_older_file(tmp_path: Path) -> None
 
 
 def test_a_full_disk_is_said_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="MB left"):
+    with pytest.raises(UserError, match="MB are free"):
         require_space(tmp_path, 1 << 60, tmp_path / "last.pth")
 
 
@@ -111,7 +111,7 @@ def test_the_newest_usable_file_of_this_run_is_found(tmp_path: Path) -> None:
     start = newest_usable(tmp_path, "a")
     assert start is not None
     assert start.state["step"] == 3
-    assert "last.pth: belongs to another run; going on from" in start.notes[0]
+    assert "last.pth: belongs to another run; using " in start.notes[0]
     (tmp_path / "checkpoint_step_3.pth").write_bytes(b"")
     start = newest_usable(tmp_path, "a")
     assert start is not None

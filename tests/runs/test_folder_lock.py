@@ -1,4 +1,4 @@
-"""The lock of a run folder, with forked workers; tests/training/test_guards.py has the rest."""
+"""The lock of a run folder with forked workers; the other cases are in tests/training/test_guards.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints of other programs: refused in one line that says whose they seem to be."""
+"""Checkpoints of other programs are refused with a one-line error that names the likely program."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading a run back: in place of a damaged last checkpoint, the newest whole one."""
+"""Loading a run whose last checkpoint is damaged: the newest intact one is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What processes exchange."""
+"""Communication between processes."""
 
 from __future__ import annotations
 

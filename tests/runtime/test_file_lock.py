@@ -1,4 +1,4 @@
-"""Locks between real processes: they exclude, and they end with the process that held them."""
+"""File locks between real processes: they exclude, and they are released when their process ends."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_who_waits_for_a_data_set_says_so_once(tmp_path: Path, caplog: pytest.Lo
     process.wait()
     waiter.join(30)
     assert not waiter.is_alive()
-    assert caplog.text.count("another process is bringing the data set here; waiting") == 1
+    assert caplog.text.count("waiting for another process that is fetching the data set") == 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="flock")
@@ -146,7 +146,7 @@ def test_a_file_system_without_locks_is_a_warning(
     monkeypatch.setattr(fcntl, "flock", refuse)
     with exclusive(tmp_path / "lock"):
         pass
-    assert "the file system has no locks" in caplog.text
+    assert "the file system does not support locks" in caplog.text
 
 
 def test_a_folder_that_is_not_there_is_an_error_or_made(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Streams by key: published draws keep their numbers, and no two purposes share any."""
+"""Keyed random streams: published draws do not change, and no two purposes share a stream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FLOP by formula are those that PyTorch counts, of the whole step: networks, loss, backward passes and optimiser."""
+"""FLOP formulas agree with PyTorch's FLOP counter for a whole step: networks, loss, backward passes and optimiser."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The first 50 steps give the losses that they gave before.
+"""The first 50 steps reproduce the recorded losses.
 
-Other processors and versions of PyTorch sum in another order, and training amplifies the last bits: between one and two
-threads the figures differ by up to 3e-7. The tolerance of 1e-3 leaves room for more of that, and for nothing that changes
-the algorithm: a learning rate that is off by 1 % fails (it moves the covariance by 4 %).
+Other CPUs and PyTorch versions sum in another order, and training amplifies the rounding: one and two threads differ by
+up to 3e-7. The tolerance of 1e-3 allows for more of that, but not for a changed algorithm: a learning rate that is off by
+1 % fails (it moves the covariance by 4 %).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a run does when something goes wrong under it: numbers, memory, workers, disks, a second run."""
+"""Failures during a run: non-finite numbers, out of memory, lost workers, full disks, a second run in the same folder."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_what_is_not_finite_touches_neither_weights_nor_target(run: Run, stage: 
         seen = run({**keys, "training.max_steps": BEFORE + 1})
     same_learning_state(clean.state, seen.state)
     assert seen.state["skipped"] == clean.state["skipped"] + 1
-    assert "the update is skipped" in seen.log
+    assert "update skipped" in seen.log
     report = json.loads((seen.folder / "non_finite" / f"step_{BEFORE:08d}_rank0.json").read_text())
     assert report["step"] == BEFORE
     assert report["stage"] == stage
@@ -170,7 +170,7 @@ def test_the_ladder_keeps_the_effective_batch(run: Run) -> None:
         with memory_for(fits, from_pass) as passes:
             seen = run(keys)
         assert f"micro-batches of {rung}" in seen.log
-        assert "32 images per update as before" in seen.log
+        assert "still 32 images per update" in seen.log
         assert seen.outcome.step == whole.outcome.step
         assert max(passes[from_pass:]) == fits
         assert torch.allclose(seen.weights, whole.weights, atol=2e-5)
@@ -184,7 +184,7 @@ def test_a_run_that_stepped_down_resumes_on_its_rung_bit_by_bit(run: Run) -> Non
     with memory_for(4):
         part = run({**keys, "training.max_steps": 5})
     resumed = run(keys, folder=part.folder, resume="auto")
-    assert "going on with micro-batches of 4 x 4" in resumed.log
+    assert "continuing with micro-batches of 4 x 4" in resumed.log
     same_learning_state(whole.state, resumed.state)
 
 
@@ -339,7 +339,7 @@ def test_a_save_that_fails_is_said_and_training_goes_on(run: Run, tmp_path: Path
     seen = run({"checkpoint.save_frequency": 1}, folder=folder)
     assert seen.outcome.completed
     assert "checkpoint_epoch_1.pth: the checkpoint cannot be written" in seen.log
-    assert "Training goes on" in seen.log
+    assert "Training continues" in seen.log
     assert seen.state["step"] == 12
     assert "checkpoint_epoch_1.pth" not in seen.state["retention"]["scores"]
 

@@ -1,4 +1,4 @@
-"""One wish to stop, however often it is sent."""
+"""A request to stop counts once, however often its signal arrives."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from hjepa.training.interrupt import SAME_WISH, StopRequest
+from hjepa.training.interrupt import SAME_REQUEST, StopRequest
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -26,6 +26,6 @@ def test_a_later_signal_stops_at_once() -> None:
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.requested
-        time.sleep(SAME_WISH + 0.1)
+        time.sleep(SAME_REQUEST + 0.1)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)

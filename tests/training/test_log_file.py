@@ -1,4 +1,4 @@
-"""Names of files that are no text reach the log escaped, in every encoding."""
+"""File names that are not valid text are written to the log as escapes, in every encoding."""
 
 from __future__ import annotations
 

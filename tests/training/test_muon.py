@@ -1,4 +1,4 @@
-"""Muon: orthogonal updates, the size of AdamW's, and the same as PyTorch's own."""
+"""Muon: orthogonal updates, scaled like those of AdamW, and equal to those of `torch.optim.Muon`."""
 
 from __future__ import annotations
 

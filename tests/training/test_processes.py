@@ -1,4 +1,4 @@
-"""Several processes: equal to one, spread or whole, across checkpoints, and when one of them is in trouble."""
+"""Multi-process runs: equal to one process, with DDP and FSDP, across checkpoints, and when one process fails."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_infonce_has_the_same_candidates_in_any_number_of_processes(runs: Path, 
     # A process has fewer images than a prediction is compared with, in the second pair after memory ran out.
     assert distance(state_of(runs / alone), state_of(runs / together)) < CLOSE
     assert distance(state_of(runs / "one-infonce"), state_of(runs / "one-infonce-16")) > 10 * CLOSE
-    assert "images of a micro-batch now see" not in (runs / together / "training.log").read_text()
+    assert "images of a micro-batch now compare" not in (runs / together / "training.log").read_text()
 
 
 def test_half_precision_is_the_same_spread_or_whole(runs: Path) -> None:
@@ -206,7 +206,7 @@ def test_processes_take_smaller_micro_batches_together(runs: Path) -> None:
     log = (runs / "ddp-memory" / "training.log").read_text()
     assert "out of memory in another process with data.batch_size=16" in log
     assert "2 processes x 16 images x 1 micro-batches = 32 images per update" in log
-    assert "going on with micro-batches of 4 x 4 instead of 8 x 2, 32 images per update as before" in log
+    assert "continuing with micro-batches of 4 x 4 instead of 8 x 2, still 32 images per update" in log
 
 
 def test_a_killed_process_ends_the_others_with_a_line(runs: Path, tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_torchrun_starts_them_again_and_the_end_is_bit_equal(runs: Path, tmp_pat
     result = start(2, [{"config": str(config), "folder": str(tmp_path / "run"), "dies": [1, ALL]}], launcher)
     assert result.returncode == 0, result.stderr
     assert distance(state_of(tmp_path / "run"), state_of(runs / "ddp")) == 0
-    assert "going on from step 3" in (tmp_path / "run" / "training.log").read_text()
+    assert "resuming from step 3" in (tmp_path / "run" / "training.log").read_text()
 
 
 def test_what_cannot_be_spread_is_a_mistake() -> None:

@@ -1,4 +1,4 @@
-"""Going on with another batch, number of processes or length: by images seen, never by steps."""
+"""Resume at another batch size, number of processes or length: progress is counted in images, not in steps."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_longer_run_whose_rate_would_jump_is_refused_and_nothing_is_lost(run: 
         {**KEYS, "training.epochs": 8, "training.resume_schedule": "stretch"}, folder=whole.folder, resume="auto"
     )
     assert seen.outcome.step == 96
-    assert "as training.resume_schedule=stretch allows" in seen.log
+    assert "allowed by training.resume_schedule=stretch" in seen.log
 
 
 def test_a_constant_rate_may_be_extended(run: Run) -> None:

@@ -1,4 +1,4 @@
-"""Threads, precision and compilation are chosen once for a run, by what the machine has and what a trial says."""
+"""Threads, precision and compilation are chosen once per run, from the hardware and a short trial."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One to four pictures: trained, saved, and what they cannot tell is skipped aloud."""
+"""Runs on one to four images: they train and save, and warn about evaluations that need more images."""
 
 from __future__ import annotations
 

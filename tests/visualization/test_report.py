@@ -224,7 +224,7 @@ def test_mistakes_are_one_line(labelled_run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(labelled_run, folder)
     (folder / "results.json").write_text("[]", encoding="utf-8")
-    with pytest.raises(UserError, match="holds no JSON object; evaluate again"):
+    with pytest.raises(UserError, match="not a JSON object; evaluate again"):
         visualize(folder, device="cpu")
 
 

@@ -1,4 +1,4 @@
-"""Measuring the whole training step against what the machine can do."""
+"""Time the whole training step and compare it with the machine's peak throughput."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StepBenchmark:
-    """What `hjepa bench` measures.
+    """Results of `hjepa bench`.
 
     Attributes:
-        images_per_second: whole training steps, data included.
-        flop_per_image: counted, see `StepCost`.
+        images_per_second: throughput of whole training steps, including data loading.
+        flop_per_image: computed from sizes, see `StepCost`.
         flop_share: FLOP per image of target, context, predictor, loss and optimiser.
-        tokens: tokens per image that each part works on.
+        tokens: tokens per image that each part processes.
         achieved_flops: FLOP/s of the training step.
         peak_flops: FLOP/s of large matrix products, measured in the same process before and after.
-        peak_share: their ratio.
+        peak_share: ratio of the two.
         data_wait: share of the time spent waiting for data.
         batch, accumulation, steps: images per forward pass, forward passes per step, steps timed.
-        device, threads, precision, compiled, data: under which conditions.
+        device, threads, precision, compiled, data: conditions of the measurement.
     """
 
     images_per_second: float
@@ -66,7 +66,7 @@ class StepBenchmark:
 
 
 class TimedStep:
-    """A trainer on a configuration's model and data whose steps are timed one by one. Nothing is written.
+    """A trainer whose steps are timed one by one. Writes no files.
 
     Args:
         config: the configuration; its data set is read unless `synthetic`.
@@ -76,7 +76,7 @@ class TimedStep:
         trainer: the trainer.
         cost: FLOP per image of one step.
         data: name of the data set.
-        dtype: of the matrix products.
+        dtype: type of the matrix products.
     """
 
     def __init__(self, config: Config, *, synthetic: bool = False) -> None:

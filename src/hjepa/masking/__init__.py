@@ -1,4 +1,4 @@
-"""Which tokens are seen and which are predicted: index tensors drawn for a whole batch at once."""
+"""Masks: which tokens are visible and which are predicted, drawn as index tensors for a whole batch at once."""
 
 from hjepa.masking.masks import Masks
 from hjepa.masking.sampler import MaskSampler, TokenCounts

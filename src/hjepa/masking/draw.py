@@ -1,4 +1,4 @@
-"""Blocks on a grid and choices of cells, drawn for a whole batch at once from uniform random numbers."""
+"""Draw blocks on a grid and choose cells, for a whole batch at once, from given uniform random numbers."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class Box(NamedTuple):
 
 
 def randoms_per_block(axes: int) -> int:
-    """Random numbers that a block takes: size, aspect ratio (not on one axis), and a place along each axis."""
+    """Random numbers per block: size, aspect ratio (not on one axis), and a position along each axis."""
     return axes + 1 + (axes > 1)
 
 
 def block_axes(grid: Grid) -> tuple[int, ...]:
-    """The axes along which blocks have a size and a place of their own; along the others they span the grid.
+    """The axes along which blocks have a size and a position; along the others they span the grid.
 
-    One axis: that one. Rows and columns: both. Time, rows and columns: rows and columns, so that what is hidden is hidden
-    at all times and cannot be copied from the frame before (tubes: VideoMAE, arXiv:2203.12602; V-JEPA, arXiv:2404.08471);
-    but time where a cell is as large as a frame.
+    Signals: time. Images: rows and columns. Clips: rows and columns, so that a hidden cell is hidden in all frames and
+    cannot be copied from the previous one (tubes: VideoMAE, arXiv:2203.12602; V-JEPA, arXiv:2404.08471); time if a cell
+    is as large as a frame.
     """
     if len(grid) == 3:
         return (1, 2) if math.prod(grid[1:]) > 1 else (0,)
@@ -43,16 +43,16 @@ def block_axes(grid: Grid) -> tuple[int, ...]:
 def block_sizes(
     u_scale: Uniform, u_aspect: Uniform, grid: Grid, scale: tuple[float, float], aspect: tuple[float, float]
 ) -> tuple[NDArray[np.floating[Any]], ...]:
-    """Sizes of blocks, in cells and not yet rounded, with random area and aspect ratio.
+    """Sizes of blocks in cells, not yet rounded, with random area and aspect ratio.
 
     Area and (logarithm of the) aspect ratio come from *separate* uniform numbers, so that they are independent. A block
-    longer than the grid is cut to it and made wider (or the other way round), so that it keeps its area.
+    taller than the grid is clipped and widened (or the other way round), so that it keeps its area.
 
     Args:
         u_scale, u_aspect: uniform numbers in [0, 1) of any common shape.
         grid: sizes along the `block_axes`, one or two.
         scale: smallest and largest area as a share of the grid.
-        aspect: smallest and largest height over width; without meaning on one axis.
+        aspect: smallest and largest height over width; unused on one axis.
 
     Returns:
         sizes along each of these axes.
@@ -98,12 +98,12 @@ def place(u: Uniform, room: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def cover(box: Box, grid: Grid) -> NDArray[np.bool_]:
-    """Cells inside at least one of the blocks of a row.
+    """Cells inside at least one block of each row of the batch.
 
     Returns:
         bool [B, cells], row-major.
     """
-    # Images along the last axis: every operation then runs over long contiguous rows.
+    # Images along the last axis, so that every operation runs over long contiguous rows.
     starts, sizes = (part.T.astype(np.int32, order="C") for part in box)  # [axes, M, B]
     within = []
     for axis, count in enumerate(grid):
@@ -114,7 +114,7 @@ def cover(box: Box, grid: Grid) -> NDArray[np.bool_]:
         inside = (cell >= first) & (cell < end)  # [M, count, B]
         within.append(inside.reshape(len(inside), *shape, -1))
     covered = np.zeros((*grid, starts.shape[-1]), dtype=bool)
-    for block in zip(*within, strict=True):  # over blocks, not images: the array of all of them is never built
+    for block in zip(*within, strict=True):  # block by block, so that the array of all blocks is never built
         both = block[0]
         for inside in block[1:]:
             both = both & inside
@@ -123,10 +123,10 @@ def cover(box: Box, grid: Grid) -> NDArray[np.bool_]:
 
 
 def choose(preference: NDArray[np.uint8], random: NDArray[np.uint32], count: int) -> NDArray[np.bool_]:
-    """The most preferred cells of each row: by class of preference (0 first), at random within a class.
+    """Choose ``count`` cells per row by class of preference (0 first), at random within a class.
 
-    Preference and random number are packed into one 32-bit integer each. The largest key of those chosen is found by
-    partition, which needs no order and no indices: much less work than sorting. Equal keys go to the smaller index.
+    Preference and random number are packed into one 32-bit key. The largest chosen key is found by partition, which is
+    much less work than sorting. Ties go to the smaller index.
 
     Args:
         preference: small integers [B, N], below 256.
@@ -142,7 +142,7 @@ def choose(preference: NDArray[np.uint8], random: NDArray[np.uint32], count: int
     last = np.partition(keys, count - 1, axis=1)[:, count - 1 : count]
     chosen = keys <= last
     if np.count_nonzero(chosen) > count * len(chosen):
-        # Once in some thousand batches two keys are equal just there.
+        # Two keys tie at the boundary, about once in some thousand batches.
         tied = keys == last
         surplus = chosen.sum(axis=1, keepdims=True) - count
         from_the_end = tied[:, ::-1].cumsum(axis=1)[:, ::-1]
@@ -151,7 +151,7 @@ def choose(preference: NDArray[np.uint8], random: NDArray[np.uint32], count: int
 
 
 def indices(chosen: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
-    """Indices [B, count], ascending, of the true entries of [B, N], of which every row has ``count``."""
+    """Ascending indices [B, count] of the true entries of [B, N]; every row must have ``count`` of them."""
     rows, cells = chosen.shape
     found = np.flatnonzero(chosen).reshape(rows, count)
     found -= cells * np.arange(rows)[:, None]

@@ -1,4 +1,4 @@
-"""What a mask is to the model: integer indices of tokens."""
+"""Masks as integer indices of tokens."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Masks:
-    """Which tokens are seen and which cells are predicted.
+    """Which tokens are visible and which cells are predicted.
 
-    Several mask sets per image fold into the batch axis, set by set: row ``k * B + b`` belongs to image ``b``.
+    Several mask sets per image are folded into the batch axis, set by set: row ``k * B + b`` belongs to image ``b``.
 
     Attributes:
         context: int64 [K * B, Nc], row-major indices on the token grid, ascending in each row.
         targets: per level int64 [K * B, Nt], row-major indices on *that level's* grid, ascending in each row.
-        groups: levels with the same targets, so that a shared predictor asks only once for them.
+        groups: levels with the same targets, for which a shared predictor needs only one set of queries.
         sets_per_image: K.
     """
 
@@ -31,7 +31,7 @@ class Masks:
         device = torch.device(device)
 
         def send(indices: Tensor) -> Tensor:
-            # Page-locked on their way to a GPU, or the host would wait for the copy.
+            # Pinned memory makes the copy to a GPU asynchronous.
             return (indices.pin_memory() if device.type == "cuda" else indices).to(device, non_blocking=True)
 
         moved: list[Tensor] = list(self.targets)

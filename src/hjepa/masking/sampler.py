@@ -1,18 +1,18 @@
-"""Drawing masks for a batch: fixed token counts, reproducible, no loop over images.
+"""Draw masks for a batch: with fixed token counts, reproducibly, without a loop over images.
 
 The steps for one batch:
 
-1. target blocks of the coarsest level are drawn on the grid of its cells, so that a coarse cell is hidden whole;
-2. exactly ``n`` cells are hidden: most often those of the blocks (a few at random are left out, neither seen nor
-   predicted), seldom some more when the blocks overlap much;
+1. target blocks of the coarsest level are drawn on the grid of its cells, so that coarse cells are hidden as a whole;
+2. exactly ``n`` cells are hidden: usually those of the blocks, less a few at random that are neither visible nor
+   predicted; if the blocks overlap much, some cells outside them are added;
 3. finer levels predict the cells inside (`multiblock`, `random`), or those of smaller blocks nested in the large ones
    (`hierarchical`);
 4. a level of the whole image (stride 0) always predicts its single cell;
 5. the context is a random choice of fixed size among the tokens inside the context block(s) and outside all targets.
 
-Context and targets are therefore disjoint by construction. The fixed counts are low quantiles of what the
-configured blocks cover, measured once on draws of their own. Nothing depends on the batch size: the random numbers
-of an image come from (seed, step, position in the global batch).
+Context and targets are therefore disjoint by construction. The fixed counts are low quantiles of the number of cells
+that the configured blocks cover, measured once on separate draws. Nothing depends on the batch size: the random
+numbers of an image come from (seed, step, position in the global batch).
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ from hjepa.masking.draw import (
 from hjepa.masking.masks import Masks
 from hjepa.runtime.random import Purpose, philox_key
 
-# Images for measuring how many cells the blocks cover, and the share of them that may fall short of the fixed count.
+# Number of draws to calibrate the fixed counts, and the share of draws whose blocks may cover fewer cells.
 _CALIBRATION_IMAGES = 2048
 _SHORT = 0.25
 
 Bits = NDArray[np.uint32]
-# The chosen cells, and all those inside the blocks that they were chosen from, [B, cells] each.
+# The chosen cells, and all cells inside the blocks, [B, cells] each.
 Hidden = tuple[NDArray[np.bool_], NDArray[np.bool_]]
 
 
@@ -72,12 +72,12 @@ class MaskSampler:
     Args:
         config: the ``masking`` section.
         grid: tokens along one axis (a signal), two (rows and columns) or three (time, rows and columns).
-        strides: stride of each level, finest first, for all axes or one per axis; each divides the next. The last may be
-            0, the whole image.
+        strides: stride of each level, finest first, for all axes or one per axis; each divides the next. The last may
+            be 0, the whole image.
         seed: seed of the run.
 
     Raises:
-        UserError: the grid is too small for the blocks asked for; the message says what would fit.
+        UserError: the grid is too small for the configured blocks; the message says what would fit.
     """
 
     def __init__(self, config: MaskingConfig, grid: Grid, strides: Sequence[PerAxis] = (1,), *, seed: int = 0) -> None:
@@ -144,7 +144,7 @@ class MaskSampler:
 
     @property
     def _randoms(self) -> int:
-        """Random numbers per image and set, always the same so that streams of images never shift."""
+        """Random numbers per image and set; constant, so that the streams of images never shift."""
         blocks = (self.config.num_masks + self.config.num_context_masks) * randoms_per_block(len(self.grid))
         nested = self.config.num_masks * len(self.grid) * (len(self.strides) - 1) if self._nested else 0
         fine = self._tokens * (len(self.strides) - 1) if self._nested else 0
@@ -210,7 +210,7 @@ class MaskSampler:
             if self._nested and not last:
                 allowed = self._refine(coarse, stride)
                 inside = cover(boxes[level], cells(self.grid, stride))
-                # in the small block and hidden, then hidden at all, never anything that may be seen
+                # prefer hidden cells in the small block, then other hidden cells; never cells that may be visible
                 preference = np.where(allowed, np.where(inside, 0, 1), 2).astype(np.uint8)
                 start = level * self._tokens
                 random = parts["fine"][:, start : start + preference.shape[1]]
@@ -225,7 +225,7 @@ class MaskSampler:
         """0 in a context block, 1 outside it, 2 in a target block but left out of the targets, 3 a target."""
         c = self.config
         u = _uniform(parts["context"]).reshape(len(parts["context"]), c.num_context_masks, -1)
-        # I-JEPA's context block is square in shape ratio; only its area and place vary.
+        # I-JEPA's context block has aspect ratio 1; only its area and position vary.
         blocks = draw_blocks(u, self.grid, c.context_scale, (1.0, 1.0))
         preference = (~cover(blocks, self.grid)).view(np.uint8)
         target, spared = (self._refine(some, 1).view(np.uint8) for some in hidden)
@@ -256,19 +256,19 @@ class MaskSampler:
         parts = self._split(_random_bits(Purpose.MASK_COUNTS, 0, 0, range(_CALIBRATION_IMAGES), self._randoms))
         covered, boxes = self._cover_targets(parts)
         coarse_count = max(1, int(np.quantile(covered.sum(axis=1), _SHORT)))
-        # `random` gets the counts of multi-block, so that the two are compared at equal work.
+        # `random` uses the counts of `multiblock`, so that both cost the same.
         hidden, _ = self._hidden_cells(parts, coarse_count, scattered=False)
         preference = self._context_preference(parts, hidden)
-        # A draw with fewer tokens inside its context block takes some from outside the block; it should seldom
-        # have to take left-out tokens of a target block.
+        # A draw with fewer tokens inside its context block takes some from outside; it should rarely have to take
+        # left-out tokens of a target block.
         visible = np.quantile((preference <= 1).sum(axis=1), 0.1)
         context = int(min(np.median((preference == 0).sum(axis=1)), visible))
         hidden_tokens = coarse_count * math.prod(self._ratio(self._coarse, 1))
         if context < 1:
             raise UserError(
-                f"masking.context_scale: the context is empty on the {by(self.grid)} token grid, since "
+                f"masking.context_scale: no visible tokens are left on the {by(self.grid)} token grid by "
                 f"{self.config.num_masks} target blocks of scale {self.config.mask_scale[0]:g} to "
-                f"{self.config.mask_scale[1]:g} leave too little; lower masking.num_masks or masking.mask_scale, or "
+                f"{self.config.mask_scale[1]:g}; lower masking.num_masks or masking.mask_scale, or "
                 "raise masking.context_scale"
             )
         targets = []
@@ -285,18 +285,18 @@ class MaskSampler:
         c = self.config
         growth = c.level_growth ** (len(self.strides) - 1) if self._nested else 1.0
         largest = c.mask_scale[1] * growth
-        # Cells that blocks differ in: along other axes they span the grid.
+        # Cells along the axes where blocks have a size; along the others they span the grid.
         differ = math.prod(self._coarse_grid[axis] for axis in block_axes(self._coarse_grid))
         if self._cells < 2:
             raise UserError(
-                f"masking: the coarsest level has a single cell on the {by(self.grid)} token grid, so "
-                "nothing could be hidden and seen; use a smaller patch, a larger data.image_size, a smaller stride, or "
-                "stride 0, which predicts the whole image from what is seen"
+                f"masking: the coarsest level has a single cell on the {by(self.grid)} token grid, so hiding it leaves "
+                "nothing visible; use a smaller patch, a larger data.image_size, a smaller stride, or stride 0, which "
+                "predicts the whole image from its visible tokens"
             )
         if largest >= 1:
             raise UserError(
-                f"masking.mask_scale: blocks with a share of {c.mask_scale[1]:g}"
-                + (f", grown {growth:g} times by masking.level_growth," if growth > 1 else "")
+                f"masking.mask_scale: blocks of scale {c.mask_scale[1]:g}"
+                + (f", scaled {growth:g} times by masking.level_growth," if growth > 1 else "")
                 + f" are larger than the {by(self.grid)} token grid; use at most {0.95 / growth:.2g}"
             )
         if largest * differ < 0.5:
@@ -318,5 +318,5 @@ def _random_bits(purpose: Purpose, seed: int, step: int, positions: range, width
 
 
 def _uniform(bits: Bits) -> NDArray[np.float32]:
-    """The same numbers in [0, 1), exactly."""
+    """The same numbers as floats in [0, 1), exact."""
     return bits.astype(np.float32) * np.float32(2.0**-RANDOM_BITS)

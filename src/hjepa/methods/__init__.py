@@ -1,4 +1,4 @@
-"""Self-supervised methods: everything that the training loop needs to know of an algorithm."""
+"""Self-supervised methods: the interface of the training loop, and its implementations."""
 
 from hjepa.methods.jepa import HJepa, IJepa
 from hjepa.methods.method import Method, ParameterGroup, Plan, StepOutput

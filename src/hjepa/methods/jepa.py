@@ -1,4 +1,4 @@
-"""Joint-embedding prediction as methods: H-JEPA with several levels, I-JEPA with one."""
+"""Joint-embedding predictive methods: H-JEPA with several levels, I-JEPA with one."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from hjepa.data import Batch
     from hjepa.models import Encoder
 
-# Statistics of a batch with fewer rows say too little about variance and covariance.
+# With fewer rows the estimates of variance and covariance are too noisy.
 SMALLEST_REGULARISED_BATCH = 16
-_ALONE = "training.accumulation_steps does not help, the terms are computed per micro-batch"
+_ALONE = "training.accumulation_steps does not help, as the loss is computed per micro-batch"
 
 
 class HJepa(Method):
-    """Predict at several levels what an EMA target encoder says of the hidden cells (I-JEPA, arXiv:2301.08243, is one level).
+    """Predict an EMA target encoder's features of hidden cells at several levels (I-JEPA, arXiv:2301.08243, has one).
 
     Args:
         config: the configuration; sections ``model``, ``masking`` and ``loss`` describe the method.
@@ -40,8 +40,8 @@ class HJepa(Method):
 
     Attributes:
         model: context encoder, predictor and target encoder.
-        masks: draws what is seen and what is predicted.
-        objective: distance per level, regularisers.
+        masks: draws the visible tokens and the cells to predict.
+        objective: loss per level, and regularisers.
     """
 
     def __init__(self, config: Config, channels: int) -> None:
@@ -56,33 +56,32 @@ class HJepa(Method):
 
     @classmethod
     def check(cls, config: Config, processes: int) -> None:
-        """Check the masks on their grid, and that a micro-batch has images enough for the terms that compare them.
+        """Check that the masks fit their grid, and that a micro-batch has enough images for terms that compare them.
 
         Raises:
-            UserError: it has too few, or a mask does not fit; the message names the keys.
+            UserError: too few images, or the masks do not fit; the message names the keys.
         """
         build_sampler(config)
         rows = config.data.batch_size * processes * config.masking.sets_per_image
         if _is_regularised(config) and rows < SMALLEST_REGULARISED_BATCH:
             raise UserError(
-                f"data.batch_size: {_there(config, processes)} gives the variance, covariance and Gaussian terms {rows} images, and they need "
-                f"{SMALLEST_REGULARISED_BATCH}; raise data.batch_size ({_ALONE}) or set their weights to 0"
+                f"data.batch_size: {_there(config, processes)} gives the variance, covariance and Gaussian terms {rows} images, but "
+                f"they need {SMALLEST_REGULARISED_BATCH}; raise data.batch_size ({_ALONE}) or set their weights to 0"
             )
         cls.check_candidates(config, processes)
 
     @staticmethod
     def check_candidates(config: Config, processes: int) -> None:
-        """Check that a micro-batch has the images that `infonce` compares a prediction with.
+        """Check that a micro-batch has as many images as `infonce` takes candidates from.
 
         Raises:
-            UserError: it has too few; the message names the keys.
+            UserError: too few images; the message names the keys.
         """
         images, wanted = config.data.batch_size * processes, config.loss.candidate_images
         if config.loss.type == "infonce" and images < wanted:
             raise UserError(
-                f"data.batch_size: {_there(config, processes)} is fewer images than loss.candidate_images={wanted} that "
-                f"infonce compares a prediction with; set loss.candidate_images to at most {images} or raise "
-                f"data.batch_size ({_ALONE})"
+                f"data.batch_size: {_there(config, processes)} is fewer than loss.candidate_images={wanted}; set "
+                f"loss.candidate_images to at most {images} or raise data.batch_size ({_ALONE})"
             )
 
     @property
@@ -92,7 +91,7 @@ class HJepa(Method):
 
     @property
     def weights(self) -> nn.Module:
-        """The model: everything else is a function of the configuration."""
+        """The model; everything else is a function of the configuration."""
         return self.model
 
     def networks(self) -> Sequence[nn.Module]:
@@ -104,7 +103,7 @@ class HJepa(Method):
         return self.masks(step, positions)
 
     def forward(self, batch: Batch, plan: Masks, step: int) -> StepOutput:
-        """Encode what is visible, predict the rest, compare with the targets."""
+        """Encode the visible tokens, predict the hidden cells, and compare with the targets."""
         self.model.alone = self.solo
         output = cast(JepaOutput, self.model(batch.images, plan))
         objective = self._objective_alone if self.solo else self.objective
@@ -123,7 +122,7 @@ class HJepa(Method):
         )
 
     def after_update(self, step: int, made: Tensor | None = None) -> None:
-        """Move the target encoder."""
+        """Update the target encoder."""
         self._average(self.hyperparameters(step)["momentum"], made)
 
     def hyperparameters(self, step: int) -> dict[str, float]:
@@ -132,11 +131,11 @@ class HJepa(Method):
         return {"momentum": ema_momentum(self.config.model.ema, self.horizon, step)}
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """What each level's loss would be for a predictor that knows nothing of the image."""
+        """Chance level of each level's loss: the loss of a prediction independent of the image."""
         return {f"chance/level_{i}": value for i, value in enumerate(self.objective.chance(self._targets).unbind())}
 
     def fewest_images(self, processes: int) -> int:
-        """Images that a forward pass of one process needs, so that terms that compare images have enough of them."""
+        """Minimum number of images per forward pass of one process, for the terms that compare images."""
         config = self.config
         fewest = 2 if config.model.center_targets else 1
         if _is_regularised(config):
@@ -157,14 +156,14 @@ class HJepa(Method):
         return replace(networks, loss=_loss_flop(config, cells, images) / images, hidden=_hidden_matrices(config))
 
     def describe(self) -> list[str]:
-        """Sizes, levels, tokens seen and predicted."""
+        """Model size, levels, numbers of visible tokens and predicted cells."""
         geometry, counts = self.model.geometry, self.masks.counts
         size = sum(p.numel() for p in self.model.context_encoder.parameters()) / 1e6
         levels = ", ".join(
             f"depth {level.depth} " + (f"stride {shown(level.stride)}" if level.stride else "whole image")
             for level in geometry.levels
         )
-        visible = " and the seen ones" if self.config.model.predictor.predict_visible else ""
+        visible = " and the visible tokens" if self.config.model.predictor.predict_visible else ""
         return [
             f"encoder {geometry.embed_dim} x {geometry.depth}, {size:.1f} M parameters, "
             f"{by(geometry.grid)} tokens; levels: {levels}",
@@ -178,18 +177,18 @@ class IJepa(HJepa):
 
     @classmethod
     def check(cls, config: Config, processes: int) -> None:
-        """Refuse more than one level, beside what `HJepa.check` does."""
+        """Check as `HJepa.check`, and refuse more than one level."""
         levels = len(config.geometry().levels)
         if levels > 1:
             raise UserError(
-                f"method: ijepa has one level and the configuration describes {levels}; set model.num_hierarchies=1 and leave "
-                "model.levels out, or use method=hjepa"
+                f"method: ijepa has one level, but the configuration has {levels}; set model.num_hierarchies=1 and remove "
+                "model.levels, or use method=hjepa"
             )
         super().check(config, processes)
 
 
 def build_sampler(config: Config) -> MaskSampler:
-    """The mask sampler of a configuration. Raises `UserError` when the grid is too small for its masks."""
+    """The mask sampler of a configuration. Raises `UserError` if the grid is too small for its masks."""
     geometry = config.geometry()
     strides = [level.stride for level in geometry.levels]
     return MaskSampler(config.masking, geometry.grid, strides, seed=config.seed)
@@ -202,8 +201,8 @@ def build_objective(
 
     Args:
         config: the configuration.
-        gather: collects features from all processes; none looks at this process's alone, and repeats its targets in place
-            of those of the others where it needs theirs: as many bytes, and no exchange.
+        gather: collects features from all processes. None uses this process's features only; where other processes'
+            targets are needed, its own are repeated instead, so that memory use is the same without collectives.
     """
     loss = config.loss
     processes = distribution.size()
@@ -230,7 +229,7 @@ def build_objective(
 
 
 def candidates(config: Config) -> Candidates:
-    """With what `infonce` compares a prediction."""
+    """The candidates of `infonce`."""
     return Candidates(config.loss.candidate_images, config.loss.candidate_cells, config.masking.sets_per_image)
 
 

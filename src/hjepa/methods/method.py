@@ -1,4 +1,4 @@
-"""What a self-supervised method is to the training loop."""
+"""The interface between a self-supervised method and the training loop."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
 
 
 class Plan(Protocol):
-    """What was drawn on the host for one micro-batch: masks, for example."""
+    """Random choices drawn on the host for one micro-batch, such as masks."""
 
     def to(self, device: torch.device) -> Self:
-        """The same on a device."""
+        """The same plan on a device."""
 
 
 @dataclass
 class StepOutput:
-    """What one micro-batch yields.
+    """Result of one micro-batch.
 
     Attributes:
         total: the loss, scalar with gradient.
-        terms: detached scalars that a record shows, averaged over the micro-batches of an interval: ``loss/level_0``,
+        terms: detached scalars for records, averaged over the micro-batches of a logging interval: ``loss/level_0``,
             ``variance`` and so on.
-        checks: bool [n] per stage of the computation, in its order (``target``, ``prediction``): whether each of its n
-            parts is finite. The first that is not is named when an update is thrown away.
+        checks: by stage, in order of computation (``target``, ``prediction``): whether each of its n parts is finite,
+            bool [n]. When an update is skipped, the report names the first stage that is not.
     """
 
     total: Tensor
@@ -53,7 +53,7 @@ class ParameterGroup:
         parameters: the weights.
         decays: whether weight decay applies.
         hidden: matrices inside the network, which Muon may orthogonalise.
-        pieces: equal parts along the first axis that are matrices of their own: 3 for fused queries, keys and values.
+        pieces: number of matrices stacked along the first axis: 3 for fused queries, keys and values.
     """
 
     parameters: list[nn.Parameter]
@@ -63,10 +63,10 @@ class ParameterGroup:
 
 
 class Method(nn.Module, ABC):
-    """A self-supervised method: networks, what it asks of the data, its loss, and what follows an update.
+    """A self-supervised method: its networks, views, loss, and what it does after an update.
 
-    The training loop knows methods by these members alone: it reads batches, accumulates gradients, guards and makes the
-    update, writes records and checkpoints. `hjepa.methods.register` makes a class known by name.
+    The training loop uses these members only. The loop itself reads batches, accumulates gradients, checks and makes
+    updates, and writes records and checkpoints. `hjepa.methods.register` registers a class by name.
 
     Args:
         config: the configuration.
@@ -74,11 +74,11 @@ class Method(nn.Module, ABC):
 
     Attributes:
         config: the configuration.
-        solo: set while a process tries a pass by itself: nothing is then exchanged with others.
+        solo: whether passes run in this process alone and must not use collectives.
     """
 
     compares_images: bool = False
-    """Whether the loss compares all images of a micro-batch with each other, so that its size matters."""
+    """Whether the loss compares the images of a micro-batch with each other, so that its size matters."""
 
     def __init__(self, config: Config, channels: int) -> None:
         super().__init__()
@@ -90,33 +90,33 @@ class Method(nn.Module, ABC):
     @property
     @abstractmethod
     def encoder(self) -> Encoder:
-        """What is evaluated, packed and exported; for methods with a moving average, the average."""
+        """The encoder to evaluate, pack and export; with a moving average, the averaged one."""
 
     with_targets: bool = False
-    """Whether batches carry the data set's targets; a self-supervised method leaves them unread."""
+    """Whether batches include the data set's targets, which self-supervised methods do not need."""
 
     @classmethod
     def check(cls, config: Config, processes: int) -> None:
-        """Check a configuration before data are read and weights made.
+        """Check a configuration before data are read and networks built.
 
         Args:
             config: the configuration.
-            processes: that share a batch.
+            processes: number of processes that share a batch.
 
         Raises:
-            UserError: it cannot be trained so; the line names the key and what would do.
+            UserError: the configuration cannot be trained; the message names the key and a remedy.
         """
 
     def start(self, horizon: Horizon) -> None:
-        """Learn how long the run is. Called once before the first step, and again when a resumed run changes it."""
+        """Set the length of the run. Called before the first step, and again if a resumed run changes it."""
         self.horizon = horizon
 
     def views(self) -> tuple[ViewSpec, ...]:
-        """What the loader cuts from every image; the one view of ``data.augmentation`` unless a method wants others."""
+        """Views that the loader makes of every image; by default the one of ``data.augmentation``."""
         return default_views(self.config.data, self.encoder.geometry.height_width)
 
     def plan(self, step: int, positions: range) -> Plan | None:
-        """Draw on the host what the step needs; a function of seed, step and positions alone.
+        """Draw random choices on the host; must depend on seed, step and positions only.
 
         Args:
             step: optimiser step.
@@ -127,7 +127,7 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch, plan: Any, step: int) -> StepOutput:
-        """The loss of one micro-batch. Runs under autocast; a loss that needs float32 switches that off inside.
+        """The loss of one micro-batch. Runs under autocast; a loss that needs float32 must disable it.
 
         Args:
             batch: images of this process.
@@ -136,39 +136,39 @@ class Method(nn.Module, ABC):
         """
 
     def after_update(self, step: int, made: Tensor | None = None) -> None:
-        """What follows the update of a step: a moving average, for example.
+        """Called after the update of a step, for example to move an average.
 
         Args:
             step: optimiser step.
-            made: whether the update was made, where only the device knows (bool scalar); nothing may change if not.
+            made: whether the update was made, if only the device knows (bool scalar); if not, nothing may change.
         """
 
     def hyperparameters(self, step: int) -> dict[str, float]:
-        """Values of this step that records show beside the learning rate: ``momentum``, for example."""
+        """Values of this step to record beside the learning rate, for example ``momentum``."""
         del step
         return {}
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """Scalars computed once per record from the last micro-batch: chance levels, for example."""
+        """Scalars computed once per record from the last micro-batch, for example chance levels."""
         return {}
 
     def fewest_images(self, processes: int) -> int:
-        """Images that a forward pass of one process needs, so that terms that compare images have enough of them."""
+        """Minimum number of images per forward pass of one process; more than 1 if loss terms compare images."""
         del processes
         return 1
 
     def networks(self) -> Sequence[nn.Module]:
-        """Networks that are compiled one by one; under FSDP each of their ``blocks`` is a unit of its own."""
+        """Networks to compile separately; FSDP makes each of their ``blocks`` a unit."""
         return [self.encoder]
 
     @property
     def weights(self) -> nn.Module:
-        """The module whose state a checkpoint holds."""
+        """The module whose state is saved in checkpoints."""
         return self
 
     def param_groups(self) -> list[ParameterGroup]:
-        """All trained parameters. Vectors (norms, biases, mask tokens) do not decay; matrices of transformer blocks count
-        as hidden."""
+        """All trained parameters. Vectors (norms, biases, mask tokens) do not decay; matrices of transformer blocks are
+        hidden."""
         trained = [p for p in self.weights.parameters() if p.requires_grad]
         in_blocks = {
             id(parameter): 3 if name.startswith("attn.qkv.") else 1
@@ -189,12 +189,12 @@ class Method(nn.Module, ABC):
 
     @classmethod
     def cost(cls, config: Config, channels: int, *, processes: int = 1) -> StepCost | None:
-        """FLOP per image of one training step, the loss included and the optimiser not; none where they are not counted.
+        """FLOP per image of one training step, with the loss but without the optimiser; None if not implemented.
 
         Args:
-            config: the configuration; no weights are made.
+            config: the configuration; no network is built.
             channels: input channels.
-            processes: that share a batch.
+            processes: number of processes that share a batch.
         """
         del config, channels, processes
         return None
@@ -205,7 +205,7 @@ class Method(nn.Module, ABC):
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Context of passes that exchange nothing with other processes."""
+        """Context of passes without collectives."""
         self.solo = True
         try:
             yield

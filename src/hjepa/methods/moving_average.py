@@ -1,4 +1,4 @@
-"""The exponential moving average that makes targets."""
+"""The exponential moving average of the target encoder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class MovingAverage:
     """``target = m * target + (1 - m) * context``, one fused call for all parameters.
 
     Args:
-        context, target: networks of the same structure, spread over processes alike: each moves the part that it holds.
+        context, target: networks of the same structure; if sharded, then alike, so that each process updates its shard.
     """
 
     def __init__(self, context: nn.Module, target: nn.Module) -> None:
@@ -30,9 +30,10 @@ class MovingAverage:
 
         Args:
             momentum: of this step.
-            made: whether the context network moved, if only the device knows (bool scalar): where not, nor does the target.
+            made: whether the context network was updated, if only the device knows (bool scalar); if not, the target
+                does not move either.
         """
-        # Asked for each time: FSDP may lay its parts out anew.
+        # Read on every call, as FSDP may replace its shards.
         target, context = ([local_part(p) for p in network.parameters()] for network in (self._target, self._context))
         if made is None:
             torch._foreach_lerp_(target, context, 1.0 - momentum)

@@ -22,13 +22,13 @@ M = TypeVar("M", bound=type[Method])
 
 
 def register(name: str) -> Callable[[M], M]:
-    """Make a method known to ``method: NAME`` in configurations.
+    """Decorator that registers a method for ``method: NAME`` in configurations.
 
     Args:
         name: lower case.
 
     Raises:
-        ValueError: the name is taken by another class.
+        ValueError: the name is already taken by another class.
 
     Example:
         >>> from hjepa.methods import HJepa, register
@@ -48,18 +48,18 @@ def register(name: str) -> Callable[[M], M]:
 
 
 def method_names() -> list[str]:
-    """Names that ``method`` accepts, beside ``package.module:Class``."""
+    """Registered names; the key ``method`` also accepts ``package.module:Class``."""
     return sorted(_METHODS)
 
 
 def find_method(name: str) -> type[Method]:
-    """The class of a name.
+    """The method class of a name.
 
     Args:
-        name: a registered name, or ``package.module:Class`` for a class that can be imported.
+        name: a registered name, or ``package.module:Class`` for an importable class.
 
     Raises:
-        UserError: no such method; the line names what is close.
+        UserError: there is no such method; the message suggests a similar name.
     """
     if ":" in name:
         return _imported(name)
@@ -75,9 +75,9 @@ def _imported(name: str) -> type[Method]:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"method: {name!r} cannot be imported ({error}); give package.module:Class") from None
+        raise UserError(f"method: cannot import {name!r} ({error}); give package.module:Class") from None
     if not (isinstance(found, type) and issubclass(found, Method)):
-        raise UserError(f"method: {name!r} is no hjepa.methods.Method; derive the class from it")
+        raise UserError(f"method: {name!r} is not a subclass of hjepa.methods.Method; derive it from that class")
     return found
 
 

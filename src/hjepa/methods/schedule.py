@@ -1,4 +1,4 @@
-"""How long a run is, for values that a method changes over it."""
+"""Length of a run, for values that a method schedules over it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Horizon:
     total_steps: int
 
     def share(self, step: float, start: float = 0.0) -> float:
-        """Share of the way from step ``start`` to the end that is done at ``step``, 0 to 1."""
+        """Progress at ``step`` from step ``start`` to the end, 0 to 1."""
         return min(1.0, max(0.0, (step - start) / max(1.0, self.total_steps - start)))
 
 
 def cosine(start: float, end: float, share: float) -> float:
-    """Half a cosine from ``start`` to ``end``."""
+    """Half a cosine from ``start`` (at ``share`` 0) to ``end`` (at 1)."""
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * share))

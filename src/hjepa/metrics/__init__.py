@@ -1,4 +1,4 @@
-"""Readings of features: k-NN, linear probe, effective rank, CKA, PCA, position share. Tensors only; knows no model and no config."""
+"""Measures of features: k-NN, linear probe, effective rank, CKA, PCA, position share. Tensors in, numbers out."""
 
 from hjepa.metrics.cka import cka_matrix, linear_cka
 from hjepa.metrics.knn import accuracy, knn_predict, nearest_neighbours

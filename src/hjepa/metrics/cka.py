@@ -1,4 +1,4 @@
-"""How much two representations of the same images differ: linear centred kernel alignment."""
+"""Similarity of two representations of the same images: linear centred kernel alignment."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from hjepa.metrics.moments import check_features, exact
 def linear_cka(first: Tensor, second: Tensor) -> float:
     """Linear CKA (arXiv:1905.00414), computed in feature space.
 
-    Invariant to rotation and to one common scale of either side; needs clearly more images than dimensions, since
-    with few images any two representations look alike.
+    Invariant to rotation and to isotropic scaling of either side. Needs clearly more images than dimensions, since with
+    few images any two representations look alike.
 
     Args:
         first: [N, D1].
         second: [N, D2], the same images in the same order.
 
     Returns:
-        0 (nothing in common) to 1 (equal up to rotation and scale); NaN when either side is constant, where the
-        question has no answer.
+        0 (nothing in common) to 1 (equal up to rotation and scale); NaN if either side is constant.
 
     Raises:
         ValueError: different numbers of images.
@@ -36,7 +35,7 @@ def cka_matrix(levels: Sequence[Tensor]) -> Tensor:
         check_features(features, f"level {i}")
         if features.shape[0] != levels[0].shape[0]:
             raise ValueError(
-                f"level {i}: {features.shape[0]} images where level 0 has {levels[0].shape[0]}; compare the same ones"
+                f"level {i}: {features.shape[0]} images, but level 0 has {levels[0].shape[0]}; compare the same images"
             )
     centred = [_centre(features) for features in levels]
     overlap = torch.eye(len(levels), dtype=torch.float64)
@@ -50,6 +49,6 @@ def cka_matrix(levels: Sequence[Tensor]) -> Tensor:
 def _centre(features: Tensor) -> Tensor:
     values = exact(features)
     centred = values - values.mean(dim=0)
-    # What rounding leaves of a constant column is no signal.
+    # Set to zero what rounding leaves of a constant column.
     noise = 1e-12 * values.abs().amax(dim=0)
     return torch.where(centred.abs().amax(dim=0) > noise, centred, 0.0)

@@ -1,7 +1,7 @@
-"""Cosine k-nearest-neighbour classification, the training-free reading of a representation.
+"""Cosine k-nearest-neighbour classification, a training-free measure of a representation.
 
 The protocol of the self-supervised literature (instance discrimination, arXiv:1805.01978; DINO, arXiv:2104.14294)
-weighs votes by ``exp(similarity / 0.07)``; that is `weighted`. The default here is the plainer uniform vote.
+weights votes by ``exp(similarity / 0.07)``; that is `weighted`. The default here is the simpler uniform vote.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from hjepa.metrics.moments import check_features
 
 _SIMILARITIES_AT_ONCE = 2**25  # 128 MiB of float32
-_GROUP = 16  # columns whose largest entry stands for them in the search for the largest of a row
+_GROUP = 16  # columns per group in the first step of `_largest`
 
 
 def nearest_neighbours(train: Tensor, test: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -27,16 +27,16 @@ def nearest_neighbours(train: Tensor, test: Tensor, k: int) -> tuple[Tensor, Ten
         k: number of neighbours, at most N.
 
     Returns:
-        similarities [M, k] in [-1, 1], falling along each row, and their row numbers in ``train``
-        [M, k] int64. A row of zeros has similarity 0 to everything.
+        similarities [M, k] in [-1, 1], descending in each row, and the row numbers in ``train`` [M, k] int64. A row of
+        zeros has similarity 0 to all others.
 
     Raises:
-        ValueError: shapes that do not fit, or k outside 1 to N.
+        ValueError: shapes that do not match, or k outside 1 to N.
     """
     check_features(train, "train")
     check_features(test, "test")
     if train.shape[1] != test.shape[1]:
-        raise ValueError(f"test: width {test.shape[1]} where the training features have {train.shape[1]}")
+        raise ValueError(f"test: width {test.shape[1]}, but the training features have width {train.shape[1]}")
     if not 1 <= k <= train.shape[0]:
         raise ValueError(f"k: {k} neighbours of {train.shape[0]} training images; use 1 to {train.shape[0]}")
     reference = F.normalize(train.detach(), dim=1).T
@@ -48,14 +48,14 @@ def nearest_neighbours(train: Tensor, test: Tensor, k: int) -> tuple[Tensor, Ten
 def _largest(similarities: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """``topk(k, dim=1)`` in two steps, for rows much longer than k.
 
-    A group without one of the k largest group maxima holds none of the k largest entries, so the k groups that have
-    them are all that is searched. The maxima are a plain vectorised pass over the row, which `topk` is not.
+    The k largest entries lie in the k groups with the largest maxima, so only these are searched. Computing the maxima
+    is one vectorised pass over the row, which is faster than `topk`.
     """
     count, columns = similarities.shape
     groups = columns // _GROUP
     if groups < 8 * k:
         return torch.topk(similarities, k, dim=1)
-    # Group g holds the columns g, g + groups, g + 2 * groups, ...; those left over are searched in any case.
+    # Group g holds the columns g, g + groups, g + 2 * groups, ...; columns left over are always searched.
     grouped = similarities[:, : _GROUP * groups].view(count, _GROUP, groups)
     best = grouped.amax(dim=1).topk(k, dim=1, sorted=False).indices
     offsets = groups * torch.arange(_GROUP, device=best.device)
@@ -75,9 +75,9 @@ def knn_predict(
     weighted: bool = False,
     temperature: float = 0.07,
 ) -> dict[int, Tensor]:
-    """Classes of the test rows by a vote among their nearest training rows.
+    """Predict the class of each test row by a vote among its nearest training rows.
 
-    One neighbour search for the largest ``k`` serves all of them.
+    One neighbour search, for the largest ``k``, serves all values of ``k``.
 
     Args:
         train: reference features [N, D].
@@ -90,23 +90,23 @@ def knn_predict(
         temperature: of the weighted vote.
 
     Returns:
-        from each k to the predicted classes, [M] int64.
+        for each k the predicted classes, [M] int64.
 
     Raises:
-        ValueError: shapes that do not fit, labels out of range, or k outside 1 to N.
+        ValueError: shapes that do not match, labels out of range, or k outside 1 to N.
     """
     check_features(train, "train")
     wanted = [k] if isinstance(k, int) else list(k)
     if not wanted:
-        raise ValueError("k: no number of neighbours given")
+        raise ValueError("k: no value given")
     if min(wanted) < 1:
-        raise ValueError(f"k: {min(wanted)} is not a number of neighbours; use 1 to {train.shape[0]}")
+        raise ValueError(f"k: {min(wanted)} neighbours; use 1 to {train.shape[0]}")
     if train_labels.shape != train.shape[:1]:
         raise ValueError(f"train_labels: {list(train_labels.shape)} labels for {train.shape[0]} training images")
     low, high = int(train_labels.min()), int(train_labels.max())
     classes = high + 1 if num_classes is None else num_classes
     if low < 0 or high >= classes:
-        raise ValueError(f"train_labels: {low} to {high} where 0 to {classes - 1} are the classes")
+        raise ValueError(f"train_labels: values from {low} to {high}, but the classes are 0 to {classes - 1}")
     similarities, neighbours = nearest_neighbours(train, test, max(wanted))
     votes = train_labels.to(neighbours.device)[neighbours]
     return {n: _vote(similarities[:, :n], votes[:, :n], classes, temperature if weighted else None) for n in wanted}
@@ -115,11 +115,11 @@ def knn_predict(
 def _vote(similarities: Tensor, votes: Tensor, classes: int, temperature: float | None) -> Tensor:
     empty = similarities.new_zeros(len(votes), classes)
     if temperature is not None:
-        # Relative to the nearest neighbour: the same winner, and nothing overflows at a low temperature.
+        # Relative to the nearest neighbour, which does not change the winner and avoids overflow at low temperatures.
         weights = ((similarities - similarities[:, :1]) / temperature).exp()
         return empty.scatter_add(1, votes, weights).argmax(dim=1)
     counts = empty.scatter_add(1, votes, torch.ones_like(similarities))
-    # Equal counts: the smaller sum of distances 1 - similarity is the larger sum of similarities.
+    # Ties go to the class with the larger sum of similarities, that is the smaller sum of distances.
     nearness = empty.scatter_add(1, votes, similarities)
     tied = counts == counts.max(dim=1, keepdim=True).values
     return nearness.masked_fill(~tied, -torch.inf).argmax(dim=1)

@@ -1,8 +1,8 @@
-"""The linear probe: what a linear classifier on frozen features gets right.
+"""The linear probe: accuracy of a linear classifier on frozen features.
 
-Standardised features, multinomial logistic regression solved to convergence, the strength of the L2 regulariser
-chosen on a split of the *training* images, the test images read once. Nothing is tuned by hand, so two sets of
-features are compared under the same conditions.
+Features are standardised, multinomial logistic regression is solved to convergence, the L2 strength is chosen on a
+split of the *training* images, and the test images are used once. Nothing is tuned by hand, so sets of features are
+compared under equal conditions.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hjepa.metrics.moments import check_features, mean_and_std
 from hjepa.runtime.random import Purpose, stream
 
 L2_VALUES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
-"""Strengths tried: decades around those that suit 10 to 10^6 images."""
+"""L2 strengths to try: decades around those that suit 10 to 10^6 images."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ class LinearClassifier:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """A linear probe and how it came about."""
+    """A fitted linear probe, its accuracy, and how its L2 strength was chosen."""
 
     accuracy: float
-    """Share of the test images that it gets right, 0 to 1."""
+    """Accuracy on the test images, 0 to 1."""
     l2: float
-    """The strength chosen."""
+    """The chosen L2 strength."""
     validation: dict[float, float]
     """Accuracy on the held-out training images for every strength tried."""
     classifier: LinearClassifier
@@ -71,11 +71,11 @@ def linear_probe(
     validation_fraction: float = 0.1,
     seed: int = 0,
 ) -> ProbeResult:
-    """Fit a linear probe on training features and read the test features once.
+    """Fit a linear probe on training features and score it once on the test features.
 
     The objective is ``mean cross-entropy + l2 / 2 * |weight|^2`` on features standardised with the statistics of
-    the images they are fitted on; scikit-learn's ``C`` is ``1 / (l2 * N)``. A feature that is constant in
-    training is left out. Of equally good strengths the strongest is taken.
+    the images they are fitted on; scikit-learn's ``C`` is ``1 / (l2 * N)``. Features that are constant in training are
+    ignored. Among equally accurate strengths the strongest is chosen.
 
     Args:
         train: [N, D].
@@ -85,10 +85,10 @@ def linear_probe(
         num_classes: C.
         l2_values: strengths to choose from.
         validation_fraction: share of each class held out for the choice; see `stratified_split`.
-        seed: of that split.
+        seed: seed of that split.
 
     Raises:
-        ValueError: shapes or labels that do not fit, fewer than two classes in training, or no class with two
+        ValueError: shapes or labels that do not match, fewer than two classes in training, or no class with two
             training images, so that nothing can be held out.
     """
     check_features(train, "train")
@@ -96,11 +96,11 @@ def linear_probe(
     _check_labels(train_labels, len(train), num_classes, "train_labels")
     _check_labels(test_labels, len(test), num_classes, "test_labels")
     if train.shape[1] != test.shape[1]:
-        raise ValueError(f"test: width {test.shape[1]} where the training features have {train.shape[1]}")
+        raise ValueError(f"test: width {test.shape[1]}, but the training features have width {train.shape[1]}")
     if not l2_values:
-        raise ValueError("l2_values: no strength given")
+        raise ValueError("l2_values: no strengths given")
     if len(torch.unique(train_labels)) < 2:
-        raise ValueError(f"train_labels: only class {int(train_labels[0])}; a probe needs images of two classes")
+        raise ValueError(f"train_labels: only class {int(train_labels[0])}; a probe needs at least two classes")
     strengths = sorted(set(l2_values), reverse=True)
     kept, held_out = stratified_split(train_labels, validation_fraction, seed)
     if len(held_out) == 0:
@@ -121,11 +121,11 @@ def linear_probe(
 
 
 class _Path:
-    """Features standardised and labels made dense, ready to be solved for any strength."""
+    """Standardised features and dense labels, to be solved for several strengths."""
 
     def __init__(self, features: Tensor, labels: Tensor, num_classes: int) -> None:
         mean, std = mean_and_std(features)
-        # Below this a column is constant up to the rounding of float32, and dividing would blow up the rounding.
+        # Below this a column is constant up to float32 rounding, which dividing would amplify.
         varies = std > 1e-6 * mean.abs()
         scale = torch.where(varies, 1 / std, 0.0)
         device = features.device
@@ -151,22 +151,22 @@ class _Path:
 
 
 def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Row numbers kept and held out, both ascending int64.
+    """Row numbers to keep and to hold out, both ascending int64.
 
-    Of every class ``fraction`` is held out, rounded up, so at least one image; but one image always stays, and a
-    class with a single image is not held out at all.
+    Of every class ``fraction`` is held out, rounded up, so at least one image. At least one image is kept, so a class
+    with a single image is not held out.
 
     Raises:
         ValueError: ``fraction`` outside (0, 1).
     """
     if not 0 < fraction < 1:
-        raise ValueError(f"fraction: {fraction:g} must lie between 0 and 1")
+        raise ValueError(f"fraction: {fraction:g} must be between 0 and 1")
     values = labels.cpu().numpy()
     generator = stream(Purpose.PROBE_SPLIT, seed)
     held: list[np.ndarray] = []
     for label in np.unique(values):
         members = generator.permutation(np.flatnonzero(values == label))
-        # 0.1 * 30 is 3.0000000000000004 in binary; three are meant.
+        # 0.1 * 30 is 3.0000000000000004 in binary, but three are meant.
         number = min(math.ceil(fraction * len(members) - 1e-9), len(members) - 1)
         held.append(members[:number])
     out = np.zeros(len(values), dtype=bool)
@@ -179,4 +179,4 @@ def _check_labels(labels: Tensor, count: int, num_classes: int, name: str) -> No
         raise ValueError(f"{name}: {list(labels.shape)} labels for {count} images")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= num_classes:
-        raise ValueError(f"{name}: {low} to {high} where 0 to {num_classes - 1} are the classes")
+        raise ValueError(f"{name}: values from {low} to {high}, but the classes are 0 to {num_classes - 1}")

@@ -14,7 +14,7 @@ from torch import Tensor
 from hjepa.metrics.moments import gram
 
 _MAX_ITERATIONS = 200
-_SUBOPTIMALITY = 1e-5  # nats per image that the solution may stand above the minimum, as the Newton decrement says
+_SUBOPTIMALITY = 1e-5  # largest excess over the minimum in nats per image, estimated by the Newton decrement
 log = logging.getLogger("hjepa")
 
 
@@ -42,26 +42,26 @@ def fit_logistic(
     num_classes: int,
     start: LogisticFit | None = None,
 ) -> Iterator[LogisticFit]:
-    """Minimise ``mean cross-entropy + l2 / 2 * |weight|^2``, one strength after the other.
+    """Minimise ``mean cross-entropy + l2 / 2 * |weight|^2`` for each strength in turn.
 
-    Each solution starts from the one before, so the order strong to weak is the quick one. Features of a deep
-    network are strongly correlated and plain gradient steps crawl along the weak directions; the variables are
-    therefore changed by the Cholesky factor of the Hessian at zero weights, which makes some ten iterations do.
+    Each solution starts from the previous one, so order the strengths from strong to weak. Features of deep networks
+    are strongly correlated, which makes plain gradient steps slow along weak directions. The variables are therefore
+    preconditioned by the Cholesky factor of the Hessian at zero weights; about ten iterations then suffice.
 
     Args:
-        features: [N, D] float32, standardised (mean 0 per column) on any device; the products with it run
-            there in float32, everything else in float64 on the CPU.
-        labels: [N] int64, every one of 0 to ``num_classes - 1`` present (the bias of a class without an image
-            would run off to minus infinity).
+        features: [N, D] float32, standardised (mean 0 per column), on any device; products with it run there in
+            float32, everything else in float64 on the CPU.
+        labels: [N] int64; each of 0 to ``num_classes - 1`` must occur (the bias of a class without images would diverge
+            to minus infinity).
         l2_values: strengths, each above 0.
         num_classes: C.
-        start: where the first one starts; at zero when not given.
+        start: starting point of the first one; zero if None.
 
     Yields:
         the solutions, in the order of ``l2_values``.
 
     Raises:
-        ValueError: a class without an image, or a strength that is not positive.
+        ValueError: a class without images, or a strength that is not positive.
     """
     counts = torch.bincount(labels.cpu(), minlength=num_classes)
     if len(counts) != num_classes or int(counts.min()) == 0:
@@ -71,7 +71,7 @@ def fit_logistic(
     count, width = features.shape
     labels = labels.to(features.device)
     second_moment = gram(features, dtype=torch.float32) / count
-    # Rounding of the float32 products, lest the factorisation fail on directions without any variance.
+    # Allows for float32 rounding, so that the factorisation does not fail on directions without variance.
     jitter = 1e-6 * float(second_moment.diagonal().sum())
     weight = torch.zeros(width, num_classes, dtype=torch.float64) if start is None else start.weight.T.clone()
     bias = torch.zeros(num_classes, dtype=torch.float64) if start is None else start.bias.clone()
@@ -97,8 +97,8 @@ class _Problem:
         optimiser = torch.optim.LBFGS(
             [position],
             max_iter=_MAX_ITERATIONS,
-            # In these coordinates the Hessian is near one, so |gradient|^2 / 2 is about the height above the
-            # minimum; spread evenly over the entries it reaches the wanted one at this largest entry.
+            # In these coordinates the Hessian is close to the identity, so |gradient|^2 / 2 is about the excess over
+            # the minimum. The optimiser compares the largest entry; this one is for an evenly distributed gradient.
             tolerance_grad=math.sqrt(2 * _SUBOPTIMALITY / position.numel()),
             tolerance_change=1e-9,
             history_size=20,
@@ -132,7 +132,7 @@ class _Problem:
         """Objective and its gradient at a point."""
         weight, bias = self.unpack(position)
         device = self.features.device
-        # Class by image throughout: for few classes the softmax is then twenty times faster than along short rows, and
+        # Layout [classes, images]: with few classes the softmax is then twenty times faster than along short rows, and
         # the second product several times.
         logits = weight.T.float().to(device).contiguous() @ self.features.T + bias.float().to(device)[:, None]
         log_share = F.log_softmax(logits, dim=0)

@@ -1,4 +1,4 @@
-"""First and second moments of a feature matrix, the raw material of ranks, similarities, PCA and preconditioners."""
+"""First and second moments of a feature matrix, and checks of its shape and values."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ _BLOCK_ROWS = 4096
 
 
 def check_features(features: Tensor, name: str = "features") -> None:
-    """Refuse what is not a finite, non-empty [N, D] matrix of floating-point features.
+    """Check that features are a finite, non-empty [N, D] matrix of floating-point numbers.
 
     Raises:
-        ValueError: with the name of the argument and what is wrong with it.
+        ValueError: they are not; the message names the argument and the problem.
     """
     if features.ndim != 2 or 0 in features.shape:
-        raise ValueError(f"{name}: a non-empty matrix [images, width] is needed, not {list(features.shape)}")
+        raise ValueError(f"{name}: expected a non-empty matrix [images, width], got shape {list(features.shape)}")
     if not features.is_floating_point():
-        raise ValueError(f"{name}: floating-point features are needed, not {features.dtype}")
+        raise ValueError(f"{name}: expected floating-point features, got {features.dtype}")
     if not torch.isfinite(features).all():
-        raise ValueError(f"{name}: NaN or infinite values; the encoder that made them has diverged")
+        raise ValueError(f"{name}: NaN or infinite values; the encoder has diverged")
 
 
 def exact(features: Tensor) -> Tensor:
-    """The features in float64, on the CPU where their device has no float64 (Apple MPS). Detached."""
+    """The features in float64, detached; moved to the CPU if their device has no float64 (Apple MPS)."""
     features = features.detach()
     return features.to("cpu" if features.device.type == "mps" else features.device, torch.float64)
 
@@ -31,8 +31,7 @@ def exact(features: Tensor) -> Tensor:
 def mean_and_std(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and (population) standard deviation per dimension, [D] each, float64 on the CPU.
 
-    Two passes over blocks of rows, so that a large mean does not drown a small spread and no second copy of the
-    matrix is made.
+    Two passes over blocks of rows, so that a large mean does not cancel a small spread, and the matrix is not copied.
     """
     count = features.shape[0]
     mean = torch.zeros(features.shape[1], dtype=torch.float64)
@@ -51,8 +50,8 @@ def gram(features: Tensor, *, mean: Tensor | None = None, dtype: torch.dtype = t
 
     Args:
         features: [N, D].
-        mean: [D], subtracted from every row in float64; nothing is subtracted when not given.
-        dtype: type of the products. float32 is several times faster for wide features and enough for a
+        mean: [D], subtracted from every row in float64; None subtracts nothing.
+        dtype: type of the products. float32 is several times faster for wide features and accurate enough for a
             preconditioner or the leading components; blocks are summed in float64 in either case.
     """
     total = torch.zeros(features.shape[1], features.shape[1], dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""How far features say where a cell lies rather than what it shows."""
+"""How much of the variance of cell features is explained by position rather than content."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from torch import Tensor
 
 
 def position_share(tokens: Tensor) -> float | None:
-    """How much of the variance of cell features the cell's position alone explains, over images.
+    """Share of the variance of cell features that the cell's position alone explains.
 
-    The share of variance between positions in a one-way layout, corrected for the number of images: 1 when a cell's
-    features say only where it is, 0 when they say nothing of it.
+    The share of variance between positions in a one-way layout, corrected for the number of images: 1 if features
+    depend on position only, 0 if they do not depend on it.
 
     Args:
         tokens: [B, cells, D].
 
     Returns:
-        0 to 1; nothing for fewer than two images, and for features that do not vary.
+        0 to 1; None for fewer than two images or cells, and for constant features.
     """
     images, cells, _ = tokens.shape
     if images < 2 or cells < 2:

@@ -1,4 +1,4 @@
-"""The pre-norm transformer block. Parameter names equal timm's, so that weights travel both ways."""
+"""The pre-norm transformer block. Parameter names are timm's, so that weights can be exchanged."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from torch import Tensor, nn
 from hjepa.models.positions import rotate
 
 NORM_EPS = 1e-6
-# Keys up to which attention may be written out: what it keeps grows with their square, 6 * heads * keys ** 2 bytes per
-# image and block (weights in float32 and in bf16), and what it gains shrinks.
+# Most keys for which attention is computed as explicit products. They keep 6 * heads * keys ** 2 bytes per image and
+# block (weights in float32 and in bf16), and the gain in speed shrinks with the number of keys.
 MOST_KEYS = 576
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Softmax attention (arXiv:1706.03762, eq. 1), in the fastest way that there is for device and type.
+    """Softmax attention (arXiv:1706.03762, eq. 1), using the fastest kernel for this device and dtype.
 
-    That is PyTorch's fused kernel everywhere but for short sequences in bf16 on a processor, where forward and backward
-    together take it two to three times as long as in float32, and products written out half as long
+    That is PyTorch's fused kernel, except for short sequences in bf16 on a CPU: there the fused kernel takes two to
+    three times as long as in float32 (forward and backward), and explicit products half as long
     (`python -m benchmarks.attention`).
 
     Args:
@@ -34,9 +34,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def attend_by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The same as two products and a softmax. Keeps [B, heads, M, N] for the backward pass, and in bf16 rounds scores
-    before the softmax, which the fused kernel does not: errors are two to four times as large. The softmax itself is
-    computed in float32: its gradient is made from its output, which bf16 would have rounded."""
+    """Attention as two products and a softmax. Keeps [B, heads, M, N] for the backward pass. In bf16 it rounds the scores
+    before the softmax, unlike the fused kernel, so errors are two to four times as large. The softmax is computed in
+    float32, because its gradient uses its output, which bf16 would round."""
     weights = torch.softmax((q * q.shape[-1] ** -0.5) @ k.mT, dim=-1, dtype=torch.float32)
     return weights.to(v.dtype) @ v
 
@@ -56,7 +56,7 @@ class Attention(nn.Module):
         Args:
             x: [B, N, D].
             angles: rotary angles of the tokens, [N, D / heads / 2] or with a batch axis.
-            first: answer only for the tokens from this one on; all are attended to.
+            first: compute outputs only for the tokens from this one on; all tokens are attended to.
 
         Returns:
             [B, N - first, D].
@@ -64,7 +64,7 @@ class Attention(nn.Module):
         B, N, D = x.shape
         heads = (self.num_heads, D // self.num_heads)
         if first:
-            # The rows of the one projection that make queries, and those that make keys and values.
+            # Split the fused projection into the rows for queries and those for keys and values.
             (for_q, for_kv), (bias_q, bias_kv) = (torch.split(p, [D, 2 * D]) for p in (self.qkv.weight, self.qkv.bias))
             q = F.linear(x[:, first:], for_q, bias_q).view(B, N - first, *heads).transpose(1, 2)
             k, v = F.linear(x, for_kv, bias_kv).view(B, N, 2, *heads).permute(2, 0, 3, 1, 4).unbind(0)
@@ -78,7 +78,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with a GELU between."""
+    """Two linear layers with a GELU in between."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class LayerScale(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (arXiv:1603.09382): drops a residual branch per image while training."""
+    """Stochastic depth (arXiv:1603.09382): in training, drops a residual branch at random for each image."""
 
     def __init__(self, probability: float) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class Block(nn.Module):
         dim: width.
         num_heads: attention heads.
         mlp_ratio: hidden MLP width as a multiple of ``dim``.
-        layer_scale: initial value of LayerScale, or none.
+        layer_scale: initial value of LayerScale; None for none.
         drop_path: probability of dropping a branch.
     """
 
@@ -143,7 +143,7 @@ class Block(nn.Module):
         self.drop_path2 = DropPath(drop_path)
 
     def forward(self, x: Tensor, angles: Tensor | None = None, first: int = 0) -> Tensor:
-        """[B, N, D] -> [B, N - first, D]: what later tokens become does not need what the first ones would."""
+        """[B, N, D] -> [B, N - first, D]; outputs of the first tokens are not computed, as nothing depends on them."""
         x = x[:, first:] + self.drop_path1(self.ls1(self.attn(self.norm1(x), angles, first)))
         out: Tensor = x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
         return out

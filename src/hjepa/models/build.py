@@ -1,4 +1,4 @@
-"""Building models from names and from configurations."""
+"""Build models from names and from configurations."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ def create_hjepa(
 ) -> HJEPA:
     """Create an untrained model.
 
-    The input has as many axes as ``image_size`` has numbers: (T,) for signals [B, C, T], (H, W) for images [B, C, H, W],
-    (T, H, W) for clips [B, C, T, H, W]. Configuration files know images only; models of signals and clips, and their
-    masks (`hjepa.MaskSampler` on ``model.geometry.grid``), are made from Python.
+    ``image_size`` has one number per axis of the input: (T,) for signals [B, C, T], (H, W) for images [B, C, H, W],
+    (T, H, W) for clips [B, C, T, H, W]. Configuration files support images only; models of signals and clips, and their
+    masks (`hjepa.MaskSampler` on ``model.geometry.grid``), are created from Python.
 
     Args:
         encoder_type: ``vit_{tiny,small,base,large,huge}_patch{P}_{S}``.
-        embed_dim, depth, num_heads: in place of the named ones.
-        num_hierarchies: levels, 1 to 4; 1 is flat I-JEPA. More can be listed in ``levels``.
+        embed_dim, depth, num_heads: override those of ``encoder_type``.
+        num_hierarchies: number of levels, 1 to 4; 1 is flat I-JEPA. For more, use ``levels``.
         predictor_depth: blocks of the predictor.
         predictor_embed_dim, predictor_num_heads, predictor_sharing, coarse_to_fine, predict_visible: see
             ``model.predictor``.
         hierarchy: how levels are derived; see ``model.hierarchy``.
-        levels: the levels themselves as (depth, stride), finest first, up to eight. A stride is a number, or one per axis:
+        levels: explicit levels as (depth, stride), finest first, up to eight. A stride is one number, or one per axis:
             (4, 1, 1) averages four time steps of a clip.
-        image_size: side of a square image, or the size along each axis, in place of the named one.
-        patch_size: in place of the named one; for every axis, or one per axis.
+        image_size: side of a square image, or the size along each axis; overrides that of ``encoder_type``.
+        patch_size: one number, or one per axis; overrides that of ``encoder_type``.
         channels: input channels.
         position: `sincos` or `rope`.
-        seed: seed of the weights; PyTorch's current random state when not given.
+        seed: seed of the weights; if None, PyTorch's current random state is used.
 
     Raises:
-        UserError: an unknown name or sizes that do not fit together.
+        UserError: an unknown name, or sizes that do not match.
 
     Example:
         >>> import hjepa

@@ -1,4 +1,4 @@
-"""Floating-point operations of the networks in a training step, counted from their sizes.
+"""Floating-point operations of the networks in a training step, computed from their sizes.
 
 `hjepa.training.cost` adds loss and optimiser.
 """
@@ -15,17 +15,17 @@ from hjepa.config import Geometry, ModelConfig
 class StepCost:
     """FLOP per image of one training step (a multiplication and an addition count as two).
 
-    All matrix products are counted, and nothing else: backward passes take twice the products of their forward pass,
-    less where no gradient is asked for. AdamW, the moving average, norms, activations and losses that compare number by
-    number are not products and are left out; so is what gradient checkpointing computes a second time.
+    Only matrix products are counted. A backward pass takes twice the products of its forward pass, or fewer where an
+    input needs no gradient. AdamW, the moving average, norms, activations and element-wise losses are not counted, nor
+    is the recomputation of gradient checkpointing.
 
     Attributes:
         target: target encoder on all tokens, forward only.
         context: context encoder on the visible tokens, forward and backward.
         predictor: predictor on context and queries, forward and backward.
-        tokens: tokens per image that each part works on.
-        loss: InfoNCE's logits, the covariance term and the projections of the sliced test, forward and backward.
-        optimizer: Muon's products of an update, divided among its images.
+        tokens: tokens per image that each part processes.
+        loss: InfoNCE logits, covariance term and sliced-test projections, forward and backward.
+        optimizer: Muon's products, divided by the images of an update.
         hidden: rows and columns of the matrices that Muon would orthogonalise.
     """
 
@@ -45,15 +45,15 @@ class StepCost:
 
     @property
     def total(self) -> float:
-        """All parts."""
+        """FLOP per image of all parts."""
         return sum(self.parts.values())
 
 
 def answered_cells(
     model: ModelConfig, geometry: Geometry, context_tokens: int, query_tokens: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """Cells of each level that the predictor answers for: those that are asked for, and with ``predict_visible`` those
-    that are seen."""
+    """Number of cells that the predictor outputs for each level: the hidden ones, and with ``predict_visible`` also the
+    visible ones."""
     seen = context_tokens if model.predictor.predict_visible else 0
     return tuple(n + seen * (level.stride == 1) for n, level in zip(query_tokens, geometry.levels, strict=True))
 
@@ -67,7 +67,7 @@ def step_cost(
     groups: tuple[tuple[int, ...], ...],
     sets_per_image: int = 1,
 ) -> StepCost:
-    """Count the networks of a training step, with neither loss nor optimiser.
+    """Count the FLOP of the networks in a training step, without loss and optimiser.
 
     Args:
         model: the ``model`` section.
@@ -88,7 +88,7 @@ def step_cost(
 
     depth, ratio = model.predictor.depth, model.predictor.mlp_ratio
     answers = answered_cells(model, geometry, context_tokens, query_tokens)
-    # Cells of each level that context tokens answer for, beside the queries.
+    # Outputs of each level that come from context tokens rather than queries.
     visible = [n - asked for n, asked in zip(answers, query_tokens, strict=True)]
     if model.predictor.sharing == "shared":
         inputs = len({level.depth for level in geometry.levels})
@@ -111,7 +111,7 @@ def step_cost(
             forward += sum(2 * n * D * width for n in query_tokens[:-1])
     return StepCost(
         target=embed(geometry.num_tokens) + blocks(geometry.num_tokens),
-        # Images need no gradient.
+        # The images need no gradient, so the patch embedding's backward pass has one product less.
         context=(2 * embed(context_tokens) + 3 * blocks(context_tokens)) * sets_per_image,
         predictor=3 * forward * sets_per_image,
         tokens={
@@ -124,9 +124,9 @@ def step_cost(
 
 
 def _predictor_blocks(depth: int, tokens: int, answers: int, width: int, mlp_ratio: float) -> float:
-    """Forward FLOP of a predictor's blocks, the last of which answers only for the tokens that are read."""
+    """Forward FLOP of a predictor's blocks; the last one computes only the tokens that are read."""
     hidden = int(width * mlp_ratio)
-    # Keys and values of all tokens; queries, output projection, MLP and attention of those that answer.
+    # Keys and values of all tokens; queries, attention, output projection and MLP of the tokens that are read.
     last = 2 * width * (tokens * 2 * width + answers * (2 * width + 2 * hidden)) + 4 * answers * tokens * width
     return (depth - 1) * _block(tokens, width, mlp_ratio) + last
 

@@ -1,4 +1,4 @@
-"""What an encoder is to everything around it, and the vision transformer that is one."""
+"""The encoder interface, and the vision transformer."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from hjepa.models.positions import rope_angles, sincos
 
 @dataclass(frozen=True)
 class Features:
-    """What an encoder says of its tokens.
+    """Features of an encoder's tokens.
 
     Attributes:
         taps: normalised features after each tapped block, by depth from 1, [B, N, D] each.
-        grid: tokens per axis of the whole image; N is fewer than their product where tokens were hidden.
+        grid: tokens per axis of the whole image; N is less than their product if tokens were hidden.
     """
 
     taps: dict[int, Tensor]
@@ -34,10 +34,10 @@ class Features:
 
 
 class Encoder(nn.Module, ABC):
-    """From images to tokens, and from tokens to the features of every level.
+    """Maps images to token features, and these to the features of every level.
 
-    Methods train encoders; evaluation, visualization, packing and export read them and know nothing else of a model.
-    Shapes are written for images; the input of an encoder of signals is [B, C, T], that of one of clips [B, C, T, H, W].
+    Methods train encoders; evaluation, visualization, packing and export use this interface only. Shapes are given for
+    images; signals are [B, C, T] and clips [B, C, T, H, W].
 
     Args:
         geometry: sizes, depths of the levels, strides.
@@ -65,15 +65,15 @@ class Encoder(nn.Module, ABC):
 
         Args:
             images: [B, C, H, W], normalised.
-            keep: int64 [B, Nc], row-major indices of visible tokens; all when not given.
-            depths: blocks to tap after, counted from 1; the levels' depths when not given.
+            keep: int64 [B, Nc], row-major indices of visible tokens; all if None.
+            depths: blocks to tap, counted from 1; the levels' depths if None.
 
         Returns:
             for each tapped depth the normalised features, [B, N, D] or [B, Nc, D].
         """
 
     def tokens(self, images: Tensor, keep: Tensor | None = None, depths: Sequence[int] | None = None) -> Features:
-        """The same, with the grid that the tokens lie on; see `forward`."""
+        """Like `forward`, and with the token grid."""
         return Features(self(images, keep, depths), self.geometry.grid)
 
     def levels(self, images: Tensor) -> list[Tensor]:
@@ -82,7 +82,7 @@ class Encoder(nn.Module, ABC):
             return level_features(self(images), self.geometry)
 
     def as_written(self) -> contextlib.AbstractContextManager[object]:
-        """Context in which nothing runs compiled: other batch sizes than those of training would compile it anew."""
+        """Context without compilation, as batch sizes other than those of training would trigger recompilation."""
         if self._compiled_call_impl is None:
             return contextlib.nullcontext()
         return cast("contextlib.AbstractContextManager[object]", torch.compiler.set_stance("force_eager"))
@@ -95,12 +95,12 @@ class Encoder(nn.Module, ABC):
         depths: Sequence[int] | None = None,
         pool: Literal["mean", "none"] = "mean",
     ) -> Tensor:
-        """Features of whole images for use downstream. Differentiable; wrap in ``torch.no_grad()`` where that is waste.
+        """Features of whole images for downstream use. Differentiable; wrap in ``torch.no_grad()`` if not needed.
 
         Args:
             images: [B, C, H, W], normalised.
-            level: a level (negative counts from the coarsest), or all of them side by side.
-            depths: read after these encoder blocks instead, side by side, whatever the levels are; `level` is ignored.
+            level: a level (negative counts from the coarsest), or all levels concatenated.
+            depths: concatenate the outputs of these encoder blocks instead, and ignore `level`.
             pool: `mean` over cells, or `none`.
 
         Returns:
@@ -126,15 +126,15 @@ class Encoder(nn.Module, ABC):
             return torch.cat([f.mean(dim=1) for f in features], dim=-1)
         if len({f.shape[1] for f in features}) > 1:
             raise ValueError(
-                "unpooled features of levels with different grids cannot stand side by side; ask for one level"
+                "unpooled features of levels with different grids cannot be concatenated; choose one level"
             )
         return torch.cat(features, dim=-1)
 
 
 class PatchEmbed(nn.Module):
-    """Cuts a signal, an image or a clip into patches and projects each linearly.
+    """Splits a signal, an image or a clip into patches and projects each linearly.
 
-    The weights are those of a convolution with one, two or three axes; for images they have timm's name and shape.
+    The weights are those of a convolution over one, two or three axes; for images their name and shape are timm's.
 
     Args:
         patch: size of a patch along each axis.
@@ -161,7 +161,7 @@ class PatchEmbed(nn.Module):
         B, C, *sizes = images.shape
         split = [part for size, side in zip(sizes, self.patch, strict=True) for part in (size // side, side)]
         grid_axes, patch_axes = range(2, 2 + len(split), 2), range(3, 2 + len(split), 2)
-        # The same product as the convolution, on a matrix of patches: hidden patches cost nothing.
+        # Equal to the convolution, but as a product over a matrix of patches, so that hidden patches cost nothing.
         patches = images.reshape(B, C, *split).permute(0, *grid_axes, 1, *patch_axes)
         patches = patches.reshape(B, -1, C * math.prod(self.patch))
         if keep is not None:
@@ -172,8 +172,8 @@ class PatchEmbed(nn.Module):
 class VisionTransformer(Encoder):
     """ViT (arXiv:2010.11929) without a class token, with fixed positions and taps at several depths.
 
-    Parameter names equal those of timm's ``VisionTransformer``: ``patch_embed.proj``, ``blocks.N.…``, ``norm`` for the
-    last tap; norms of shallower taps are ``level_norms.<depth>``.
+    Parameter names are those of timm's ``VisionTransformer``: ``patch_embed.proj``, ``blocks.N.…``, ``norm`` for the
+    last tap; norms of earlier taps are ``level_norms.<depth>``.
 
     Args:
         config: the ``model`` section.
@@ -201,30 +201,30 @@ class VisionTransformer(Encoder):
         self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
         self.level_norms = nn.ModuleDict({str(d): nn.LayerNorm(dim, eps=NORM_EPS) for d in self.depths if d != depth})
         init_transformer(self)
-        # A patch projection is a linear layer in disguise: fan-in scaling as for one (MAE).
+        # The patch projection is a linear layer, and is initialised like one (MAE).
         nn.init.xavier_uniform_(self.patch_embed.proj.weight.flatten(1))
         nn.init.zeros_(cast(Tensor, self.patch_embed.proj.bias))
 
     def forward(
         self, images: Tensor, keep: Tensor | None = None, depths: Sequence[int] | None = None
     ) -> dict[int, Tensor]:
-        """Encode images, or only their visible tokens. Hidden tokens are dropped at the input: they cost nothing and
-        cannot influence anything.
+        """Encode images, or only their visible tokens. Hidden tokens are dropped at the input, so they cost nothing and
+        cannot influence the features.
 
         Args:
             images: [B, C, H, W], normalised.
             keep: int64 [B, Nc], row-major indices of visible tokens.
-            depths: where to tap; the levels' depths when not given.
+            depths: blocks to tap; the levels' depths if None.
 
         Returns:
             for each tapped depth the normalised features, [B, N, D] or [B, Nc, D].
 
         Raises:
-            ValueError: images of another shape than the encoder was built for, a depth that it lacks, or no depths at all.
+            ValueError: images of another shape than the encoder's, a depth out of range, or no depths.
         """
         wanted = self.depths if depths is None else tuple(depths)
         if not wanted:
-            raise ValueError(f"no depths to read after; give some of 1 to {len(self.blocks)}")
+            raise ValueError(f"no depths given; use any of 1 to {len(self.blocks)}")
         for depth in wanted:
             if not 1 <= depth <= len(self.blocks):
                 raise ValueError(
@@ -252,7 +252,7 @@ class VisionTransformer(Encoder):
         return taps
 
     def level_norm(self, x: Tensor, depth: int) -> Tensor:
-        """Normalise the tap after ``depth`` blocks [B, N, D]; without learned parameters where no level is."""
+        """Normalise the tap after ``depth`` blocks [B, N, D]; without learned parameters if no level has this depth."""
         if depth == len(self.blocks):
             return cast(Tensor, self.norm(x))
         if str(depth) in self.level_norms:

@@ -19,21 +19,21 @@ from hjepa.models.levels import batch_mean, level_features, parent_cells
 from hjepa.models.predictor import Predictor
 
 # AdamW moves a weight by about the learning rate per step. A loss falls to a tenth within some hundred steps, so its
-# scale must be able to move by 2 in that time.
+# log-scale must be able to move by about 2 in that time.
 _SCALE_SPEED = 10.0
 
 
 @dataclass
 class JepaOutput:
-    """What one pass yields, per level and finest first.
+    """Outputs of one pass, per level, finest first.
 
     Attributes:
-        predictions: [K * B, Nt, D] each, with gradient; with ``model.predictor.predict_visible`` those of the visible cells
-            follow, [K * B, Nt + Nc, D].
-        targets: as many, layer-normalised without affine, without gradient.
+        predictions: [K * B, Nt, D] each, with gradient; with ``model.predictor.predict_visible`` those of the visible
+            cells follow, [K * B, Nt + Nc, D].
+        targets: of the same shapes, layer-normalised without affine parameters, without gradient.
         pooled: mean over the visible tokens of the context encoder's features at each level, [K * B, D] each, with
-            gradient; what the regularisers work on.
-        log_scales: logarithms of the scales of the levels' losses [L], with gradient, where they are learned.
+            gradient; input of the regularisers.
+        log_scales: logarithms of the scales of the levels' losses [L], with gradient; None if they are not learned.
     """
 
     predictions: list[Tensor]
@@ -46,8 +46,8 @@ class HJEPA(nn.Module):
     """I-JEPA (arXiv:2301.08243) with one or several levels.
 
     The *context encoder* sees only the visible tokens. The *target encoder*, an exponential moving average of it, sees
-    the whole image. A *predictor* says at every level what the target encoder thinks of the hidden cells. At step 0
-    the target encoder is an exact copy, norms included.
+    the whole image. A *predictor* predicts the target encoder's features of the hidden cells at every level. At step 0
+    the target encoder is an exact copy of the context encoder, including norms.
 
     Args:
         config: the ``model`` section.
@@ -71,7 +71,7 @@ class HJEPA(nn.Module):
         self.shared = config.predictor.sharing == "shared"
         self.center_targets = config.center_targets
         self.predict_visible = config.predictor.predict_visible
-        # Set while a process tries a pass by itself: nothing is then exchanged with others.
+        # Set while this process runs a pass alone, which must not use collectives.
         self.alone = False
         self.context_encoder: VisionTransformer = VisionTransformer(config, geometry, channels)
         levels = range(len(geometry.levels))
@@ -85,9 +85,9 @@ class HJEPA(nn.Module):
                 Predictor(config.predictor, geometry, [i], inputs=1, conditioned=top_down and i < levels[-1])
                 for i in levels
             )
-        # Here and not in the objective, so that gradients, checkpoints and processes treat them as they treat all weights.
+        # Here rather than in the objective, so that they are optimised, saved and distributed like all weights.
         self.loss_scales = nn.Parameter(torch.zeros(len(levels))) if learned_weights else None
-        # Copied last, after every initialisation: a copy taken earlier would differ at step 0.
+        # Copied after all initialisation; an earlier copy would differ at step 0.
         self.target_encoder = copy.deepcopy(self.context_encoder).requires_grad_(False)
         self.target_encoder.gradient_checkpointing = False
 
@@ -102,7 +102,7 @@ class HJEPA(nn.Module):
         return self.geometry.embed_dim
 
     def train(self, mode: bool = True) -> HJEPA:
-        """Training mode for context encoder and predictor; the target encoder never drops paths."""
+        """Training mode for context encoder and predictor; the target encoder stays in evaluation mode."""
         super().train(mode)
         self.target_encoder.eval()
         return self
@@ -112,7 +112,7 @@ class HJEPA(nn.Module):
 
         Args:
             images: [B, C, H, W], normalised.
-            masks: what is seen and what is predicted.
+            masks: visible tokens and cells to predict.
 
         Returns:
             `JepaOutput`, or without masks the target encoder's features per level, [B, cells, D] each.
@@ -134,7 +134,7 @@ class HJEPA(nn.Module):
 
     @torch.no_grad()
     def _targets(self, images: Tensor, masks: Masks) -> list[Tensor]:
-        """The whole image is encoded once, whatever the number of levels and mask sets."""
+        """Targets of every level. Images are encoded once, whatever the number of levels and mask sets."""
         features = level_features(self.target_encoder(images), self.geometry)
         if self.center_targets:
             features = [f - batch_mean(f, alone=self.alone) for f in features]
@@ -146,7 +146,7 @@ class HJEPA(nn.Module):
         ]
 
     def _predicted_cells(self, masks: Masks) -> list[Tensor]:
-        """The cells of each level that the predictor answers for, hidden ones first."""
+        """The cells of each level that the predictor outputs, hidden ones first."""
         if not self.predict_visible:
             return list(masks.targets)
         return [
@@ -171,7 +171,7 @@ class HJEPA(nn.Module):
         return predictions
 
     def _around(self, predicted: Tensor, level: int, masks: Masks) -> Tensor:
-        """What was predicted at the next coarser level for the cell around each target cell of a level.
+        """The predictions of the next coarser level for the parent cell of each target cell.
 
         Args:
             predicted: [B, Nt of the coarser level, D].
@@ -181,10 +181,10 @@ class HJEPA(nn.Module):
         """
         fine, coarse = self.geometry.level_grid(level), self.geometry.level_grid(level + 1)
         parent = parent_cells(masks.targets[level], fine, coarse)
-        # Every target lies in a target of the coarser level, so each place that is read has been written.
+        # Every target lies in a target of the coarser level, so every entry that is read has been written.
         grid = predicted.new_zeros(len(predicted), math.prod(coarse), predicted.shape[-1])
         index = masks.targets[level + 1].unsqueeze(-1).expand(-1, -1, predicted.shape[-1])
-        predicted = predicted[:, : index.shape[1]]  # no query asks for a visible cell
+        predicted = predicted[:, : index.shape[1]]  # visible cells are not parents of targets
         return gather_tokens(grid.scatter(1, index, predicted), parent)
 
     def extract_features(
@@ -196,11 +196,11 @@ class HJEPA(nn.Module):
         pool: Literal["mean", "none"] = "mean",
         encoder: Literal["target", "context"] = "target",
     ) -> Tensor:
-        """Features of whole images for use downstream; see `hjepa.models.Encoder.extract_features`.
+        """Features of whole images for downstream use; see `hjepa.models.Encoder.extract_features`.
 
         Args:
             images, level, depths, pool: as there.
-            encoder: the moving average (better features), or the encoder that was trained.
+            encoder: `target`, the moving average (better features), or `context`, the trained encoder.
         """
         network = self.target_encoder if encoder == "target" else self.context_encoder
         return network.extract_features(images, level=level, depths=depths, pool=pool)

@@ -1,4 +1,4 @@
-"""From encoder taps to levels: pooling on the token grid, and which cell of a coarser level lies around a cell."""
+"""From encoder taps to levels: pooling on the token grid, and the parent cells on a coarser level."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def pool_cells(tokens: Tensor, grid: Grid, stride: PerAxis) -> Tensor:
 
 
 def parent_cells(index: Tensor, grid: Grid, coarser: Grid) -> Tensor:
-    """The cell of a coarser level around each cell of a level.
+    """The cell of a coarser level that contains each cell of a level.
 
     Args:
         index: int64 row-major indices on ``grid``, of any shape.
@@ -62,11 +62,11 @@ def level_features(taps: dict[int, Tensor], geometry: Geometry) -> list[Tensor]:
 
 
 def batch_mean(features: Tensor, *, alone: bool = False) -> Tensor:
-    """Mean over the images of the batch, over all processes where there are several.
+    """Mean over the images of the batch, across all processes.
 
     Args:
         features: [B, cells, D], without gradient.
-        alone: over this process's images only.
+        alone: average this process's images only.
 
     Returns:
         [1, cells, D].
@@ -79,7 +79,7 @@ def batch_mean(features: Tensor, *, alone: bool = False) -> Tensor:
 
 
 def distinct_levels(geometry: Geometry) -> tuple[int, ...]:
-    """Levels whose averages over cells differ: one for each encoder depth, since pooling does not change an average."""
+    """One level per encoder depth: pooling does not change the mean over cells, so the others are redundant."""
     first: dict[int, int] = {}
     for number, level in enumerate(geometry.levels):
         first.setdefault(level.depth, number)

@@ -1,4 +1,4 @@
-"""Where a token is: fixed sine-cosine tables and axial rotary angles on grids of one to three axes."""
+"""Positions: fixed sine-cosine tables and axial rotary angles on grids of one to three axes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def sincos(dim: int, grid: Grid, stride: PerAxis = 1) -> Tensor:
         dim: width; even for one axis, a multiple of 4 for two, even and at least 6 for three (`axis_widths`).
         grid: tokens along each axis.
         stride: cells of ``stride`` tokens along each axis get the position of their centre, in token units, so that
-            positions of all levels live in one coordinate system. 0: the whole input, which has no position.
+            the positions of all levels share one coordinate system. 0: the whole input, which has no position.
 
     Returns:
         float32 [cells, dim], row-major; the features of the first axis first.
@@ -38,7 +38,7 @@ def sincos(dim: int, grid: Grid, stride: PerAxis = 1) -> Tensor:
 def rope_angles(head_dim: int, grid: Grid) -> Tensor:
     """Angles of axial rotary positions (RoFormer, arXiv:2104.09864; axial as in RoPE-ViT, arXiv:2403.13298).
 
-    Every axis turns a share of the pairs of features, the first axis the first pairs; `axis_widths` says how many.
+    Each axis rotates a share of the feature pairs, the first axis the first pairs; see `axis_widths`.
 
     Args:
         head_dim: width of one head; even for one axis, a multiple of 4 for two, even and at least 6 for three.
@@ -54,7 +54,7 @@ def rope_angles(head_dim: int, grid: Grid) -> Tensor:
 
 
 def _places(axes: list[Tensor]) -> list[Tensor]:
-    """For each axis the coordinate of every cell along it, [cells, 1], row-major."""
+    """For each axis the coordinates of all cells, [cells, 1], row-major."""
     return [coordinate.reshape(-1, 1) for coordinate in torch.meshgrid(*axes, indexing="ij")]
 
 
@@ -63,7 +63,7 @@ def _frequencies(count: int, base: float) -> Tensor:
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Turn pairs of features by their angles.
+    """Rotate pairs of features by their angles.
 
     Args:
         x: [B, heads, N, head_dim]; features ``i`` and ``i + head_dim / 2`` form a pair.

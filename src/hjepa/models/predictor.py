@@ -1,4 +1,4 @@
-"""The narrow transformer that says what the target encoder thinks of hidden cells."""
+"""The narrow transformer that predicts the target encoder's features of hidden cells."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class Predictor(nn.Module):
     """Predicts all hidden cells of an image in one sequence: context tokens, then one query per cell.
 
     A query is a learned mask token plus the cell's position. Levels that predict the same cells share their queries
-    and differ in the output head, so a further level of that kind costs one linear layer.
+    and differ in the output head only, so an additional such level costs one linear layer.
 
     Args:
         config: the ``model.predictor`` section.
         geometry: sizes of the model.
         levels: indices of the levels it predicts.
         inputs: number of encoder taps that it reads, concatenated.
-        conditioned: whether queries are told what was predicted at the next coarser level.
+        conditioned: whether queries receive the predictions of the next coarser level.
     """
 
     def __init__(
@@ -67,12 +67,12 @@ class Predictor(nn.Module):
             context: features of the visible tokens, [B, Nc, inputs * D].
             context_index: their row-major indices, int64 [B, Nc].
             groups: (levels, cell indices int64 [B, Nt] on those levels' grid) for each set of shared queries.
-            coarser: for a conditioned predictor of one level, what was predicted for the cells around its targets at
-                the next coarser level, [B, Nt, D].
+            coarser: for a conditioned predictor of one level, the next coarser level's predictions for the parent cells
+                of its targets, [B, Nt, D].
 
         Returns:
-            level -> predicted features [B, Nt, D]; with `predict_visible`, on the token grid [B, Nt + Nc, D], those of the
-            visible cells last.
+            level -> predicted features [B, Nt, D]; with `predict_visible`, on the token grid [B, Nt + Nc, D], those of
+            the visible cells last.
         """
         sequence = [self.embed(context) + self._positions(1)[context_index]]
         for levels, index in groups:
@@ -86,7 +86,7 @@ class Predictor(nn.Module):
         for block in blocks:
             x = block(x)
         asked = [index.shape[1] for _, index in groups]
-        # Where nobody reads the context tokens after the last block, it answers for the queries alone.
+        # Unless the context tokens are read, the last block computes the queries only.
         x = last(x, first=0 if self.predict_visible else context.shape[1])
         seen_tokens, *hidden = x.split([x.shape[1] - sum(asked), *asked], dim=1)
         predictions: dict[int, Tensor] = {}
@@ -100,7 +100,7 @@ class Predictor(nn.Module):
         return predictions
 
     def _stride(self, levels: Sequence[int]) -> PerAxis:
-        """The common stride of levels that share their queries."""
+        """The stride shared by levels with common queries."""
         return self.strides[self.levels.index(levels[0])]
 
     def _positions(self, stride: PerAxis) -> Tensor:

@@ -1,4 +1,4 @@
-"""Distances, regularisers and their weighted sum. Tensors in, scalars out."""
+"""Distances, regularisers and their weighted sum: functions from tensors to scalars."""
 
 from hjepa.objectives.distances import cosine_loss, l1, mse, smooth_l1
 from hjepa.objectives.info_nce import Candidates, Peers, info_nce

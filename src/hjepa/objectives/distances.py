@@ -11,7 +11,7 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 
 
 def smooth_l1(prediction: Tensor, target: Tensor) -> Tensor:
-    """Huber's loss with its bend at 1 (Girshick, arXiv:1504.08083), per feature.
+    """Smooth L1 loss: Huber's loss with threshold 1 (Girshick, arXiv:1504.08083), per feature.
 
     Args:
         prediction, target: [B, N, D].
@@ -36,12 +36,12 @@ ELEMENTWISE: dict[str, Distance] = {"smoothl1": smooth_l1, "mse": mse, "l1": l1}
 
 
 def elementwise_loss(distance: Distance, prediction: Tensor, target: Tensor, *, normalize: bool) -> Tensor:
-    """A per-feature distance as one number.
+    """Reduce a per-feature distance to a scalar.
 
     Args:
         prediction, target: [B, N, D].
-        normalize: compare unit vectors. The distance is then summed over the width: a mean over it would shrink with
-            the width (smooth L1 of unit vectors is 1 - cos when summed, (1 - cos) / D when averaged).
+        normalize: compare unit vectors. The distance is then summed over the width, since a mean would shrink with the
+            width (smooth L1 of unit vectors is 1 - cos when summed, (1 - cos) / D when averaged).
 
     Returns:
         scalar: mean over images and cells, and over the width unless normalised.

@@ -1,4 +1,4 @@
-"""InfoNCE over cells of several images, with the candidates chosen by design and not by the size of a batch."""
+"""InfoNCE over cells of several images, with a number of candidates that does not depend on the batch size."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _IGNORED = -100
 
 @dataclass(frozen=True)
 class Candidates:
-    """With what a prediction is compared: cells of a fixed number of images, at any batch size and number of processes.
+    """Candidates of a prediction: cells of a fixed number of images, at any batch size and number of processes.
 
     Attributes:
-        images: images per prediction, its own among them.
-        cells: cells of each of them, its own among those of its own image; all cells where a level has fewer.
-        sets: mask sets per image, rows set by set. Candidates are drawn within one set, as a cell that is hidden in two
-            would be the target and a wrong answer at once.
+        images: images per prediction, including its own.
+        cells: cells per image, including the predicted one; all cells if a level has fewer.
+        sets: mask sets per image, rows set by set. Candidates come from one set only, since a cell hidden in two sets
+            would be both the target and a negative.
     """
 
     images: int = 64
@@ -30,7 +30,7 @@ class Candidates:
     sets: int = 1
 
     def number(self, cells: int) -> int:
-        """Candidates per prediction at a level of that many predicted cells."""
+        """Candidates per prediction at a level with ``cells`` predicted cells."""
         return self.images * min(self.cells, cells)
 
 
@@ -39,9 +39,9 @@ class Peers:
     """The processes that share a batch.
 
     Attributes:
-        rank: this process; its images follow those of the processes before it.
-        size: their number.
-        gather: rows of all processes, in order, [rows, N, D] -> [size * rows, N, D]; without gradient.
+        rank: of this process; its images follow those of lower ranks.
+        size: number of processes.
+        gather: collects rows of all processes by rank, [rows, N, D] -> [size * rows, N, D]; without gradient.
     """
 
     rank: int
@@ -57,25 +57,25 @@ def info_nce(
     candidates: Candidates | None = None,
     peers: Peers | None = None,
 ) -> Tensor:
-    """Pick the right target among the targets of several images (CPC, arXiv:1807.03748).
+    """Cross-entropy of picking the right target among those of several images (CPC, arXiv:1807.03748).
 
-    The images of a batch, all processes together, are cut into blocks of `candidates.images` neighbours, and the cells
-    of a level, interleaved so that each block is spread over the image, into blocks of `candidates.cells`. A prediction
-    is compared with the targets of its block of cells in its block of images. What does not divide evenly is taken care
-    of by the last block, which begins earlier: every prediction has equally many candidates. Processes exchange targets
-    only where a block reaches from one into the next.
+    The images of the global batch are divided into blocks of `candidates.images` neighbours, and the cells of a level
+    into blocks of `candidates.cells`, interleaved so that each block is spread over the image. A prediction is compared
+    with the targets of its block of cells in its block of images. If the numbers do not divide evenly, the last block
+    starts earlier and overlaps the one before, so that every prediction has equally many candidates. Processes exchange
+    targets only if a block spans two of them.
 
     Args:
-        prediction, target: [K * B, N, D], row ``k * B + b`` of image ``b`` in mask set ``k``; no gradient reaches targets.
+        prediction, target: [K * B, N, D], row ``k * B + b`` is image ``b`` in mask set ``k``; targets get no gradient.
         temperature: of the softmax over cosine similarities.
-        candidates: how many candidates, and how many mask sets.
-        peers: other processes that have images of the same batch.
+        candidates: number of candidates and of mask sets.
+        peers: the processes that share the batch.
 
     Returns:
         scalar cross-entropy, averaged over this process's predictions; ``log(candidates.number(N))`` is chance.
 
     Raises:
-        ValueError: fewer images in the batch than candidates are taken from.
+        ValueError: the batch has fewer images than `candidates.images`.
     """
     chosen = Candidates() if candidates is None else candidates
     rows, N, D = prediction.shape
@@ -87,7 +87,7 @@ def info_nce(
         first, total = peers.rank * B, peers.size * B
         t = peers.gather(t).view(peers.size, sets, B, N, D).transpose(0, 1)
     if total < images:
-        raise ValueError(f"a batch of {total} images for InfoNCE with candidates of {images}; use at most {total}")
+        raise ValueError(f"candidates: {images} images, but the batch has {total} images; use at most {total}")
     asking, answering, right = _plan(first, B, total, images, N, cells, sets, p.device)
     p = p.reshape(-1, D).index_select(0, asking.flatten()).view(*asking.shape, D)
     t = t.reshape(-1, D).index_select(0, answering.flatten()).view(*answering.shape, D)
@@ -96,19 +96,20 @@ def info_nce(
 
 
 def chance_of_info_nce(cells: int, candidates: Candidates | None = None) -> float:
-    """The loss of picking blindly, at a level of that many predicted cells."""
+    """The loss of a uniform guess, at a level with ``cells`` predicted cells."""
     return math.log((candidates or Candidates()).number(cells))
 
 
 def flop_of_info_nce(images: int, cells: int, width: int, candidates: Candidates) -> float:
-    """FLOP of the products with the targets, forward and backward to predictions alone.
+    """FLOP of the logits, forward, and backward to the predictions.
 
-    Predictions that only fill up the last block are counted, as they are computed.
+    Predictions that pad the last block are counted, as they are computed.
 
     Args:
-        images: in the batch.
-        cells: predicted, of one level.
-        width: of features.
+        images: images in the batch.
+        cells: predicted cells of the level.
+        width: feature width.
+        candidates: number of candidates and of mask sets.
     """
     wide, deep = candidates.images, min(candidates.cells, cells)
     rows = candidates.sets * -(-images // wide) * wide * -(-cells // deep) * deep
@@ -119,17 +120,17 @@ def flop_of_info_nce(images: int, cells: int, width: int, candidates: Candidates
 def _plan(
     first: int, own: int, total: int, images: int, all_cells: int, cells: int, sets: int, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Who is compared with whom, the same in every step and so kept.
+    """Rows of predictions and of their candidates; cached, as they are the same in every step.
 
     Args:
-        first, own: position of this process's first image in the batch, and how many images it has.
-        total: images that there are targets of.
-        images, cells: candidates' images, and cells of each.
+        first, own: position of this process's first image in the batch, and its number of images.
+        total: number of images with targets.
+        images, cells: images per block of candidates, and cells per image.
         all_cells: predicted cells of an image.
 
     Returns:
-        rows of predictions [blocks, M], rows of targets [blocks, images * cells], and which of the latter is right for each
-        of the former [blocks, M]; -100 where a block has no further prediction.
+        rows of predictions [blocks, M], rows of targets [blocks, images * cells], and for each prediction the position
+        of its target among them [blocks, M]; -100 where a block is padded.
     """
     image, image_there, image_window = _blocks(first, own, total, images, device)  # [I, P], [I, P], [I, images]
     place, place_there, place_window = _blocks(0, all_cells, all_cells, cells, device)  # [C, cells], ...
@@ -139,7 +140,7 @@ def _plan(
     offset = torch.arange(sets, device=device).view(-1, 1, 1, 1, 1)
 
     def rows(of_images: Tensor, count: int, of_places: Tensor) -> Tensor:
-        """[sets, I, C, images, cells] as rows of [sets * count * all_cells, D], a block each for set, I and C."""
+        """Row numbers in [sets * count * all_cells, D], one block for each set, I and C."""
         number = (offset * count + of_images[:, None, :, None]) * all_cells + order[of_places][None, :, None, :]
         return number.flatten(3).flatten(0, 2)
 
@@ -152,11 +153,11 @@ def _plan(
 
 
 def _blocks(first: int, own: int, total: int, size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Cut ``total`` things into blocks of ``size`` and look at the ``own`` things from ``first`` on.
+    """Divide ``total`` items into blocks of ``size``, and list the blocks with the ``own`` items from ``first`` on.
 
     Returns:
-        positions of own things by block [blocks, P], whether they are there, as the last one may have fewer [blocks, P], and
-        the positions that each block is compared with [blocks, size].
+        positions of own items by block [blocks, P]; which of them exist, as blocks may be padded [blocks, P]; and the
+        positions of the candidates of each block [blocks, size].
     """
     numbers = range(first // size, -(-(first + own) // size))
     most = max(min((n + 1) * size, first + own) - max(n * size, first) for n in numbers)

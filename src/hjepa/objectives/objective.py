@@ -1,4 +1,4 @@
-"""The whole objective: one distance per level, regularisers on pooled features."""
+"""The whole objective: one loss per level, and regularisers on pooled features."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from hjepa.objectives.regularisers import covariance_loss, sliced_gaussian_loss,
 
 @dataclass
 class LossTerms:
-    """What one micro-batch costs.
+    """The loss of one micro-batch, and its terms.
 
     Attributes:
-        total: scalar with gradient, the weighted sum of everything below.
+        total: scalar with gradient, the weighted sum of all terms.
         levels: unweighted loss per level, detached [L].
         regularisers: unweighted terms by name, detached scalars.
     """
@@ -31,9 +31,9 @@ class LossTerms:
 class Objective(nn.Module):
     """Weighted sum of the levels' losses and of the regularisers.
 
-    Regularisers work on the context encoder's features of the coarsest level (or of every level, averaged), pooled over
-    visible tokens, and on one micro-batch, gathered over processes. Everything is computed in float32: autocast, which
-    would turn the products of InfoNCE and of the regularisers into bf16 ones, is switched off inside.
+    Regularisers use the context encoder's features of the coarsest level (or of every level, averaged), pooled over the
+    visible tokens of one micro-batch and gathered over processes. Everything is computed in float32: autocast, which
+    would compute the products of InfoNCE and of the regularisers in bf16, is disabled inside.
 
     Args:
         loss: `smoothl1`, `mse`, `l1`, `cosine` or `infonce`.
@@ -44,7 +44,7 @@ class Objective(nn.Module):
         variance, covariance, sliced_gaussian: weights of the regularisers.
         regularise_all: regularise every level instead of the coarsest.
         gather: collects [B, D] features from all processes, with gradient for the local part.
-        seed: of the random directions of the sliced test.
+        seed: seed of the random directions of the sliced test.
     """
 
     level_weights: Tensor
@@ -67,7 +67,7 @@ class Objective(nn.Module):
     ) -> None:
         super().__init__()
         self.loss = loss
-        # A function of the configuration: on the device with the networks, and in no checkpoint.
+        # A buffer, so that it moves with the networks; not saved, as it is a function of the configuration.
         self.register_buffer("level_weights", torch.tensor(tuple(level_weights), dtype=torch.float32), persistent=False)
         self.normalize = normalize
         self.temperature = temperature
@@ -92,9 +92,9 @@ class Objective(nn.Module):
         Args:
             predictions, targets: per level [B, Nt, D]; of several mask sets, set by set.
             pooled: per level [B, D].
-            log_scales: logarithms of the scales by which the levels' losses are divided [L]. Their own sum is added, as
-                otherwise ever larger scales would win; at the optimum each is the logarithm of its loss (uncertainty
-                weighting, Kendall et al., arXiv:1705.07115, eq. 10 up to a factor).
+            log_scales: logarithms of the scales by which the levels' losses are divided [L]. They are added to the
+                losses, since otherwise ever larger scales would minimise the total; at the optimum each is the
+                logarithm of its loss (uncertainty weighting, Kendall et al., arXiv:1705.07115, eq. 10 up to a factor).
             step: optimiser step, for random directions.
         """
         with _exact(predictions[0].device):
@@ -154,10 +154,10 @@ class Objective(nn.Module):
 
     @torch.no_grad()
     def chance(self, targets: Sequence[Tensor]) -> Tensor:
-        """What each level's loss would be for a predictor that always answers with the batch's mean target, [L].
+        """Chance level of each level's loss [L]: the loss of a predictor that always outputs the batch's mean target.
 
-        A loss at its chance level means that nothing specific to the image is predicted. When targets collapse, chance
-        falls to zero along with the loss, which the loss alone would show as success. For `infonce` it is the
+        A loss at chance level means that nothing specific to the image is predicted. If the targets collapse, chance
+        falls to zero together with the loss; the loss alone would look like success. For `infonce` chance is the
         logarithm of the number of candidates.
         """
         with _exact(targets[0].device):
@@ -166,7 +166,7 @@ class Objective(nn.Module):
     def _chance(self, target: Tensor) -> Tensor:
         if self.loss == "infonce":
             return torch.tensor(chance_of_info_nce(target.shape[1], self.candidates), device=target.device)
-        # For losses on unit vectors the best constant is the mean direction.
+        # For losses on unit vectors the best constant prediction is the mean direction.
         on_sphere = self.normalize or self.loss == "cosine"
         constant = (torch.nn.functional.normalize(target, dim=-1) if on_sphere else target).mean(dim=(0, 1))
         guess = constant.expand_as(target)
@@ -174,7 +174,7 @@ class Objective(nn.Module):
 
 
 def _exact(device: torch.device) -> torch.autocast:
-    """Context in which products of float32 tensors stay in float32, whatever autocast says outside."""
+    """Context that disables autocast, so that products of float32 tensors stay in float32."""
     return torch.autocast(device.type, enabled=False)
 
 

@@ -1,4 +1,4 @@
-"""Regularisers on pooled features: VICReg's variance and covariance, and a sliced test against the normal distribution."""
+"""Regularisers on pooled features: VICReg's variance and covariance, and a sliced normality test."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _SLICES = 256
 def variance_loss(features: Tensor, target_std: float = 1.0, eps: float = 1e-4) -> Tensor:
     """Hinge on the standard deviation of every feature over images (VICReg, arXiv:2105.04906, eq. 1).
 
-    There is no invariance term: different images are never pulled together.
+    There is no invariance term, so different images are never pulled together.
 
     Args:
         features: [B, D], one pooled vector per image; B at least 2.
-        target_std: deviations above it cost nothing.
+        target_std: standard deviations above it are not penalised.
 
     Returns:
         scalar between 0 and ``target_std``.
@@ -38,18 +38,18 @@ def covariance_loss(features: Tensor) -> Tensor:
 
 
 def flop_of_covariance(rows: int, width: int) -> float:
-    """FLOP of `covariance_loss` of [rows, width]: one product forward, and backward one for each of its two factors."""
+    """FLOP of `covariance_loss` of [rows, width]: one product forward, and two backward, one per factor."""
     return 3.0 * 2 * rows * width * width
 
 
 def sliced_gaussian_loss(features: Tensor, *, seed: int, slices: int = _SLICES, points: int = 17) -> Tensor:
     """Epps-Pulley statistic of random one-dimensional projections (SIGReg of LeJEPA, arXiv:2511.08544).
 
-    The features are *not* standardised first: a test on standardised projections cannot see collapse.
+    The features are *not* standardised first, as a test on standardised projections cannot detect collapse.
 
     Args:
         features: [B, D], one pooled vector per image.
-        seed: of the random directions; change it every step.
+        seed: seed of the random directions; change it every step.
         slices: number of directions.
         points: number of frequencies at which characteristic functions are compared.
 
@@ -60,7 +60,7 @@ def sliced_gaussian_loss(features: Tensor, *, seed: int, slices: int = _SLICES, 
     x = features.float()
     directions = torch.randn(x.shape[1], slices, generator=generator).to(x.device, non_blocking=True)
     projected = x @ (directions / directions.norm(dim=0))  # [B, slices]
-    # The integrand is even in t, so half of the axis does.
+    # The integrand is even in t, so half of the axis suffices.
     t = torch.linspace(0, 5, points, device=x.device)
     normal = torch.exp(-0.5 * t.square())
     phase = projected.unsqueeze(-1) * t  # [B, slices, points]
@@ -71,5 +71,5 @@ def sliced_gaussian_loss(features: Tensor, *, seed: int, slices: int = _SLICES, 
 
 
 def flop_of_sliced_gaussian(rows: int, width: int, slices: int = _SLICES) -> float:
-    """FLOP of the projections of [rows, width], forward and backward; directions need no gradient."""
+    """FLOP of the projections of [rows, width], forward and backward; the directions need no gradient."""
     return 2.0 * 2 * rows * width * slices

@@ -1,9 +1,9 @@
-"""Checkpoint files: written in one step, sealed with a digest, and read without running code.
+"""Checkpoint files: written atomically, sealed with a digest, and read without executing code.
 
 A checkpoint is a PyTorch file (a ZIP archive) of tensors and plain values. The archive's comment holds a header in JSON
 (format, step, run) and, as the last 64 bytes of the file, the BLAKE2b digest of every byte before them in hexadecimal.
-Any PyTorch program reads the file with ``torch.load(weights_only=True)``; this one compares the digest first, so that
-nothing of a damaged file is ever parsed.
+Any PyTorch program reads the file with ``torch.load(weights_only=True)``; this module checks the digest first, so that
+a damaged file is never parsed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _DIGEST_LENGTH = 64
 _END_RECORD = 22
 _END_SIGNATURE = b"PK\x05\x06"
 _BLOCK = 1 << 20
-# The header is far shorter.
+# Bytes at the end of the file to search for the header, which is far shorter.
 _TAIL = 4096
 _MARGIN = 1 << 20
 _REQUIRED = ("format_version", "epoch", "step", "loss", "model_state_dict", "optimizer_state_dict", "config", "data")
@@ -41,12 +41,12 @@ _REQUIRED = ("format_version", "epoch", "step", "loss", "model_state_dict", "opt
 
 @dataclass(frozen=True)
 class Header:
-    """What the end of a checkpoint file says of it, readable without reading the rest.
+    """Header of a checkpoint file, readable without reading the rest.
 
     Attributes:
         format: version of the file format.
         step: optimiser steps done.
-        run: identity of the run that wrote it; empty where it is not known.
+        run: identity of the run that wrote it; empty if unknown.
     """
 
     format: int
@@ -58,7 +58,7 @@ class Header:
 
 
 class _Sealing:
-    """Passes bytes on to a file, takes their digest, and holds the archive's end back until the header is known."""
+    """Writes to a file, computes the digest, and holds back the archive's end record until the header is known."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -66,7 +66,7 @@ class _Sealing:
         self._held = b""
 
     def write(self, data: bytes | memoryview) -> int:
-        """Take bytes; all but the last few go on to the file."""
+        """Write bytes, holding back the last few."""
         view = memoryview(data).cast("B")
         if len(view) >= _END_RECORD:
             self._pass_on(self._held)
@@ -79,7 +79,7 @@ class _Sealing:
         return len(view)
 
     def flush(self) -> None:
-        """Nothing to do before the seal."""
+        """Nothing to do; `torch.save` expects the method."""
 
     def seal(self, header: Header) -> None:
         """Write the end record with the header and the digest as its comment."""
@@ -96,19 +96,19 @@ class _Sealing:
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint in one step: to a temporary file, through to the disk, then renamed.
+    """Write a checkpoint atomically: to a temporary file, flushed to disk, then renamed.
 
     Args:
         path: destination.
-        state: tensors and plain Python values only, so that ``torch.load(weights_only=True)`` reads it.
+        state: tensors and plain Python values only, so that ``torch.load(weights_only=True)`` can read it.
 
     Raises:
-        UserError: the disk is full or not writable; an older file at ``path`` is left as it was.
+        UserError: the disk is full or not writable; an older file at ``path`` is left unchanged.
     """
 
     def fill(file: BinaryIO) -> None:
         sealing = _Sealing(file)
-        # It asks for no more of a file than these two methods.
+        # `torch.save` uses no methods but write and flush.
         torch.save({"format_version": FORMAT_VERSION, **state}, cast("BinaryIO", sealing))
         sealing.seal(Header(FORMAT_VERSION, int(state.get("step", 0)), str(state.get("run", ""))))
 
@@ -116,10 +116,10 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def copy_checkpoint(source: Path, path: Path) -> None:
-    """Copy a checkpoint in one step, as `save_checkpoint` writes one.
+    """Copy a checkpoint atomically, like `save_checkpoint`.
 
     Raises:
-        UserError: the disk is full or not writable; an older file at ``path`` is left as it was.
+        UserError: the disk is full or not writable; an older file at ``path`` is left unchanged.
     """
 
     def fill(file: BinaryIO) -> None:
@@ -149,17 +149,17 @@ def _replace(path: Path, fill: Callable[[BinaryIO], None], size: int) -> None:
 
 
 def require_space(folder: Path, size: int, what: Path) -> None:
-    """Raise `UserError` if a folder's disk has no room for so many bytes, before anything is written."""
+    """Raise `UserError` if a folder's disk has less than ``size`` bytes free."""
     free = shutil.disk_usage(folder).free
     if free < size + _MARGIN:
         raise UserError(
-            f"{what}: needs {size / 1e6:.1f} MB and the disk has {free / 1e6:.1f} MB left; free some space or choose "
-            "another folder"
+            f"{what}: needs {size / 1e6:.1f} MB, but only {free / 1e6:.1f} MB are free; free some space or choose another "
+            "folder"
         )
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring a folder's entries to the disk: without it a power cut may undo a rename."""
+    """Flush a folder's entries to disk; otherwise a power cut may undo a rename."""
     if os.name == "nt":
         return  # Windows cannot open folders; its file system journals renames.
     descriptor = os.open(folder, os.O_RDONLY)
@@ -170,13 +170,13 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a process killed while saving has left behind. Call only while the folder is locked."""
+    """Remove temporary files of a process that was killed while saving. Call only while the folder is locked."""
     for file in folder.glob(".*.pth.*"):
         file.unlink(missing_ok=True)
 
 
 def snapshot(state: Any) -> Any:
-    """The same tree with every tensor copied to main memory, so that training may go on while it is written."""
+    """Copy a tree with every tensor in main memory, so that training can continue while it is written."""
     if isinstance(state, Tensor):
         return state.detach().to("cpu", copy=True)
     if isinstance(state, dict):
@@ -201,7 +201,7 @@ def tensor_bytes(state: Any) -> int:
 
 
 def read_header(path: Path) -> Header | None:
-    """The header of a checkpoint, not yet checked against its digest; nothing where there is none (format 1)."""
+    """The header of a checkpoint, not checked against the digest; None if there is none (format 1)."""
     try:
         with path.open("rb") as file:
             return _header(file)
@@ -224,12 +224,12 @@ def _header(file: BinaryIO) -> Header | None:
 
 
 def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint, checked against its digest. Nothing in the file is executed.
+    """Read a checkpoint and check it against its digest. Executes no code from the file.
 
-    Files of older formats are brought to the current one.
+    Files of older formats are converted to the current one.
 
     Raises:
-        CheckpointError: no file, a damaged one, or a file of another program.
+        CheckpointError: the file does not exist, is damaged, or was written by another program.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint; give a .pth file or a run folder")
@@ -245,20 +245,20 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     except MemoryError:
         raise
     except Exception as error:
-        # Foreign bytes make the reader of archives and of pickles fail in any way.
+        # On arbitrary bytes the ZIP and pickle readers may raise anything.
         raise _foreign(path) or CheckpointError(
             f"{path}: damaged, or not a checkpoint ({type(error).__name__}); use {_other(path)}"
         ) from None
     missing = [key for key in _REQUIRED if not isinstance(state, dict) or key not in state]
     if missing:
         raise _foreign(path) or CheckpointError(
-            f"{path}: not a checkpoint of this program (no {', '.join(missing)}); use {_other(path)}"
+            f"{path}: not an hjepa checkpoint (no {', '.join(missing)}); use {_other(path)}"
         )
     version = state["format_version"]
     if version > FORMAT_VERSION:
         raise CheckpointError(
             f"{path}: written by a newer version of hjepa (format {version}, this one reads up to {FORMAT_VERSION}); "
-            "update hjepa"
+            "upgrade hjepa"
         )
     if version > 1 and not sealed:
         raise CheckpointError(f"{path}: damaged (its digest is missing); use {_other(path)}")
@@ -268,27 +268,27 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
 
 
 def _foreign(path: Path) -> CheckpointError | None:
-    """What to say of a file that another program wrote; nothing where it is of this program, or of none."""
+    """The error for a file that another program wrote; None for files of this program and unrecognised ones."""
     seems = None if read_header(path) is not None else describe_foreign(path)
     if seems is None:
         return None
     # In a run folder a checkpoint of the run is what was meant.
     other = _neighbour(path)
     todo = f"use another one, for example {other}" if other else "give one of those, or pretrain with `hjepa train`"
-    return CheckpointError(f"{path}: a file {seems}; only checkpoints and packed encoders of hjepa can be read; {todo}")
+    return CheckpointError(f"{path}: a file {seems}; only hjepa checkpoints and packed encoders can be read; {todo}")
 
 
 def _check(file: BinaryIO) -> tuple[str | None, bool]:
-    """What is wrong with the bytes of a file, and whether they were sealed with a digest."""
+    """What is wrong with a file (None if nothing), and whether it was sealed with a digest."""
     size = file.seek(0, os.SEEK_END)
     if size == 0:
-        return "empty, the file has 0 bytes", False
+        return "empty (0 bytes)", False
     if _header(file) is not None:
         return (None if _digest_matches(file, size) else "damaged (its content does not match its digest)"), True
     file.seek(0)
     if file.read(4) != b"PK\x03\x04":
         return "damaged, or not a checkpoint (not a PyTorch file)", False
-    # Files of format 1 have no digest, but the archive keeps a checksum of every entry, which PyTorch does not compare.
+    # Files of format 1 have no digest, but the archive has a checksum for every entry, which PyTorch does not check.
     with zipfile.ZipFile(file) as archive:
         broken = archive.testzip()
     return (None if broken is None else f"damaged (checksum of {broken} does not match)"), False
@@ -308,7 +308,7 @@ def _digest_matches(file: BinaryIO, size: int) -> bool:
 
 
 def _from_format_1(state: dict[str, Any]) -> dict[str, Any]:
-    """Format 1 knew neither the run's identity nor the sums of the unfinished interval; both start anew."""
+    """Format 1 stored neither the run's identity nor the sums of the current logging interval; both start empty."""
     settings = state["config"]
     micro = {
         "batch_size": settings["data"]["batch_size"],
@@ -317,7 +317,7 @@ def _from_format_1(state: dict[str, Any]) -> dict[str, Any]:
     return {**state, "format_version": 2, "run": "", "interval": None, "skipped_in_a_row": 0, "micro_batch": micro}
 
 
-# From each older format to the next one.
+# Converts each older format to the next one.
 _MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_format_1}
 
 

@@ -1,4 +1,4 @@
-"""The run folder: what it holds and where."""
+"""The run folder and the paths in it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class RunFolder:
 
     @property
     def last(self) -> Path:
-        """The newest checkpoint: what is there, or the file that will be."""
+        """The newest checkpoint, or the path of the first one if there is none yet."""
         from hjepa.runs.locate import last_checkpoint
 
         return last_checkpoint(self.checkpoints) or self.checkpoints / "last.pth"
@@ -47,26 +47,26 @@ class RunFolder:
 
     @property
     def metrics(self) -> Path:
-        """One JSON object per line."""
+        """The metrics file, one JSON object per line."""
         return self.root / "metrics.jsonl"
 
     @property
     def run(self) -> str:
-        """Identity of the run that the folder holds; empty where there is none yet."""
+        """Identity of the run in this folder; empty if there is none yet."""
         try:
             return str(json.loads((self.root / "environment.json").read_text(encoding="utf-8")).get("run", ""))
         except (OSError, ValueError, AttributeError):
             return ""
 
     def create(self) -> None:
-        """Create the folders. Raises `UserError` where that is not possible."""
+        """Create the folders. Raises `UserError` if that fails."""
         with self._writing():
             self.root.mkdir(parents=True, exist_ok=True)
             self.checkpoints.mkdir(parents=True, exist_ok=True)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other runs out. Raises `UserError` if there is one."""
+        """Lock the folders against other runs. Raises `UserError` if one is using them."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(FolderLock(self.root))
             if self.checkpoints.resolve().parent != self.root.resolve():
@@ -89,7 +89,7 @@ class RunFolder:
 
 
 def locate(config: Config, output_dir: str | Path | None) -> RunFolder:
-    """The run folder of a configuration; ``--output-dir`` overrides its folders."""
+    """The run folder of a configuration; ``output_dir`` overrides its folders."""
     if output_dir is not None:
         return RunFolder(Path(output_dir), Path(output_dir) / "checkpoints")
     root = config.logging.log_dir or Path("runs") / config.logging.experiment_name

@@ -1,4 +1,4 @@
-"""Which other program wrote a checkpoint, told from the names it holds; nothing in the file is executed."""
+"""Recognise checkpoints of other programs by the names they hold, without executing code from the file."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-# A pickle lists its names long before this; weights of old files follow it.
+# Names read at most; all names of a real checkpoint come earlier.
 _MOST_NAMES = 20_000
 _LARGEST_HEADER = 1 << 26
 _SHOWN = 4
 _LONG = 60
-# Entries of this program's own checkpoints.
+# Entries of hjepa's own checkpoints.
 _OWN = {"format_version", "model_state_dict", "config"}
 
 
@@ -27,7 +27,7 @@ def _ends(names: set[str], end: str) -> bool:
     return any(name.endswith(end) for name in names)
 
 
-# The first one that matches; each is told by what the others lack.
+# The first match counts; each is recognised by entries that the others lack.
 _KINDS = (
     _Kind("I-JEPA or V-JEPA", lambda n: {"encoder", "target_encoder"} <= n),
     _Kind("DINO or iBOT", lambda n: {"student", "teacher"} <= n),
@@ -43,13 +43,13 @@ _KINDS = (
 
 
 def describe_foreign(path: Path) -> str | None:
-    """What a file of another program seems to be: ``of MAE, by its entries model, args``.
+    """Describe a file of another program: ``that seems to be of MAE (it holds model, args)``.
 
     Args:
-        path: a file that is no checkpoint of this program.
+        path: a file that is not an hjepa checkpoint.
 
     Returns:
-        some words that follow "a file"; nothing where it is of this program, no file of weights, or a damaged one.
+        words to follow "a file"; None if it is an hjepa file, holds no weights, or is damaged.
     """
     names = list(dict.fromkeys(_names(path)))
     known = set(names)
@@ -73,7 +73,7 @@ def _names(path: Path) -> Iterator[str]:
             elif start[8:9] == b"{":
                 yield from _of_safetensors(file)
     except Exception:
-        return  # foreign bytes make these readers fail in any way
+        return  # on arbitrary bytes these readers may raise anything
 
 
 def _of_archive(file: BinaryIO) -> Iterator[str]:
@@ -85,7 +85,7 @@ def _of_archive(file: BinaryIO) -> Iterator[str]:
 
 
 def _of_pickles(file: BinaryIO) -> Iterator[str]:
-    """Files of old versions of PyTorch are several pickles: a number, a version, the machine, and the object."""
+    """Files of old PyTorch versions are four pickles: magic number, version, system info, and the object."""
     for number in range(4):
         names: list[str] = []
         for operation, argument, _ in pickletools.genops(file):
@@ -103,7 +103,7 @@ _TEXTS = ("BINUNICODE", "SHORT_BINUNICODE", "UNICODE", "BINUNICODE8")
 
 
 def _without_types(texts: list[str]) -> Iterator[str]:
-    # A tensor brings the names of its storage along: `storage`, a number, a device.
+    # Every tensor adds the strings of its storage: `storage`, a number, a device.
     skipped = {"storage", "cpu", "cuda", "cuda:0", "torch", "torch._utils"}
     yield from (text for text in texts if text not in skipped and not text.isdecimal())
 

@@ -1,4 +1,4 @@
-"""A trained model brought back from a checkpoint, and weights put where they belong."""
+"""Load a trained model from a checkpoint."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ log = logging.getLogger("hjepa")
 
 @dataclass
 class TrainedRun:
-    """A checkpoint brought back to life, for reading.
+    """A trained model loaded from a checkpoint, for evaluation.
 
     Attributes:
         method: in evaluation mode.
         config: configuration of the run.
         channels: input channels.
         mean, std: normalisation per channel.
-        step, epoch: how far it was trained.
-        seconds: of training up to there, online evaluations and checkpoints included; none where it was not kept.
+        step, epoch: optimiser steps and epochs trained.
         checkpoint: the file.
-        run_dir: the run folder, where one can be found.
+        run_dir: the run folder, if one can be found.
+        seconds: time trained, including online evaluations and checkpoints; None if not recorded.
     """
 
     method: Method
@@ -63,7 +63,7 @@ class TrainedRun:
             UserError: the method has none.
         """
         if not isinstance(self.method, HJepa):
-            raise UserError(f"{self.checkpoint}: method {self.config.method} has no predictor over masks to look at")
+            raise UserError(f"{self.checkpoint}: method {self.config.method} has no predictor over masks")
         return self.method.model
 
     @property
@@ -80,7 +80,7 @@ def load_run(checkpoint: str | Path, *, device: str = "auto") -> TrainedRun:
         device: where to put the model.
 
     Raises:
-        CheckpointError: nothing there, or damaged: a file that was named, or all of a run folder.
+        CheckpointError: there is no checkpoint, the named file is damaged, or all checkpoints of the folder are.
     """
     path, state = _newest(checkpoint)
     config = load_config(state["config"])
@@ -102,45 +102,45 @@ def load_run(checkpoint: str | Path, *, device: str = "auto") -> TrainedRun:
 
 
 def _newest(checkpoint: str | Path) -> tuple[Path, dict[str, Any]]:
-    """A checkpoint and what it holds: the file that was named, or of a folder the newest whole one."""
+    """Path and contents of the named checkpoint, or of the newest intact one of a folder."""
     path, given = find_checkpoint(checkpoint), Path(checkpoint)
     try:
         return path, read_whole(path)
     except CheckpointError:
         if is_named(given):
             raise
-    # The folder may hold checkpoints of other runs, by someone's hand.
+    # The folder may hold checkpoints of other runs, copied there by hand.
     home = given.parent if given.name == "checkpoints" else given
     found = newest_usable(path.parent, RunFolder(home, path.parent).run)
-    assert found is not None  # one is there, and if it is alone it was an error
+    assert found is not None  # the folder holds at least the damaged one, for which `newest_usable` raises
     for note in found.notes:
-        log.warning("%s", note.replace("; going on from ", "; using "))
+        log.warning("%s", note)
     return found.checkpoint, read_whole(found.checkpoint) if "shards" in found.state else found.state
 
 
 def untrained_encoder(run: TrainedRun) -> Encoder:
-    """The same encoder with its step-0 weights, which are a function of the configuration's seed."""
+    """The same encoder with its initial weights, which are a function of the configuration's seed."""
     return build_method(run.config, run.channels).to(run.device).eval().encoder
 
 
 def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
-    """Put weights into a model, all of them.
+    """Load all weights into a model.
 
     Raises:
-        CheckpointError: names or shapes differ; the line names the first.
+        CheckpointError: names or shapes differ; the message names the first.
     """
     own = model.state_dict()
     for name, value in own.items():
         if name not in weights:
-            raise CheckpointError(f"{path}: has no weight {name}; the configuration describes another model")
+            raise CheckpointError(f"{path}: weight {name} is missing; the configuration describes another model")
         if weights[name].shape != value.shape:
             raise CheckpointError(
-                f"{path}: weight {name} has shape {tuple(weights[name].shape)}, the configuration asks for "
+                f"{path}: weight {name} has shape {tuple(weights[name].shape)}, but the configuration expects "
                 f"{tuple(value.shape)}"
             )
     extra = next((name for name in weights if name not in own), None)
     if extra is not None:
-        raise CheckpointError(f"{path}: has a weight {extra} that the configured model lacks")
+        raise CheckpointError(f"{path}: unexpected weight {extra}; the configuration describes another model")
     model.load_state_dict({name: spread_like(weights[name], value) for name, value in own.items()})
 
 

@@ -1,4 +1,4 @@
-"""Which checkpoint a path means, and which one a run goes on from."""
+"""Find the checkpoint that a path refers to, and the one that a run resumes from."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from hjepa.runs.sharded import STATE, SUFFIX, read_sharded
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The checkpoint file that a path means: itself, or the newest one of a run folder.
+    """The checkpoint that a path refers to: the path itself, or the newest one of a run folder.
 
     Raises:
-        CheckpointError: nothing there.
+        CheckpointError: there is none.
     """
     path = Path(path)
     if path.is_file() or _is_sharded(path):
@@ -33,17 +33,17 @@ def find_checkpoint(path: str | Path) -> Path:
         found = last_checkpoint(folder)
         if found is not None:
             return found
-    raise CheckpointError(f"{path}: holds no checkpoints/last.pth; is it a run folder?")
+    raise CheckpointError(f"{path}: no checkpoints/last.pth in this folder; give a checkpoint (.pth) or a run folder")
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The last checkpoint of a folder, in one file or in shards: of both the one that is further."""
+    """The last checkpoint of a folder, a single file or sharded; if both exist, the one with more steps."""
     there = [path for path in (folder / f"last{suffix}" for suffix in (".pth", SUFFIX)) if path.exists()]
     return max(there, key=_step, default=None)
 
 
 def is_named(path: Path) -> bool:
-    """Whether a path is a checkpoint itself, and no folder of a run."""
+    """Whether a path is a checkpoint rather than a run folder."""
     return path.is_file() or _is_sharded(path)
 
 
@@ -61,35 +61,35 @@ def _step(path: Path) -> int:
 
 
 def read_whole(path: Path) -> dict[str, Any]:
-    """Everything that a checkpoint holds, in one file or in shards.
+    """Read a whole checkpoint, a single file or sharded.
 
     Raises:
-        CheckpointError: no checkpoint, or a damaged one.
+        CheckpointError: not a checkpoint, or damaged.
     """
     return read_sharded(path) if _is_sharded(path) else read_checkpoint(path)
 
 
 def read_start(path: Path, *, verify: bool = True) -> dict[str, Any]:
-    """What a run goes on from; the tensors of a sharded checkpoint are left for `load_shards` to read.
+    """Read a checkpoint to resume from; `load_shards` reads the tensors of a sharded one later.
 
     Args:
         path: a checkpoint.
-        verify: compare the digests of shards.
+        verify: check the digests of shards.
 
     Raises:
-        CheckpointError: no checkpoint, or a damaged one.
+        CheckpointError: not a checkpoint, or damaged.
     """
     return read_sharded(path, tensors=False, verify=verify) if _is_sharded(path) else read_checkpoint(path)
 
 
 @dataclass(frozen=True)
 class Start:
-    """The checkpoint that a run goes on from.
+    """The checkpoint that a run resumes from.
 
     Attributes:
         checkpoint: the file, or the folder of shards.
-        state: what it holds, see `read_start`.
-        notes: what to say about others that could not be used.
+        state: its contents, see `read_start`.
+        notes: messages about newer checkpoints that could not be used.
     """
 
     checkpoint: Path
@@ -98,19 +98,19 @@ class Start:
 
 
 def newest_usable(folder: Path, run: str) -> Start | None:
-    """The newest checkpoint of a folder that is whole and of this run: in place of a damaged one, the one before.
+    """The newest checkpoint of a folder that is intact and belongs to this run.
 
-    ``last.pth`` comes first, then the others by their step.
+    ``last.pth`` is tried first, then the others from the newest step down.
 
     Args:
-        folder: holds checkpoints.
+        folder: folder of checkpoints.
         run: identity of the run; empty accepts any.
 
     Returns:
-        nothing if the folder holds no checkpoint.
+        None if the folder holds no checkpoint.
 
     Raises:
-        CheckpointError: there are checkpoints and none can be used.
+        CheckpointError: there are checkpoints, but none can be used.
     """
     problems: list[str] = []
     found: list[tuple[bool, int, Path]] = []
@@ -130,9 +130,9 @@ def newest_usable(folder: Path, run: str) -> Start | None:
             problems.append(str(error))
             continue
         if run and state["run"] and state["run"] != run:
-            problems.append(f"{file}: belongs to another run; to go on from it all the same, name it with --resume")
+            problems.append(f"{file}: belongs to another run; to resume from it anyway, pass it to --resume")
             continue
-        notes = (problem.split("; ")[0] + f"; going on from {file} instead" for problem in problems)
+        notes = (problem.split("; ")[0] + f"; using {file} instead" for problem in problems)
         return Start(file, state, tuple(notes))
     if problems:
         last = str(folder / "last.")

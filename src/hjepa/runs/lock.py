@@ -1,4 +1,4 @@
-"""A lock on a run folder, so that two runs never write to one: held by the operating system, it dies with its process."""
+"""Lock on a run folder, so that two runs never write to it. The operating system releases it when the process ends."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from types import TracebackType
 from hjepa.errors import UserError
 
 _NAME = ".lock"
-# Locks of one process do not exclude each other, so folders held by this one are noted here.
+# The lock does not exclude other threads of the same process, so the folders it holds are listed here.
 _held: set[Path] = set()
 
 
 class FolderLock:
-    """Excludes other processes, and other runs of this process, from a folder while open.
+    """Context that excludes other processes, and other runs of this process, from a folder.
 
-    The lock is taken on the file ``.lock``, which stays behind and means nothing by itself: a killed process leaves no
-    lock. Worker processes do not inherit it.
+    The file ``.lock`` stays behind; only the lock on it counts, and a killed process leaves none. Worker processes do
+    not inherit the lock.
 
     Args:
         folder: must exist.
 
     Raises:
-        UserError: on entering, when someone else holds it, with the process and machine as far as known.
+        UserError: on entering, if the folder is locked; names the process and machine, if known.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -67,7 +67,7 @@ class FolderLock:
 
     def _taken(self, owner: str) -> UserError:
         return UserError(
-            f"{self._folder}: in use by {owner}; wait until it has ended, stop it, or choose another --output-dir"
+            f"{self._folder}: in use by {owner}; wait until it ends, stop it, or choose another --output-dir"
         )
 
 
@@ -82,7 +82,7 @@ if sys.platform == "win32":
     import msvcrt
 
     def _lock(descriptor: int) -> None:
-        # One byte far behind the text, which others may then still read.
+        # Lock one byte far beyond the text, so that others can still read the text.
         os.lseek(descriptor, 1 << 30, os.SEEK_SET)
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
 
@@ -91,6 +91,6 @@ else:
 
     def _lock(descriptor: int) -> None:
         """Lock an open file, or raise `OSError` at once."""
-        # Record locks: those of flock, filelock's too, are shared with forked workers, which may outlive a killed parent.
-        # filelock closes them in a child forked by Python, but not in one that a library forks by itself.
+        # POSIX record locks: forked workers share flock locks (filelock's too) and may outlive a killed parent.
+        # filelock closes them in a child forked by Python, but not in one forked inside a native library.
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

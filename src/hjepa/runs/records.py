@@ -1,4 +1,4 @@
-"""What ``metrics.jsonl`` says, and the other files of a run folder that a report reads."""
+"""Read ``metrics.jsonl`` and the JSON files of a run folder."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hjepa.errors import UserError
 
 @dataclass(frozen=True)
 class Records:
-    """The records of a run in the order of steps.
+    """The records of a run, in order of steps.
 
     Attributes:
         train: of logging intervals.
         evaluations: of online evaluations.
-        unreadable: number of lines that are no JSON (a run that was killed may leave half a line).
+        unreadable: number of lines that are not valid JSON (a killed run may leave a partial line).
     """
 
     train: list[dict[str, Any]] = field(default_factory=list)
@@ -26,7 +26,7 @@ class Records:
     unreadable: int = 0
 
     def until(self, step: int) -> Records:
-        """The records up to a step, for a checkpoint that is not the last."""
+        """The records up to a step, for an earlier checkpoint."""
         return Records(
             [r for r in self.train if r["step"] <= step],
             [r for r in self.evaluations if r["step"] <= step],
@@ -35,40 +35,40 @@ class Records:
 
     @property
     def steps_per_epoch(self) -> float | None:
-        """Optimiser steps per epoch; nothing without records."""
+        """Optimiser steps per epoch; None without records."""
         last = next((r for r in reversed(self.train + self.evaluations) if r.get("epoch")), None)
         return None if last is None else last["step"] / last["epoch"]
 
     @property
     def seconds(self) -> float | None:
-        """Seconds of training so far; nothing without records."""
+        """Seconds of training so far; None without records."""
         times = [r["time"] for r in self.train + self.evaluations if "time" in r]
         return max(times) if times else None
 
     def skipped_updates(self) -> int:
-        """Updates that were thrown away because the gradient was not finite."""
+        """Number of updates skipped because the gradient was not finite."""
         return max((int(r.get("skipped", 0)) for r in self.train), default=0)
 
 
 def series(records: list[dict[str, Any]], key: str, x: str = "step") -> tuple[list[float], list[float]]:
-    """The course of one quantity: positions and values, without records that lack it or hold no finite number."""
+    """One quantity over the run, as positions and values; records without a finite value are left out."""
     points = [(r[x], r[key]) for r in records if r.get(key) is not None and math.isfinite(r[key])]
     return [p[0] for p in points], [p[1] for p in points]
 
 
 def level_keys(records: list[dict[str, Any]], prefix: str) -> list[str]:
-    """Keys like ``loss/level_0`` that occur in the records, by level."""
+    """Keys like ``loss/level_0`` in the records, sorted by level."""
     found = {key for r in records for key in r if key.startswith(f"{prefix}/level_")}
     return sorted(found, key=lambda key: int(key.rpartition("_")[2]))
 
 
 def read_records(path: Path) -> Records:
-    """Read ``metrics.jsonl``; an absent file means no records.
+    """Read ``metrics.jsonl``; a missing file means no records.
 
-    Where a resumed run wrote a step again, its later record counts.
+    If a resumed run wrote a step twice, the later record counts.
 
     Raises:
-        UserError: the file is there but cannot be read.
+        UserError: the file exists but cannot be read.
     """
     if not path.is_file():
         return Records()
@@ -89,14 +89,14 @@ def read_records(path: Path) -> Records:
 
 
 def read_json(path: Path, remedy: str) -> dict[str, Any] | None:
-    """A JSON object, or nothing where there is no such file.
+    """Read a JSON object; None if the file does not exist.
 
     Args:
         path: the file.
-        remedy: what would put it right, for the error line.
+        remedy: what to do about a broken file, for the error message.
 
     Raises:
-        UserError: the file is there and holds no JSON object.
+        UserError: the file exists but is not a JSON object.
     """
     if not path.is_file():
         return None
@@ -105,5 +105,5 @@ def read_json(path: Path, remedy: str) -> dict[str, Any] | None:
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error}); {remedy}") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no JSON object; {remedy}")
+        raise UserError(f"{path}: not a JSON object; {remedy}")
     return content

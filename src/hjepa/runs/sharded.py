@@ -1,8 +1,8 @@
-"""Checkpoints in shards: every process writes the part of the weights that it holds, and any number of them reads it.
+"""Sharded checkpoints: every process writes its own part of the weights, and any number of processes can read them.
 
-A sharded checkpoint is a folder. Its tensors lie in safetensors files, written and read by
-``torch.distributed.checkpoint``; everything else is in ``state.pth``, an ordinary sealed checkpoint file that also holds
-the digest of every shard. Nothing in the folder is unpickled, and nothing of a damaged one is parsed.
+A sharded checkpoint is a folder. Its tensors are in safetensors files, written and read by
+``torch.distributed.checkpoint``; everything else is in ``state.pth``, an ordinary sealed checkpoint file that also
+holds the digest of every shard. Reading executes no code from the folder, and checks digests before it parses a shard.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from hjepa.runs.checkpoint import read_checkpoint, require_space, save_checkpoin
 from hjepa.runtime import distribution
 from hjepa.runtime.dtensor import local_part
 
-# ``torch.distributed.checkpoint`` costs seconds to import: it is, where it is used.
+# Importing ``torch.distributed.checkpoint`` takes seconds, so it is imported where it is used.
 if TYPE_CHECKING:
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 
 class _Optimizer(Protocol):
-    """What is asked of an optimiser, or of several that act as one."""
+    """The part of the optimiser interface that is used here."""
 
     @property
     def param_groups(self) -> list[dict[str, Any]]: ...
@@ -49,15 +49,14 @@ _BLOCK = 1 << 22
 
 
 def save_sharded(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint in one step, all processes together: beside its place, through to the disk, then renamed.
+    """Write a checkpoint atomically, all processes together: to a temporary folder, flushed to disk, then renamed.
 
     Args:
-        path: the folder; the same in every process, on a disk that all of them see.
-        state: as for `save_checkpoint`; tensors of the model and the optimiser may be spread over the processes.
+        path: the folder; the same in every process, on a file system that all of them share.
+        state: as for `save_checkpoint`; tensors of the model and the optimiser may be sharded.
 
     Raises:
-        UserError: in every process, if the disk of one is full or not writable; an older folder at ``path`` is left as it
-            was.
+        UserError: in every process, if the disk is full or not writable; an older folder at ``path`` is left unchanged.
     """
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save
@@ -88,7 +87,7 @@ def save_sharded(path: Path, state: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Turn what the writing of files raises into one line."""
+    """Turn errors of writing into a one-line `UserError`."""
     from torch.distributed.checkpoint.api import CheckpointException
 
     try:
@@ -102,7 +101,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _take_apart(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The large tensors by name, and everything else."""
+    """Split a state into large tensors by name and everything else."""
     optimizer = state["optimizer_state_dict"]
     tensors = {f"model.{name}": value for name, value in state["model_state_dict"].items()}
     small: dict[int, dict[str, Any]] = {}
@@ -118,7 +117,7 @@ def _take_apart(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any
 
 
 def _seal_own(folder: Path) -> dict[str, str]:
-    """Bring this process's share of the files to the disk; their digests by name."""
+    """Flush this process's share of the files to disk. Returns their digests by name."""
     files = sorted(folder.glob("*.safetensors"))
     own = files[distribution.rank() :: distribution.size()]
     for file in own:
@@ -136,10 +135,10 @@ def _digest(file: Path) -> str:
 
 
 def copy_sharded(source: Path, path: Path) -> None:
-    """Copy a checkpoint in one step; one process is enough.
+    """Copy a checkpoint atomically; called in one process.
 
     Raises:
-        UserError: the disk is full or not writable; an older folder at ``path`` is left as it was.
+        UserError: the disk is full or not writable; an older folder at ``path`` is left unchanged.
     """
     temporary = _beside(path, _WRITING)
     with _explained(path):
@@ -153,7 +152,7 @@ def copy_sharded(source: Path, path: Path) -> None:
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:
-    """Between two renames there is a moment without the folder; `settle_leftovers` mends a death in it."""
+    """Replace ``path``. A crash between the two renames leaves no folder; `settle_leftovers` recovers it."""
     old = _beside(path, _OLD)
     shutil.rmtree(old, ignore_errors=True)
     if path.exists():
@@ -168,13 +167,13 @@ def _beside(path: Path, what: str) -> Path:
 
 
 def settle_leftovers(folder: Path) -> None:
-    """Tidy up after a process killed while saving. Call only while the folder is locked."""
+    """Clean up after a process that was killed while saving. Call only while the folder is locked."""
     for old in folder.glob(f".*{SUFFIX}.{_OLD}"):
         place = old.with_name(old.name.removeprefix(".").removesuffix(f".{_OLD}"))
         if place.exists():
             shutil.rmtree(old)
         else:
-            old.rename(place)  # killed between two renames
+            old.rename(place)  # killed between the two renames
     for half in folder.glob(f".*{SUFFIX}.{_WRITING}"):
         shutil.rmtree(half)
 
@@ -187,15 +186,14 @@ def read_sharded(path: Path, *, tensors: bool = True, verify: bool = True) -> di
 
     Args:
         path: the folder.
-        tensors: put the whole tensors together; otherwise the weights and the optimiser's moments are left out, for
-            `load_shards`.
-        verify: compare digests, which reads every byte.
+        tensors: read the whole tensors; otherwise weights and optimiser moments are left to `load_shards`.
+        verify: check digests, which reads every byte.
 
     Returns:
         as `read_checkpoint`, with the digests under `shards`.
 
     Raises:
-        CheckpointError: not a checkpoint, a shard that is missing, or a damaged one.
+        CheckpointError: not a checkpoint, or a shard is missing or damaged.
     """
     state = read_checkpoint(path / STATE)
     for name, digest in state["shards"].items():
@@ -212,7 +210,7 @@ def read_sharded(path: Path, *, tensors: bool = True, verify: bool = True) -> di
     reader = HuggingFaceStorageReader(str(path))
     whole = {name: torch.empty(meta.size, dtype=meta.properties.dtype) for name, meta in _stored(path).items()}
     with warnings.catch_warnings():
-        # It says that it reads in a single process, which is what is wanted.
+        # PyTorch warns that it loads in a single process, which is intended.
         warnings.simplefilter("ignore", UserWarning)
         load(whole, storage_reader=reader, no_dist=True)
     for name, value in whole.items():
@@ -235,14 +233,14 @@ def _stored(path: Path) -> dict[str, TensorStorageMetadata]:
 
 
 def load_shards(path: Path, state: dict[str, Any], model: nn.Module, optimizer: _Optimizer) -> None:
-    """Put a sharded checkpoint into a model and an optimiser that are spread over any number of processes.
+    """Load a sharded checkpoint into a sharded model and its optimiser, at any number of processes.
 
-    Each process reads the bytes of its own part alone. All must call it.
+    Each process reads only its own part. All processes must call it.
 
     Args:
         path: the folder.
-        state: of `read_sharded` without tensors.
-        model, optimizer: as `fully_shard` left them.
+        state: result of `read_sharded` without tensors.
+        model, optimizer: sharded by `fully_shard`.
 
     Raises:
         CheckpointError: names or shapes differ from those of the configured model.
@@ -261,12 +259,12 @@ def load_shards(path: Path, state: dict[str, Any], model: nn.Module, optimizer: 
             moments.setdefault(int(index), {})[moment] = torch.zeros_like(parameters[int(index)])
     wanted |= {f"optimizer.{i}.{moment}": v for i, own in moments.items() for moment, v in own.items()}
     for name in sorted(wanted.keys() ^ there.keys()):
-        lacks = "the configured model" if name in there else "it"
+        lacks = "the configured model" if name in there else "the checkpoint"
         raise CheckpointError(f"{path}: {lacks} has no {name}; the configuration describes another model")
     for name, value in wanted.items():
         if tuple(value.shape) != tuple(there[name].size):
             raise CheckpointError(
-                f"{path}: {name} has shape {tuple(there[name].size)}, the configuration asks for {tuple(value.shape)}"
+                f"{path}: {name} has shape {tuple(there[name].size)}, but the configuration expects {tuple(value.shape)}"
             )
     with torch.no_grad():
         load(wanted, storage_reader=HuggingFaceStorageReader(str(path)), process_group=distribution.control_group())

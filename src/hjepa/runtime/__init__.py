@@ -1,1 +1,1 @@
-"""The process and its machine: random numbers, devices, threads, locks, files, other processes. Knows no model and no data."""
+"""Process and machine: random numbers, devices, threads, locks, files, process groups. Knows no models or data."""

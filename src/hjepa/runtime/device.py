@@ -1,4 +1,4 @@
-"""Choosing the device and the number of threads."""
+"""Choose the device and configure PyTorch's backends."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 def resolve_device(name: str, local_rank: int = 0) -> torch.device:
-    """Turn `auto`, `cpu`, `cuda`, `cuda:<n>` or `mps` into a device that is there.
+    """Resolve `auto`, `cpu`, `cuda`, `cuda:<n>` or `mps` to an available device.
 
     Args:
         name: the ``device`` key.
-        local_rank: process number on this machine; picks the GPU when none is named.
+        local_rank: process number on this machine; picks the GPU if none is named.
 
     Raises:
-        UserError: a device that this machine lacks.
+        UserError: the device is not available.
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -61,9 +61,9 @@ def configure_backend(config: TrainingConfig, device: torch.device, *, processes
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
         if config.deterministic:
-            # cuBLAS reads it when its first handle is made, which is after this.
+            # Read by cuBLAS when it creates its first handle, which is later.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = not config.deterministic
-    # Only where it changes something: the call imports the compiler, which takes seconds.
+    # Only if it changes something: the call imports the compiler, which takes seconds.
     if config.deterministic != torch.are_deterministic_algorithms_enabled():
         torch.use_deterministic_algorithms(config.deterministic)

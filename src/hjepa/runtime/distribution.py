@@ -1,4 +1,4 @@
-"""Several processes: start, identity, and what they exchange besides gradients."""
+"""Multi-process runs: start-up, rank and size, and communication other than gradients."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 
-# What gloo and the key-value store say of a process that has gone or does not answer; NCCL has an exception of its own.
+# In messages of gloo and the key-value store about a process that ended or does not answer; NCCL has its own exception.
 _LOST = ("gloo", "closed by peer", "connection reset", "broken pipe", "timed out", "remote server", "socket")
 
-# Small decisions travel between main memories, beside what the devices exchange: nobody waits for a device to take one.
+# Control messages use a CPU gloo group, so they never synchronise the GPU.
 _control: dist.ProcessGroup | None = None
 
-# Seconds between two looks at who has come.
+# Seconds between two polls for processes that have joined.
 _BETWEEN_LOOKS = 0.02
 
 
 @dataclass(frozen=True)
 class World:
-    """Where this process stands among all.
+    """Rank of this process and number of processes.
 
     Attributes:
         rank: number of this process.
         size: number of processes.
         local_rank: number of this process on its machine.
         local_size: number of processes on its machine.
-        restarts: how often `torchrun` has started the processes again.
+        restarts: how often `torchrun` has restarted the processes.
     """
 
     rank: int = 0
@@ -54,15 +54,15 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and talks."""
+        """Whether this process writes files and logs."""
         return self.rank == 0
 
 
 def read_world(config: DistributedConfig) -> World:
-    """Read what `torchrun` has put into the environment.
+    """Read the environment variables that `torchrun` sets.
 
     Raises:
-        UserError: several processes are asked for and none were started.
+        UserError: `distributed.enabled` is true, but only one process was started.
     """
     if "WORLD_SIZE" not in os.environ:
         if config.enabled:
@@ -81,7 +81,7 @@ def read_world(config: DistributedConfig) -> World:
 
 
 def start(config: DistributedConfig, world: World, device: torch.device) -> None:
-    """Join the process group. To be called inside `failing_together`."""
+    """Join the process group. Call it inside `failing_together`."""
     global _control
     if world.size == 1 or dist.is_initialized():
         return
@@ -92,7 +92,7 @@ def start(config: DistributedConfig, world: World, device: torch.device) -> None
         raise UserError(f"distributed.backend: nccl needs CUDA devices and this process uses {device.type}; use gloo")
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    # Sharded checkpoints are planned on main memory, whatever the devices use.
+    # Sharded checkpoints communicate over gloo, whatever the devices use.
     backends = "cpu:gloo,cuda:nccl" if backend == "nccl" else "gloo"
     from torch._C._distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
@@ -105,14 +105,14 @@ def start(config: DistributedConfig, world: World, device: torch.device) -> None
 
 
 def _name_of_start(store: Store, world: World, timeout: float) -> str:
-    """A name for this start of all processes, by which they tell it from those before a restart.
+    """Agree on a name that is unique to this start, to separate its keys from those before a restart.
 
-    The store may be torchrun's own, which outlives a restart and still knows the addresses of processes that are gone. The
-    count of restarts is no name: it differs between nodes. So every process asks under a name of its own, which nobody
-    could have answered before, and the main process answers until all have heard.
+    The store may be torchrun's own, which survives a restart and still holds the addresses of processes that have
+    ended. The restart count cannot serve as a name, as it differs between nodes. So every process posts a fresh random
+    key, and the main process answers each with the name until all have confirmed it.
 
     Raises:
-        LostProcessError: not all processes came in time.
+        LostProcessError: not all processes joined in time.
     """
     own = uuid.uuid4().hex
     if not world.is_main:
@@ -130,8 +130,8 @@ def _name_of_start(store: Store, world: World, timeout: float) -> str:
                 waiting.discard(rank)
         if time.monotonic() > give_up:
             raise LostProcessError(
-                f"process {min(waiting)} of {world.size} did not come within {timeout:g} s (distributed.timeout); its own line "
-                "says why"
+                f"process {min(waiting)} of {world.size} did not join within {timeout:g} s (distributed.timeout); see its own "
+                "error message"
             )
         time.sleep(_BETWEEN_LOOKS)
     return own
@@ -147,7 +147,7 @@ def stop() -> None:
 
 @contextlib.contextmanager
 def failing_together() -> Iterator[None]:
-    """Turn what a collective raises when another process has gone into one line.
+    """Context that turns a collective's error about a lost process into a one-line message.
 
     Raises:
         LostProcessError: in place of the collective's error.
@@ -161,18 +161,18 @@ def failing_together() -> Iterator[None]:
             raise
         rank = os.environ.get("RANK", "?")
         line = str(error).strip().splitlines()[0]
-        # Behind the place in its own source gloo says what happened, then general advice.
+        # gloo's messages are its source location in brackets, what happened, and general advice.
         reason = (line.rpartition("] ")[2] or line).partition(". ")[0]
         raise LostProcessError(
-            f"process {rank}: another process has ended or does not answer ({reason[:160]}); its own line says why. What was "
-            "saved is whole: go on with --resume auto"
+            f"process {rank}: another process has ended or does not answer ({reason[:160]}); see its own error message. "
+            "Checkpoints are intact: continue with --resume auto"
         ) from None
 
 
 def _is_lost(error: RuntimeError) -> bool:
     if isinstance(error, dist.DistError):
         return True
-    # The process group may be gone by now; what torchrun has put into the environment is still there.
+    # The process group may be gone by now, so ask the environment.
     text = str(error).lower()
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and any(word in text for word in _LOST)
 
@@ -188,7 +188,7 @@ def size() -> int:
 
 
 def control_group() -> dist.ProcessGroup | None:
-    """The group over which processes exchange what lies in main memory."""
+    """The gloo group for tensors and objects in main memory; None in a single process."""
     return _control
 
 
@@ -199,7 +199,7 @@ def barrier() -> None:
 
 
 def vote(*flags: bool) -> tuple[bool, ...]:
-    """For each flag, whether it is set in at least one process. All processes must call it alike."""
+    """For each flag, whether it is set in at least one process. All processes must call it."""
     if _control is None:
         return flags
     votes = torch.tensor(flags, dtype=torch.int32)
@@ -222,7 +222,7 @@ def from_main(value: Value) -> Value:
 
 
 def by_main(work: Callable[[], Value]) -> Value:
-    """What the main process finds, in every process; a mistake that it finds is raised in every process."""
+    """Run ``work`` in the main process and return its result, or raise its `UserError`, in every process."""
     if _control is None:
         return work()
     found: Value | None = None
@@ -241,7 +241,7 @@ def by_main(work: Callable[[], Value]) -> Value:
 
 
 def from_all(value: Value) -> list[Value]:
-    """The values of all processes, in order, in every process."""
+    """The values of all processes, by rank, in every process."""
     if _control is None:
         return [value]
     told: list[Value | None] = [None] * dist.get_world_size()
@@ -258,11 +258,11 @@ def mean_over_processes(values: Tensor) -> Tensor:
 
 
 def divide_work(work: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-    """``work(rows)`` with a share of the rows done by each process. All processes must call it with the same rows.
+    """``work(rows)``, with the rows divided among the processes. All processes must call it with the same rows.
 
     Args:
-        work: [n, ...] -> [n, ...], each row on its own.
-        rows: [N, ...], at least one for each process, or every process does all of them.
+        work: [n, ...] -> [n, ...], independent for each row.
+        rows: [N, ...]; with fewer rows than processes, every process computes all of them.
     """
     processes = size()
     if processes == 1 or len(rows) < processes:
@@ -272,7 +272,7 @@ def divide_work(work: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
     own = work(rows[first : first + share]).contiguous()
     parts = [torch.empty_like(own) for _ in range(processes)]
     dist.all_gather(parts, own)
-    # The last share begins earlier where there are too few rows for it, and then repeats some of the one before.
+    # If the rows do not divide evenly, the last share starts earlier and overlaps the one before.
     done = torch.empty((len(rows), *own.shape[1:]), dtype=own.dtype, device=own.device)
     for process, part in enumerate(parts):
         first = min(process * share, len(rows) - share)
@@ -281,7 +281,7 @@ def divide_work(work: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """All rows of all processes; the gradient of each row goes back to the process it came from."""
+    """All-gather of rows; the gradient of each row returns to its own process."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:  # noqa: ARG004 (PyTorch's signature)
@@ -291,14 +291,14 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:  # noqa: ARG004 (PyTorch's signature)
-        # Every process computes the same loss on the same rows and gradients are averaged over processes, so the
-        # local rows' gradient is multiplied by their number to come out as in one process.
+        # Every process computes the same loss on all rows, and DDP averages gradients over processes. Multiplying the
+        # local rows' gradient by the number of processes gives the same result as one process would.
         size, rank = dist.get_world_size(), dist.get_rank()
         return grad.chunk(size)[rank] * size
 
 
 def gather_constant(x: Tensor) -> Tensor:
-    """Rows [B, ...] of all processes, in order, [world * B, ...], without gradient. All processes must call it alike."""
+    """Rows [B, ...] of all processes, by rank, [world * B, ...], without gradient. All processes must call it."""
     if not dist.is_initialized():
         return x
     parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
@@ -307,7 +307,7 @@ def gather_constant(x: Tensor) -> Tensor:
 
 
 def gather_rows(x: Tensor) -> Tensor:
-    """Rows [B, D] of all processes, [world * B, D], with gradient."""
+    """Rows [B, D] of all processes, by rank, [world * B, D], with gradient."""
     if not dist.is_initialized():
         return x
     return cast(Tensor, _Gather.apply(x))

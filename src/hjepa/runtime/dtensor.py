@@ -1,4 +1,4 @@
-"""Tensors of which each process holds a part (DTensor), and tensors in one piece, behind one face."""
+"""Helpers that treat sharded tensors (DTensor) and ordinary tensors alike."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def local_part(tensor: Tensor) -> Tensor:
-    """The part of a tensor that this process holds; shares its memory."""
+    """This process's shard of a tensor, or the tensor itself; shares memory with it."""
     return tensor.to_local() if is_part(tensor) else tensor
 
 
 def spread_like(whole: Tensor, own: Tensor) -> Tensor:
-    """This process's part of a tensor that every process holds whole, spread as another one of its shape is."""
+    """Shard ``whole``, which every process holds, in the same way as ``own``, of equal shape."""
     if not is_part(own) or is_part(whole) or whole.shape != own.shape:
         return whole
     from torch.distributed.tensor import distribute_tensor
@@ -25,5 +25,5 @@ def spread_like(whole: Tensor, own: Tensor) -> Tensor:
 
 
 def is_part(tensor: Tensor) -> TypeGuard[DTensor]:
-    """Whether a tensor is one of which this process holds a part."""
+    """Whether a tensor is sharded."""
     return hasattr(tensor, "device_mesh")

@@ -1,4 +1,4 @@
-"""Where a program ran: versions, device, threads, commit, command."""
+"""The environment of a run: versions, device, threads, commit, command."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _program() -> str:
-    """How the program was started, as a user would type it again."""
+    """The command that starts the program, as a user would type it."""
     name = Path(sys.argv[0]).name
     if name != "__main__.py":
         return name
@@ -26,7 +26,7 @@ def _program() -> str:
 
 
 def environment(config: Config, device: torch.device, world_size: int) -> dict[str, Any]:
-    """What a reader needs to repeat the run."""
+    """What is needed to repeat the run, as plain values."""
     import numpy
     import torch
     import torchvision
@@ -51,7 +51,7 @@ def environment(config: Config, device: torch.device, world_size: int) -> dict[s
 
 
 def _processor() -> str:
-    """The processor's name; Linux keeps it in a file, elsewhere Python knows it."""
+    """Name of the CPU: from /proc/cpuinfo on Linux, from `platform` elsewhere."""
     listing = Path("/proc/cpuinfo")
     if listing.is_file():
         for line in listing.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -61,7 +61,7 @@ def _processor() -> str:
 
 
 def git_commit() -> str | None:
-    """Commit of the source tree the package runs from, with `+` for uncommitted changes; nothing when installed."""
+    """Commit of the source tree, with `+` for uncommitted changes; None for an installed package."""
     here = Path(__file__).resolve().parent
     try:
         head = subprocess.run(

@@ -1,4 +1,4 @@
-"""Locks between processes and threads, by filelock: the operating system holds them, and they die with their process."""
+"""Locks between processes and threads, by filelock. The operating system releases them when the process ends."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from filelock import FileLock, Timeout
 
 log = logging.getLogger("hjepa")
 
-# What network file systems without a lock service answer.
+# Errors of network file systems without a lock service.
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 @contextlib.contextmanager
 def exclusive(path: Path, waiting: str | None = None) -> Iterator[None]:
-    """Exclude other processes, and other threads of this one; wait until that is possible.
+    """Context that excludes other processes, and other threads of this one; waits for the lock.
 
-    The file stays behind and means nothing by itself: a killed process leaves no lock, and a forked one inherits none.
-    On a file system without locks a warning says so, and nobody is excluded.
+    The file stays behind; only the lock on it counts. A killed process leaves none, and a forked one inherits none. If
+    the file system has no locks, a warning is logged and nothing is excluded.
 
     Args:
-        path: the file, made where it does not exist; its folder must.
-        waiting: logged once if the lock cannot be had at once.
+        path: the lock file, created if missing; its folder must exist.
+        waiting: logged once if the lock is taken.
 
     Raises:
         OSError: the file cannot be opened.
@@ -41,7 +41,7 @@ def exclusive(path: Path, waiting: str | None = None) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        log.warning("%s: the file system has no locks (%s)", path, error.strerror)
+        log.warning("%s: the file system does not support locks (%s); continuing without", path, error.strerror)
     try:
         yield
     finally:
@@ -50,15 +50,16 @@ def exclusive(path: Path, waiting: str | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def alone_at(path: Path) -> Iterator[None]:
-    """Let one process at a time bring a data set to ``path``; the others wait, and say so.
+    """Context in which one process at a time fetches a data set to ``path``; the others log that they wait.
 
-    The lock is a file beside ``path``. Where none can be made, nothing can be brought there either, and nobody waits.
+    The lock is a file beside ``path``. If it cannot be created, the data set could not be written either, so there is
+    nothing to wait for.
     """
     with contextlib.ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            waiting = f"{path}: another process is bringing the data set here; waiting"
+            waiting = f"{path}: waiting for another process that is fetching the data set"
             stack.enter_context(exclusive(path.parent / f".{path.name}.lock", waiting))
         except OSError as error:
-            log.info("%s: no lock beside it (%s)", path, error.strerror)
+            log.info("%s: continuing without a lock (%s)", path, error.strerror)
         yield

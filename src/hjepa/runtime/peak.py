@@ -1,4 +1,4 @@
-"""What a device can do in matrix products at the most."""
+"""Peak throughput of a device in matrix products."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import time
 
 import torch
 
-# Side, and seconds, of a product by which the ceiling is measured.
+# Smallest side of the timed product, and the longest time in seconds it may take.
 _SMALLEST_PRODUCT = 512
 _LONGEST_PRODUCT = 2.0
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, *, side: int | None = None) -> float:
-    """FLOP/s of large square matrix products: the best of several, the ceiling that a step is held against.
+    """FLOP/s of large square matrix products, the best of several; the reference for a training step.
 
-    Smaller ones where large ones would take seconds: a processor without bf16 emulates it hundreds of times slower.
+    Products are made smaller if they would take seconds: CPUs without bf16 instructions are hundreds of times slower.
     """
     side = side or (2048 if device.type == "cpu" else 8192)
     while side > _SMALLEST_PRODUCT and 64 * _product(device, dtype, side // 4, 1) > _LONGEST_PRODUCT:
@@ -36,7 +36,7 @@ def _product(device: torch.device, dtype: torch.dtype, side: int, times: int) ->
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what it was told."""
+    """Wait until the device has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

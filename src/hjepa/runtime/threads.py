@@ -1,4 +1,4 @@
-"""How many CPU threads a process should use: one for each physical core that it may really have."""
+"""Number of CPU threads to use: one per physical core available to the process."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _ROOT = Path("/")
 def choose_threads(processes: int = 1) -> int:
     """Threads for the matrix products of one process.
 
-    A number set from outside (`OMP_NUM_THREADS`, `MKL_NUM_THREADS`; `torchrun` sets the first) stands. Otherwise the
-    physical cores that this process may run on, at most its share of processor time in a container, are divided among
-    the processes on this machine. A second thread on a core shares its arithmetic units and only costs caches.
+    `OMP_NUM_THREADS` (which `torchrun` sets) or `MKL_NUM_THREADS` takes precedence. Otherwise the physical cores that
+    this process may use, limited by its affinity and CPU quota, are divided among the processes on this machine. A
+    second thread per core does not help: it shares the core's arithmetic units and competes for its caches.
 
     Args:
         processes: training processes on this machine.
@@ -31,13 +31,13 @@ def choose_threads(processes: int = 1) -> int:
 
 @contextlib.contextmanager
 def threads_of(processes: int) -> Iterator[int]:
-    """For what one process does alone, as evaluation after training: the threads of all that trained on this machine.
+    """Context for work of one process alone, such as evaluation after training: use the threads of all processes.
 
     Args:
-        processes: training processes on this machine, this one included; the others wait or have ended.
+        processes: training processes on this machine, including this one; the others are idle or have ended.
 
     Yields:
-        The number of threads inside.
+        The number of threads inside the context.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(before * processes)
@@ -50,9 +50,9 @@ def threads_of(processes: int) -> Iterator[int]:
 def usable_cores(root: Path = _ROOT) -> int:
     """Physical cores that this process may use, at least 1.
 
-    On Linux by own count. joblib, which counts elsewhere, is wrong for two ways of running a training there: of a process
-    that is bound to some processors it counts both threads of a core, and of quotas it knows that of the outermost
-    control group only, which a container has but a system service or a batch job has not.
+    On other systems joblib counts them. On Linux it is wrong in two cases: with a CPU affinity it counts both hardware
+    threads of a core, and it reads the quota of the root control group only, which misses the limits of system services
+    and batch jobs.
 
     Args:
         root: where `/proc` and `/sys` are.
@@ -67,7 +67,7 @@ def usable_cores(root: Path = _ROOT) -> int:
 
 
 def physical_cores(processors: set[int], root: Path = _ROOT) -> int:
-    """How many physical cores some logical processors are on; as many as processors where the system does not say."""
+    """Number of physical cores behind some logical CPUs; if the system does not say, each counts as a core."""
     cores = set()
     for number in processors:
         file = root / f"sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list"
@@ -79,7 +79,7 @@ def physical_cores(processors: set[int], root: Path = _ROOT) -> int:
 
 
 def cpu_quota(root: Path = _ROOT) -> float | None:
-    """Processors' worth of time that control groups grant this process, the least along its path; none: no limit.
+    """CPU quota of this process in cores, the smallest along its control group path; None if unlimited.
 
     Args:
         root: where `/proc` and `/sys` are.
@@ -92,7 +92,7 @@ def cpu_quota(root: Path = _ROOT) -> float | None:
     granted = []
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        # Version 2 is the line without controllers; a container often sees its own group as the root.
+        # The line without controllers is cgroup v2. A container often sees its own group as the root.
         mount = base if not controllers else base / "cpu"
         if controllers and "cpu" not in controllers.split(","):
             continue
@@ -110,7 +110,7 @@ def _quota_of_group(folder: Path) -> float | None:
         else:
             quota = (folder / "cpu.cfs_quota_us").read_text(encoding="ascii")
             period = (folder / "cpu.cfs_period_us").read_text(encoding="ascii")
-        # "max" in version 2 and -1 in version 1 mean no limit.
+        # "max" in v2 and -1 in v1 mean unlimited.
         return None if quota == "max" or int(quota) <= 0 else int(quota) / int(period)
     except (OSError, ValueError):
         return None

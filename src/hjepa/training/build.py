@@ -1,4 +1,4 @@
-"""Putting a trainer together: data, method, loader, online evaluation, checkpoints, records."""
+"""Build a trainer: data, method, loader, online evaluation, checkpoints, records."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ def assemble(
     run: str = "",
     writes: bool = True,
 ) -> Trainer:
-    """A trainer, ready for its first step or for the one after a checkpoint.
+    """Build a trainer, ready for its first step or restored from a checkpoint.
 
     Args:
         config: the configuration.
         dataset: training images.
         device: of this process.
-        world: this process among all.
+        world: rank and number of processes.
         folder: the run folder.
-        begin: the checkpoint to go on from.
+        begin: the checkpoint to resume from.
         run: identity of the run.
-        writes: write records; a benchmark does not.
+        writes: write records; false in benchmarks.
 
     Raises:
-        UserError: data, configuration and checkpoint do not fit together.
+        UserError: data, configuration and checkpoint do not match.
     """
     state = None if begin is None else begin.state
     data_state = _data_state(config, dataset) if state is None else state["data"]
@@ -108,7 +108,7 @@ def assemble(
 
 
 def compiles(config: Config, device: torch.device, begin: Start | None) -> bool:
-    """Whether the networks are compiled. A resumed run computes as it did before."""
+    """Whether to compile the networks. With ``auto`` a resumed run keeps the choice of its checkpoint."""
     wanted = config.training.compile
     if wanted != "auto":
         return wanted
@@ -121,7 +121,9 @@ def _data_state(config: Config, dataset: ImageDataset) -> dict[str, Any]:
     if config.data.mean is not None and config.data.std is not None:
         for key, values in (("mean", config.data.mean), ("std", config.data.std)):
             if len(values) != dataset.channels:
-                raise UserError(f"data.{key}: {len(values)} values for images of {dataset.channels} channels")
+                raise UserError(
+                    f"data.{key}: has {len(values)} values, but the images have {dataset.channels} channels"
+                )
         mean, std = tuple(config.data.mean), tuple(config.data.std)
     else:
         mean, std = measure_statistics(dataset, config.seed)
@@ -132,7 +134,7 @@ def _compare_data(dataset: ImageDataset, data_state: dict[str, Any]) -> None:
     before = data_state.get("images", len(dataset))
     if before != len(dataset):
         log.warning(
-            "%s has %d images and had %d when the run began: from here on their order is another one",
+            "%s: has %d images, but had %d when the run began; the order of images changes from here on",
             dataset.name,
             len(dataset),
             before,

@@ -1,4 +1,4 @@
-"""FLOP of a whole training step: what the method counts, and the optimiser."""
+"""FLOP of a whole training step: the method's own count plus the optimiser."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ if TYPE_CHECKING:
 
 
 def training_cost(config: Config, channels: int, *, processes: int = 1) -> StepCost:
-    """Count a training step of a configuration, whole; no weights are made.
+    """Count the FLOP of a training step of a configuration, without building the model.
 
     Args:
         config: the configuration.
         channels: input channels.
-        processes: that share a batch.
+        processes: number of processes that share a batch.
 
     Raises:
-        UserError: a method that does not count its work, or a configuration that it refuses.
+        UserError: the method does not count its FLOP, or it rejects the configuration.
     """
     cost = find_method(config.method).cost(config, channels, processes=processes)
     if cost is None:
-        raise UserError(f"method: {config.method} does not count its work; give it a `cost`, or compare by images seen")
+        raise UserError(
+            f"method: {config.method} does not count its FLOP; implement its `cost`, or compare by images seen"
+        )
     if config.training.optimizer != "muon":
         return cost
     images = config.data.batch_size * config.training.accumulation_steps * processes

@@ -1,4 +1,4 @@
-"""Stopping in an orderly way on Ctrl-C and SIGTERM."""
+"""Orderly stop on Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import threading
 import time
 from types import FrameType, TracebackType
 
-# Launchers pass on what their processes were sent already: the terminal and torchrun, or Slurm and torchrun, make two signals of
-# one wish. Signals within this many seconds count as one.
-SAME_WISH = 1.0
+# The same Ctrl-C may arrive twice: from the terminal (or Slurm), and forwarded by torchrun. Signals within this many
+# seconds count as one request.
+SAME_REQUEST = 1.0
 
 
 class StopRequest:
-    """While open, the first Ctrl-C or SIGTERM asks the loop to stop after the current step; one that comes later is immediate.
+    """Context in which the first Ctrl-C or SIGTERM stops the loop after the current step, and a second one at once.
 
-    Signals within a second of the first one are the same request.
+    A signal within a second of the first one is the same request.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class StopRequest:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopRequest:
-        # Signals can only be caught in the main thread; elsewhere the caller decides.
+        # Python handles signals in the main thread only; in other threads the caller is responsible.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._handle)
@@ -39,5 +39,5 @@ class StopRequest:
     def _handle(self, *_: int | FrameType | None) -> None:
         if not self.requested:
             self.requested, self._since = True, time.monotonic()
-        elif time.monotonic() - self._since >= SAME_WISH:
+        elif time.monotonic() - self._since >= SAME_REQUEST:
             raise KeyboardInterrupt

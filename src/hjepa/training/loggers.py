@@ -1,4 +1,4 @@
-"""Where numbers go: `metrics.jsonl`, TensorBoard, Weights & Biases; and `training.log` for words."""
+"""Metric sinks (`metrics.jsonl`, TensorBoard, Weights & Biases) and the log file `training.log`."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ log = logging.getLogger("hjepa")
 
 
 class MetricSink(Protocol):
-    """Something that takes records."""
+    """A destination of metric records."""
 
     def write(self, record: dict[str, Any]) -> None:
-        """Take one record: `kind`, `step` and numbers by name."""
+        """Write one record: `kind`, `step` and numbers by name."""
 
     def settle(self) -> None:
-        """Bring what was taken to the disk, where that is what the sink writes to."""
+        """Flush to the disk, if the sink writes files of its own."""
 
     def close(self) -> None:
         """Flush and close."""
 
 
 class JsonLines:
-    """`metrics.jsonl`: one JSON object per line, written at once so that a killed run keeps them.
+    """`metrics.jsonl`: one JSON object per line, written unbuffered so that a killed run loses none.
 
     Args:
         path: the file.
-        step: step to go on from; later lines of an interrupted run are dropped, since they will be written again.
-        renamed: what that step is called from now on, where the batch is another one: steps of earlier lines are
-            converted alike, so that the file has one count of steps.
+        step: step to resume from; later lines are dropped, since the resumed run writes them again.
+        renamed: number of that step at the new batch size, if the batch size changed; the steps of earlier lines are
+            rescaled by the same factor, so that all lines count steps alike.
     """
 
     def __init__(self, path: Path, step: int, renamed: int | None = None) -> None:
@@ -57,14 +57,16 @@ class JsonLines:
         self._waiting = b""
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append a line. On a full disk it is kept, and written with a later one."""
+        """Append a line. If the disk is full, it stays in memory and is written with a later one."""
         told = bool(self._waiting)
         self._waiting += json.dumps(record).encode() + b"\n"
         try:
             self._append()
         except OSError as error:
             if not told:
-                log.error("%s: cannot be written (%s); records are kept until it can", self._path, error.strerror)
+                log.error(
+                    "%s: cannot be written (%s); records are kept in memory until it can", self._path, error.strerror
+                )
 
     def _append(self) -> None:
         try:
@@ -72,7 +74,7 @@ class JsonLines:
             while left:
                 left = left[self._file.write(left) :]
         except OSError:
-            # Half a line would spoil the next one.
+            # Remove a partial line, which would corrupt the next one.
             self._file.truncate(self._whole)
             raise
         self._whole += len(self._waiting)
@@ -80,7 +82,7 @@ class JsonLines:
 
     def settle(self) -> None:
         """Flush to the disk."""
-        # What failed was said by `write`, or will be by the checkpoint that follows.
+        # A failure was already reported by `write`, or will be by the checkpoint that follows.
         with contextlib.suppress(OSError):
             os.fsync(self._file.fileno())
 
@@ -101,7 +103,7 @@ def _rescaled(line: str, factor: float) -> str:
 
 
 def _step(line: str) -> float:
-    # A line cut off by a crash is dropped with the ones to be written again.
+    # A line truncated by a crash is dropped, like those that will be written again.
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
@@ -122,7 +124,7 @@ class TensorBoard:
             self._writer.add_scalar(f"{record['kind']}/{name}", value, record["step"])
 
     def settle(self) -> None:
-        """Left to TensorBoard's own writer."""
+        """Nothing to do: TensorBoard's writer flushes by itself."""
 
     def close(self) -> None:
         """Flush and close."""
@@ -130,10 +132,10 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """Weights & Biases, opt-in.
+    """Weights & Biases (optional).
 
     Raises:
-        UserError: the package is missing.
+        UserError: the package is not installed.
     """
 
     def __init__(self, config: Config, folder: Path) -> None:
@@ -141,7 +143,7 @@ class WeightsAndBiases:
             import wandb
         except ImportError:
             raise UserError(
-                "logging.wandb.enabled: needs the package wandb; `pip install 'hjepa[wandb]'` or set it to false"
+                "logging.wandb.enabled: the package wandb is not installed; `pip install 'hjepa[wandb]'` or set it to false"
             ) from None
         settings = config.logging.wandb
         self._run = wandb.init(
@@ -158,7 +160,7 @@ class WeightsAndBiases:
         self._run.log({f"{record['kind']}/{n}": v for n, v in _numbers(record).items()}, step=record["step"])
 
     def settle(self) -> None:
-        """Left to the client."""
+        """Nothing to do: the client uploads by itself."""
 
     def close(self) -> None:
         """Finish the run."""
@@ -170,7 +172,7 @@ def _numbers(record: dict[str, Any]) -> dict[str, float]:
 
 
 def open_sinks(config: Config, folder: Path, step: int, renamed: int | None = None) -> list[MetricSink]:
-    """The sinks that a configuration asks for; see `JsonLines` for the steps."""
+    """Open the sinks of a configuration; see `JsonLines` for ``step`` and ``renamed``."""
     sinks: list[MetricSink] = [JsonLines(folder / "metrics.jsonl", step, renamed)]
     if config.logging.tensorboard.enabled:
         sinks.append(TensorBoard(folder / "tensorboard", step if renamed is None else renamed))
@@ -180,15 +182,15 @@ def open_sinks(config: Config, folder: Path, step: int, renamed: int | None = No
 
 
 class _File(logging.FileHandler):
-    """A log file on a disk that may be full: says so once, and never stops the program."""
+    """A log file that reports a full disk once and never stops the program."""
 
     def __init__(self, path: Path) -> None:
-        # Names of files may hold bytes that are no text; they are written as \\udcXX rather than not at all.
+        # File names may hold bytes that are not valid text; they are written as \\udcXX.
         super().__init__(path, encoding="utf-8", errors="backslashreplace")
         self._told = False
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the library's name)
-        """Called while an exception is handled."""
+        """Report a write error; called inside the exception handler."""
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             super().handleError(record)
@@ -197,22 +199,22 @@ class _File(logging.FileHandler):
             print(f"hjepa: {self.baseFilename}: cannot be written ({error.strerror})", file=sys.stderr)
 
     def close(self) -> None:
-        """Close the file; what was told before need not be told again."""
+        """Close the file; an error here was already reported."""
         with contextlib.suppress(OSError):
             super().close()
 
 
 class _Console(logging.StreamHandler[TextIO]):
-    """Standard output; what its encoding cannot say is written with backslashes."""
+    """Standard output; characters that its encoding lacks are written as backslash escapes."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line of a record."""
+        """Format a record as one line."""
         encoding = getattr(self.stream, "encoding", None) or "utf-8"
         return super().format(record).encode(encoding, "backslashreplace").decode(encoding)
 
 
 class LogFile:
-    """While open, messages of the library go to `training.log` and to the console.
+    """Context in which log messages go to `training.log` and to the console.
 
     Args:
         path: the log file.

@@ -1,4 +1,4 @@
-"""Losses and gradients that are not finite: found before the update, reported, counted; they reach no weight."""
+"""Detect, count and report non-finite losses and gradients before they reach the weights."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("hjepa")
 
-# A run that skips many updates needs no report of each.
+# Limits on the number of reports, and on the parameter names in one.
 _MOST_REPORTS = 20
 _MOST_NAMES = 20
-# So many updates in a row that had to be thrown away mean that the run is lost.
+# After this many skipped updates in a row the run has diverged.
 _MOST_SKIPPED = 10
-# A healthy float16 run settles on a loss scale far above this.
+# A stable float16 run has a loss scale far above this.
 _LEAST_SCALE = 1.0
 
 
 @dataclass
 class MicroBatch:
-    """What is kept of a forward pass until its update is decided; all on the device, nothing is waited for.
+    """What is kept of a forward pass for a report; all on the device, so that nothing synchronises.
 
     Attributes:
-        indices: images, int64 [B].
+        indices: of the images, int64 [B].
         total: the loss, detached.
         terms: its parts by name, detached scalars.
         images: whether each image is finite, bool [B].
-        checks: whether each part of each stage is finite, by stage in the order of the computation, bool [n].
+        checks: by stage, in the order of computation: whether each of its parts is finite, bool [n].
     """
 
     indices: Tensor
@@ -50,7 +50,7 @@ class MicroBatch:
 
 
 def observe(batch: Batch, output: StepOutput) -> MicroBatch:
-    """Note what a report would need."""
+    """Keep what a report would need."""
     return MicroBatch(
         indices=batch.indices,
         total=output.total.detach(),
@@ -63,15 +63,15 @@ def observe(batch: Batch, output: StepOutput) -> MicroBatch:
 def poison(losses: Sequence[Tensor]) -> Tensor:
     """1 if every loss is finite, else NaN: a factor for the loss of a step's last micro-batch, exact when it is 1.
 
-    A loss can be infinite while its gradient is finite. Multiplied by NaN, the gradient says so too; and since
-    gradients are averaged over processes, every process sees it and decides alike, without another exchange.
+    A loss can be infinite while its gradient is finite; multiplying by NaN makes the gradient non-finite too. Since
+    gradients are averaged over processes, every process sees it and decides alike, without another collective.
     """
     total = torch.stack(list(losses)).sum()
     return torch.where(torch.isfinite(total), 1.0, float("nan")).to(total.dtype)
 
 
 class TroubleReports:
-    """Writes what is known of an update that was not made to ``non_finite/`` in the run folder.
+    """Writes a report of each skipped update to ``non_finite/`` in the run folder.
 
     Args:
         folder: the run folder.
@@ -97,11 +97,11 @@ class TroubleReports:
         Args:
             step: optimiser step.
             micro_batches: of this step, on this process.
-            broken: names of the parameters whose gradients are not finite; read only if they are what is wrong.
+            broken: names of the parameters with non-finite gradients; consumed only if no earlier stage is at fault.
             facts: plain values to add.
 
         Returns:
-            what was found, in a few words, and the file.
+            a short description, with the path of the report if one was written.
         """
         stage, levels = _stage(micro_batches)
         found = f"not finite: {stage}" + (f" of level {', '.join(map(str, levels))}" if levels else "")
@@ -120,7 +120,7 @@ class TroubleReports:
         except OSError as error:
             log.warning("%s: cannot be written (%s)", file, error.strerror)
             return found
-        return f"{found}; images and values are in {file}"
+        return f"{found}; report in {file}"
 
     def _describe(self, micro: MicroBatch) -> dict[str, Any]:
         rows = zip(micro.indices.tolist(), micro.images.tolist(), strict=True)
@@ -132,7 +132,7 @@ class TroubleReports:
 
 
 def _stage(micro_batches: Sequence[MicroBatch]) -> tuple[str, list[int]]:
-    """The first stage that is not finite, and which of its parts."""
+    """The first stage that is not finite, and the indices of its non-finite parts."""
     if not all(bool(micro.images.all()) for micro in micro_batches):
         return "image", []
     for stage in micro_batches[0].checks:
@@ -151,16 +151,16 @@ def _where_false(flags: Tensor) -> list[int]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON cannot represent infinity and NaN: they become text."""
+    """JSON cannot represent infinity and NaN; they become strings."""
     return value if not isinstance(value, float) or abs(value) < float("inf") else str(value)
 
 
 class Skip(NamedTuple):
-    """What an update that is not made means.
+    """What follows from a skipped update.
 
     Attributes:
-        by_scale: it only found the scale of a float16 loss.
-        lost: why the run has to stop, if it has to; the last good state is to be saved before that is raised.
+        by_scale: only the float16 loss scale was too high.
+        lost: why the run must stop; None if it need not. The caller saves the last good state before it raises.
     """
 
     by_scale: bool = False
@@ -168,17 +168,17 @@ class Skip(NamedTuple):
 
 
 class SkippedUpdates:
-    """Counts updates that were not made, reports them, and says when the run is lost.
+    """Counts and reports skipped updates, and decides when the run must stop.
 
     Args:
-        policy: `skip` goes on, `stop` ends the run at the first.
+        policy: `skip` continues, `stop` ends the run at the first one.
         run_dir: the run folder, for reports.
         identifiers: names of the images by index.
         rank: this process.
 
     Attributes:
-        count: all of the run.
-        in_a_row: since the last update that was made.
+        count: skipped updates of the whole run.
+        in_a_row: skipped updates since the last one that was made.
     """
 
     def __init__(self, policy: Literal["skip", "stop"], run_dir: Path, identifiers: Sequence[str], rank: int) -> None:
@@ -195,22 +195,22 @@ class SkippedUpdates:
         scaler: torch.amp.GradScaler,
         **facts: Any,
     ) -> Skip:
-        """Count an update that is not made, and say what was wrong. All processes of a run call it alike.
+        """Count and report a skipped update. All processes of a run must call it.
 
         Args:
             step: optimiser step.
             micro_batches: of this step, on this process.
-            broken: names of the parameters whose gradients are not finite.
-            scaler: of the loss.
+            broken: names of the parameters with non-finite gradients.
+            scaler: the loss scaler.
             facts: plain values for the report.
         """
         self.count += 1
         if scaler.is_enabled() and scaler.get_scale() > _LEAST_SCALE and not _any_loss_broken(micro_batches):
-            # A GradScaler finds its scale by overshooting: expected, and not reported.
+            # A GradScaler finds its scale by overshooting; expected, not reported.
             return Skip(by_scale=True)
         self.in_a_row += 1
         found = self._reports.write(step, micro_batches, broken, loss_scale=scaler.get_scale(), **facts)
-        log.warning("step %d: %s; the update is skipped", step, found)
+        log.warning("step %d: %s; update skipped", step, found)
         advice = "lower training.lr, set training.clip_grad, or look for broken images with `hjepa data check`"
         if self.policy == "stop":
             return Skip(lost=f"step {step}: {found}; stopped before the update (training.non_finite=stop); {advice}")

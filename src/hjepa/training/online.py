@@ -1,4 +1,4 @@
-"""Watching a representation while it learns: k-NN on a split of train, effective rank, spread."""
+"""Online evaluation during training: k-NN on a split of the training images, effective rank, spread."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("hjepa")
 
-# A training step costs about three times the encoding of its images, so encoding 9 % as many images as are trained on
-# between two evaluations takes 3 % of the time.
+# A training step costs about three times the encoding of its images, so encoding 9 % of the images trained on between
+# two evaluations takes 3 % of the time.
 _SHARE_OF_IMAGES = 0.09
 _FEWEST = 40
 _K = 20
@@ -32,7 +32,7 @@ _FEWEST_FOR_KNN = 4
 
 
 class OnlineEvaluation:
-    """Evaluates an encoder on a fixed part of the training images, never on test images.
+    """Evaluates an encoder on a fixed subset of the training images, never on test images.
 
     Args:
         config: the configuration.
@@ -60,20 +60,21 @@ class OnlineEvaluation:
         labels = dataset.labels
         if labels is not None:
             known = labels.numpy()[chosen] >= 0
-            # Labels serve k-NN; without enough of them the unlabelled images still serve the rank.
+            # k-NN needs labels. If too few images have one, keep the unlabelled ones for the rank.
             chosen = chosen[known] if known.sum() >= _FEWEST else chosen
         self.indices = torch.from_numpy(np.sort(chosen))
         picked = None if labels is None else labels[self.indices]
         self.labels = picked if picked is not None and bool((picked >= 0).all()) else None
         self._skipped_said = False
 
-    @torch.no_grad()  # not inference mode: what FSDP gathers in it could not be trained any more
+    @torch.no_grad()  # not inference mode: FSDP could not train parameters gathered in it
     def __call__(self, encoder: Encoder) -> dict[str, float]:
         """Evaluate.
 
         Returns:
-            `knn` (accuracy) and `knn_queries` with labels, and per level `rank/level_<n>`, `std/level_<n>`, `cosine/level_<n>`; `rank` of
-            all levels side by side. What so few images cannot tell is left out, with a warning the first time.
+            with labels `knn` (accuracy) and `knn_queries`; per level `rank/level_<n>`, `std/level_<n>` and
+            `cosine/level_<n>`; `rank` of all levels concatenated. Values that need more images are left out, with a
+            warning the first time.
         """
         features = self._features(encoder)
         if not all(bool(torch.isfinite(f).all()) for f in features):
@@ -103,7 +104,7 @@ class OnlineEvaluation:
         skipped += ["cosine between images"] if images < 2 else []
         if skipped and not self._skipped_said:
             noun = "image is" if images == 1 else "images are"
-            log.warning("online evaluation: %d %s too few, skipped: %s", images, noun, ", ".join(skipped))
+            log.warning("online evaluation: %d %s too few for %s; skipped", images, noun, " and ".join(skipped))
             self._skipped_said = True
 
     def _features(self, encoder: Encoder) -> list[Tensor]:
@@ -126,10 +127,10 @@ class OnlineEvaluation:
 
 
 def score(values: dict[str, float], metric: str, loss: float, width: int) -> float:
-    """How good a checkpoint is, higher is better.
+    """Score of a checkpoint; higher is better.
 
     Args:
-        values: what `OnlineEvaluation` returned.
+        values: result of `OnlineEvaluation`.
         metric: `auto`, `knn`, `rank` or `loss`.
         loss: training loss.
         width: width of one level.

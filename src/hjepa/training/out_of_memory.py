@@ -1,4 +1,4 @@
-"""When memory runs out: smaller micro-batches with the same effective batch, and more of them."""
+"""Out of memory: use smaller micro-batches and more of them, at the same effective batch size."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from hjepa.runtime import distribution
 
 log = logging.getLogger("hjepa")
 
-# What PyTorch's allocators for main memory and for Apple's GPU say; CUDA has an exception of its own.
+# Messages of PyTorch's CPU and MPS allocators; CUDA raises an exception type of its own.
 _TEXTS = ("can't allocate memory", "not enough memory", "out of memory")
-_SMALLER = "choose a smaller model or image size, or set training.use_amp or model.gradient_checkpointing"
+_SMALLER = "use a smaller model or image size, or set training.use_amp or model.gradient_checkpointing"
 
 
 class MicroBatchTooLargeError(UserError):
-    """The gradient of a micro-batch does not fit into memory; nothing was updated."""
+    """A micro-batch does not fit into memory; no weight was updated."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out."""
+    """Whether an exception is an out-of-memory error."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in _TEXTS)
 
 
 def next_rung(batch_size: int, accumulation_steps: int, fewest: int = 1) -> tuple[int, int] | None:
-    """The next rung of the ladder 8 x 4 -> 4 x 8 -> 2 x 16 -> 1 x 32.
+    """The next smaller micro-batch: 8 x 4 -> 4 x 8 -> 2 x 16 -> 1 x 32.
 
     The micro-batch is divided by its smallest prime factor, the number of micro-batches multiplied by it.
 
     Args:
         batch_size: images per forward pass.
         accumulation_steps: forward passes per update.
-        fewest: images that a forward pass needs at least.
+        fewest: minimum number of images per forward pass.
 
     Returns:
-        the new pair, of the same product, or nothing at the end of the ladder.
+        the new pair with the same product, or None if no smaller micro-batch is allowed.
     """
     for factor in range(2, batch_size + 1):
         if batch_size % factor == 0:
@@ -51,14 +51,14 @@ def next_rung(batch_size: int, accumulation_steps: int, fewest: int = 1) -> tupl
 
 @dataclass
 class MicroBatches:
-    """How an update's images are divided into forward passes.
+    """How the images of an update are split into forward passes.
 
     Attributes:
         batch_size: images per forward pass of one process.
         steps: forward passes per update.
-        fewest: images that a forward pass needs at least.
-        compares_images: whether the loss compares all images of a pass with each other.
-        world: this process among all.
+        fewest: minimum number of images per forward pass.
+        compares_images: whether the loss compares the images of a pass with each other.
+        world: rank and number of processes.
         device: where the passes run.
     """
 
@@ -70,45 +70,46 @@ class MicroBatches:
     device: torch.device
 
     def too_large(self, step: int, error: BaseException) -> str:
-        """What to say of a pass that ran out of memory."""
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no memory left"
+        """The message for a pass that ran out of memory."""
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no details"
         return f"step {step}: out of memory on {self.device} with data.batch_size={self.batch_size} ({reason})"
 
     def shrink(self, problem: str) -> None:
-        """Take the next rung after memory ran out in a step.
+        """Switch to smaller micro-batches after a step ran out of memory.
 
         Args:
-            problem: what ran out, for messages.
+            problem: the message of `too_large`.
 
         Raises:
-            UserError: no rung is left, or other processes wait in an exchange that this one cannot join any more.
+            UserError: the micro-batch cannot get smaller, or there are other processes: they are already waiting in a
+                collective that this one can no longer join.
         """
         rung = next_rung(self.batch_size, self.steps, self.fewest)
         if rung is None:
             raise UserError(f"{problem}; {_SMALLER}")
         if self.world.size > 1:
             raise UserError(
-                f"process {self.world.rank}: {problem}; the other processes wait for it, so the run ends; go on with "
-                f"data.batch_size={rung[0]} training.accumulation_steps={rung[1]} --resume auto (torchrun --max-restarts "
-                "does so by itself)"
+                f"process {self.world.rank}: {problem}; the run stops, as the other processes cannot continue without it; "
+                f"resume with data.batch_size={rung[0]} training.accumulation_steps={rung[1]} --resume auto (torchrun "
+                "--max-restarts resumes automatically)"
             )
         self._take(rung, problem)
 
     def agree(self, step: int, trial: Callable[[], str | None]) -> bool:
-        """Before the first step of several processes: the largest rung that fits in every one of them.
+        """Find a micro-batch that fits in every process, before the first step of a multi-process run.
 
-        Each process tries the passes of one micro-batch by itself, without any exchange, so that one that runs out of
-        memory leaves nobody waiting; then they vote. Sizes are constant over a run, so what fits once fits again.
+        Each process tries one micro-batch without collectives, so a process that runs out of memory leaves no other one
+        waiting; then they vote. Tensor sizes are constant over a run, so what fits now fits in every later step.
 
         Args:
             step: the first step, for messages.
-            trial: passes of one micro-batch of the present size; what was said when memory ran out.
+            trial: runs one micro-batch of the current size; returns the message if it ran out of memory.
 
         Returns:
-            whether the division is another one now, and `trial` has to be asked again.
+            whether the micro-batch was made smaller and must be tried again.
 
         Raises:
-            UserError: no rung is left.
+            UserError: the micro-batch cannot get smaller.
         """
         problem = trial()
         (somebody,) = distribution.vote(problem is not None)
@@ -123,7 +124,7 @@ class MicroBatches:
 
     def _take(self, rung: tuple[int, int], why: str) -> None:
         log.warning(
-            "%s; going on with micro-batches of %d x %d instead of %d x %d, %d images per update as before",
+            "%s; continuing with micro-batches of %d x %d instead of %d x %d, still %d images per update",
             why,
             *rung,
             self.batch_size,
@@ -132,7 +133,7 @@ class MicroBatches:
         )
         if self.compares_images:
             log.warning(
-                "terms of the loss that compare the images of a micro-batch now see %d at a time",
+                "loss terms that compare the images of a micro-batch now compare %d at a time",
                 rung[0] * self.world.size,
             )
         self.batch_size, self.steps = rung

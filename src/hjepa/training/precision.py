@@ -1,4 +1,4 @@
-"""Mixed precision: whether it pays on a device, and forward passes and updates in it."""
+"""Mixed precision: whether it is faster on a device, autocast and loss scaling."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
 log = logging.getLogger("hjepa")
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-# A processor with instructions for bf16 does its products in half of float32's time or less, others take more than float32
-# does, up to hundreds of times as much: a quick look at small ones is enough.
+# CPUs with bf16 instructions multiply at least twice as fast as in float32; others emulate bf16 and are slower, up to
+# hundreds of times. The gap is so wide that small products are enough to tell them apart.
 _LEAST_GAIN = 1.5
 _SIDE = 512
 
 
 def settle_precision(config: Config, device: torch.device, before: object = None) -> Config:
-    """Turn ``training.use_amp: auto`` into yes or no: yes where matrix products of that type are much faster.
+    """Resolve ``training.use_amp: auto``: true where matrix products in ``amp_dtype`` are much faster.
 
-    In several processes all of them must call it; the main one decides for all.
+    All processes must call it; the main one decides.
 
     Args:
-        config: the configuration; returned as it is unless it says ``auto``.
+        config: the configuration; returned unchanged unless it says ``auto``.
         device: where the model will be.
-        before: what was chosen when the run or study began; that stays. Anything but a bool: nothing was.
+        before: the choice made when the run or study began, which is kept; ignored unless it is a bool.
     """
     training = config.training
     if training.use_amp != "auto":
         return config
     if isinstance(before, bool):
-        choice, why = before, "as before"
+        choice, why = before, "as when the run began"
     else:
         choice, why = distribution.from_main(mixed_precision_pays(device, training.amp_dtype))
     log.info("training.use_amp=auto: %s, %s", training.amp_dtype if choice else "float32", why)
@@ -49,21 +49,21 @@ def settle_precision(config: Config, device: torch.device, before: object = None
 
 @functools.cache
 def mixed_precision_pays(device: torch.device, amp_dtype: str) -> tuple[bool, str]:
-    """Whether to train in ``bf16`` or ``fp16`` rather than float32 on a device, and why. Found out once per process.
+    """Whether to train in ``bf16`` or ``fp16`` rather than float32 on a device, and why. Cached per process.
 
-    A GPU is asked what it has; small products would say how long it takes to start one. A processor is measured.
+    A GPU is queried, since timing small products would measure launch latency. A CPU is timed.
     """
     if device.type == "cuda":
         has = amp_dtype == "fp16" or torch.cuda.is_bf16_supported(including_emulation=False)
-        return has, f"this GPU {'has' if has else 'lacks'} it"
+        return has, f"this GPU {'supports' if has else 'does not support'} {amp_dtype}"
     if device.type != "cpu":
-        return False, f"{amp_dtype} was never measured on {device.type}"
+        return False, f"{amp_dtype} is untested on {device.type}"
     try:
         short = matmul_peak(device, _DTYPES[amp_dtype], side=_SIDE)
     except (RuntimeError, TypeError):
-        return False, f"this PyTorch has no products in {amp_dtype} here"
+        return False, f"this PyTorch cannot multiply {amp_dtype} matrices on this CPU"
     full = matmul_peak(device, torch.float32, side=_SIDE)
-    paces = f"products do {short / 1e9:.0f} GFLOP/s in {amp_dtype} here and {full / 1e9:.0f} in float32"
+    paces = f"matrix products run at {short / 1e9:.0f} GFLOP/s in {amp_dtype}, {full / 1e9:.0f} in float32"
     return short > _LEAST_GAIN * full, paces
 
 
@@ -71,7 +71,7 @@ class Precision:
     """Mixed precision of forward and backward passes.
 
     Args:
-        config: the ``training`` section; ``use_amp: auto`` that was not settled is float32.
+        config: the ``training`` section; an unresolved ``use_amp: auto`` means float32.
         device: where the model is.
     """
 
@@ -79,7 +79,7 @@ class Precision:
         self.enabled = config.use_amp is True
         self.dtype = _DTYPES[config.amp_dtype]
         self.device = device
-        # Only float16 needs its gradients lifted out of the subnormal range.
+        # Only float16 needs loss scaling, which keeps small gradients out of the subnormal range.
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.enabled and self.dtype == torch.float16)
 
     @contextlib.contextmanager
@@ -88,10 +88,10 @@ class Precision:
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.enabled):
             yield
 
-    # A GradScaler needs parameter groups and a step, which an `OptimizerPair` has, though it is no subclass.
+    # GradScaler only uses param_groups and step, which `OptimizerPair` has although it is not an Optimizer.
 
     def unscale(self, optimizer: torch.optim.Optimizer | OptimizerPair) -> None:
-        """Bring scaled gradients to their true size."""
+        """Divide scaled gradients by the loss scale."""
         self.scaler.unscale_(cast(torch.optim.Optimizer, optimizer))
 
     def step(self, optimizer: torch.optim.Optimizer | OptimizerPair) -> None:

@@ -1,4 +1,4 @@
-"""What a person sees while a model trains: a bar on a terminal, plain lines elsewhere."""
+"""Progress display: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Progress:
     """Progress of a run.
 
     Args:
-        first, last: steps of this process's part of the run.
-        bar: draw a bar; without one every logging interval is a line.
+        first, last: first and last step of this part of the run.
+        bar: draw a bar rather than log a line per logging interval; if None, whether standard output is a terminal.
     """
 
     def __init__(self, first: int, last: int, *, bar: bool | None = None) -> None:
@@ -37,12 +37,12 @@ class Progress:
             self._progress.start()
 
     def advance(self, step: int) -> None:
-        """A step is done."""
+        """Report that a step is done."""
         if self._progress is not None:
             self._progress.update(self._task, completed=step)
 
     def report(self, record: dict[str, Any], seconds_left: float) -> None:
-        """A logging interval is done."""
+        """Report that a logging interval is done."""
         text = describe(record)
         if self._progress is not None:
             self._progress.update(self._task, description=text)
@@ -57,13 +57,13 @@ class Progress:
         )
 
     def close(self) -> None:
-        """Leave the terminal in order."""
+        """Stop the bar."""
         if self._progress is not None:
             self._progress.stop()
 
 
 def describe(record: dict[str, Any]) -> str:
-    """One line for a training record: every level's loss beside its chance level, and the pace."""
+    """One line for a training record: loss and chance level of every level, learning rate, throughput."""
     levels = []
     level = 0
     while f"loss/level_{level}" in record and f"chance/level_{level}" in record:
@@ -77,7 +77,7 @@ def describe(record: dict[str, Any]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person reads them: `45s`, `3m20s`, `2h05m`."""
+    """Format seconds: `45s`, `3m20s`, `2h05m`."""
     total = int(seconds + 0.5)
     if total < 60:
         return f"{total}s"

@@ -1,4 +1,4 @@
-"""Going on with another batch, number of processes or length than the checkpoint's: by images seen, never by steps."""
+"""Resume at another batch size, number of processes or length: progress is counted in images, not in steps."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from hjepa.training.optim.schedules import Schedules
 
 log = logging.getLogger("hjepa")
 
-# A learning rate that moves by less between two steps is the schedule's own doing.
+# A smaller relative change of the learning rate between two steps is within the schedule's own.
 _SMALL = 0.05
 
 
 def resumed_step(state: dict[str, Any], now: Schedules) -> int:
-    """The optimiser step to go on from.
+    """The optimiser step to resume from.
 
-    Another number of images per update (by batch size, accumulation or processes) makes the steps of a checkpoint another
-    share of the run. The step is converted so that as many epochs are done as before. A longer or shorter run bends the
-    schedule of the learning rate, and is refused unless ``training.resume_schedule`` says ``stretch``.
+    If the number of images per update has changed (batch size, accumulation or processes), the step is converted so
+    that the same number of epochs is done. If ``training.epochs`` has changed so that the learning rate would jump,
+    resuming is refused unless ``training.resume_schedule`` is ``stretch``.
 
     Args:
         state: of the checkpoint.
-        now: schedules of the run that goes on.
+        now: schedules of the resumed run.
 
     Returns:
-        the step in the terms of ``now``.
+        the step, counted as in ``now``.
 
     Raises:
-        UserError: the learning rate would jump because ``training.epochs`` is another one.
+        UserError: the learning rate would jump because ``training.epochs`` has changed.
     """
     before = _schedules_of(state, now)
     step = int(state["step"])
@@ -48,8 +48,8 @@ def _converted(step: int, before: Schedules, now: Schedules) -> int:
     if not ended:
         converted = min(converted, now.total_steps - 1)
     log.warning(
-        "resuming with %d images per update instead of %d: %.2f epochs are done, so step %d of %d becomes step %d of %d; the "
-        "learning rate follows training.lr_scaling=%s (x %.3g instead of x %.3g)",
+        "resuming with %d images per update instead of %d: at %.2f epochs, step %d of %d becomes step %d of %d; learning "
+        "rates are scaled by training.lr_scaling=%s (x %.3g instead of x %.3g)",
         now.global_batch,
         before.global_batch,
         epochs,
@@ -65,11 +65,11 @@ def _converted(step: int, before: Schedules, now: Schedules) -> int:
 
 
 def _check_course(before: Schedules, converted: int, now: Schedules) -> None:
-    """Refuse a learning rate that jumps because the run is longer or shorter than it was."""
+    """Refuse a jump of the learning rate caused by another ``training.epochs``."""
     old, new = before.config.training, now.config.training
     if old.epochs == new.epochs or converted >= now.total_steps:
         return
-    # What the rate would have been, and what it is to be, apart from other keys of the schedule.
+    # Compare the rates with only training.epochs changed, so that other changed keys do not count.
     planned = Schedules(
         now.config.model_copy(update={"training": new.model_copy(update={"epochs": old.epochs})}),
         now.steps_per_epoch,
@@ -80,14 +80,14 @@ def _check_course(before: Schedules, converted: int, now: Schedules) -> None:
         return
     jump = (
         f"training.epochs: the run was planned for {old.epochs:g} epochs and is at {converted / now.steps_per_epoch:.2f}; "
-        f"with {new.epochs:g} its learning rate would jump from {was:.3g} to {will:.3g}"
+        f"with {new.epochs:g} the learning rate would jump from {was:.3g} to {will:.3g}"
     )
     if new.resume_schedule == "stretch":
-        log.warning("%s, as training.resume_schedule=stretch allows", jump)
+        log.warning("%s; allowed by training.resume_schedule=stretch", jump)
         return
     raise UserError(
-        f"{jump}; leave training.epochs at {old.epochs:g}, start a new run, or accept the jump with "
-        "training.resume_schedule=stretch (training.lr_schedule=constant suits runs that are to be extended)"
+        f"{jump}; keep training.epochs={old.epochs:g}, start a new run, or accept the jump with "
+        "training.resume_schedule=stretch (for runs to be extended later, use training.lr_schedule=constant)"
     )
 
 
@@ -96,7 +96,7 @@ def _schedules_of(state: dict[str, Any], now: Schedules) -> Schedules:
     config = load_config(state["config"])
     if "global_batch" in state:
         return Schedules(config, int(state["steps_per_epoch"]), int(state["global_batch"]))
-    # Checkpoints of version 0.1: counted from the configuration and the processes whose states it holds.
+    # Checkpoints of version 0.1 lack these numbers; derive them from the configuration and the process states.
     processes = 1 + len(state.get("processes", ()))
     batch = config.data.batch_size * config.training.accumulation_steps * processes
     images = int(state.get("data", {}).get("images", now.steps_per_epoch * now.global_batch))

@@ -1,4 +1,4 @@
-"""A training run from configuration to run folder: everything around the loop."""
+"""A training run from configuration to run folder: everything around the training loop."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ class Outcome:
         checkpoint: the newest checkpoint.
         step: optimiser steps done.
         completed: whether all epochs are done.
-        interrupted: whether it was asked to stop.
-        already_done: whether there was nothing left to do.
-        is_main: whether this process is the one that writes.
+        interrupted: whether it stopped before its last step.
+        already_done: whether the run had finished before.
+        is_main: whether this process writes the files.
         processes: training processes on this machine.
     """
 
@@ -72,14 +72,14 @@ def run_training(
     console: bool = True,
     advice: str | None = None,
 ) -> Outcome:
-    """Train and leave a run folder behind.
+    """Train and write a run folder.
 
     Args:
         config: the configuration.
-        output_dir: the run folder, in place of the configuration's.
-        resume: `auto` (go on if the run folder holds an unfinished run), a checkpoint or a run folder.
+        output_dir: the run folder, overriding the configuration.
+        resume: `auto` (resume if the run folder holds an unfinished run), a checkpoint or a run folder.
         console: show progress on standard output.
-        advice: a line for the log, about the configuration.
+        advice: advice on the configuration, written to the log.
 
     Raises:
         UserError: a mistake in the configuration, the data or the folder; nothing was overwritten.
@@ -90,7 +90,7 @@ def run_training(
     find_method(config.method).check(config, world.size)
     folder = locate(config, output_dir)
     if world.restarts and resume is None:
-        # torchrun has started everything again; nobody is there to say where to go on.
+        # torchrun restarted the processes with the same arguments; resume rather than refuse the existing folder.
         resume = "auto"
     with contextlib.ExitStack() as stack:
         stack.enter_context(distribution.failing_together())
@@ -132,7 +132,7 @@ def _train(
     dataset = build_dataset(config.data, "train", seed=config.seed)
     trainer = assemble(config, dataset, device=device, world=world, folder=folder, begin=begin, run=run)
     if trainer.step >= trainer.last_step:
-        log.info("%s: finished at step %d, nothing left to do", folder.root, trainer.step)
+        log.info("%s: already finished at step %d, nothing left to do", folder.root, trainer.step)
         trainer.close()
         return _outcome(trainer, folder, already_done=True)
     if world.is_main:
@@ -148,7 +148,7 @@ def _train(
     outcome = _outcome(trainer, folder, interrupted=trainer.step < trainer.last_step)
     if outcome.interrupted:
         log.info("stopped at step %d of %d; saved %s", trainer.step, trainer.last_step, outcome.checkpoint)
-        log.info("go on with: hjepa train --resume %s --output-dir %s", outcome.checkpoint, folder.root)
+        log.info("resume with: hjepa train --resume %s --output-dir %s", outcome.checkpoint, folder.root)
     else:
         log.info("trained %d steps in %s; saved %s", trainer.step, duration(trainer.elapsed), outcome.checkpoint)
     return outcome
@@ -170,13 +170,13 @@ def _outcome(trainer: Trainer, folder: RunFolder, *, interrupted: bool = False, 
 def _refuse_to_overwrite(folder: RunFolder, resume: str | Path | None) -> None:
     if resume is None and folder.last.exists():
         raise UserError(
-            f"{folder.root}: holds a run already ({folder.last}); add --resume auto to go on with it, or choose another "
+            f"{folder.root}: already holds a run ({folder.last}); add --resume auto to continue it, or choose another "
             "--output-dir"
         )
 
 
 def _starting_point(folder: RunFolder, resume: str | Path | None) -> Start | None:
-    """The checkpoint to go on from. The main process looks and compares digests, the others read what it has found."""
+    """The checkpoint to resume from. The main process finds and verifies it, the others read the one it found."""
     if distribution.size() == 1:
         return _look(folder, resume)
 
@@ -184,7 +184,7 @@ def _starting_point(folder: RunFolder, resume: str | Path | None) -> Start | Non
         start = _look(folder, resume)
         return None if start is None else (start.checkpoint, start.notes)
 
-    # Nobody looks for a checkpoint before the folder is locked and tidy, which it is once the main process answers.
+    # The others wait for the main process, which has locked and cleaned the folder before it looks.
     found = distribution.by_main(look)
     return None if found is None else Start(found[0], read_start(found[0], verify=False), found[1])
 
@@ -199,29 +199,29 @@ def _look(folder: RunFolder, resume: str | Path | None) -> Start | None:
 
 
 def _keep_threads(config: Config, state: dict[str, Any]) -> None:
-    """The number of threads decides the order of sums, and so the last bits of every result."""
+    """Keep the number of CPU threads: it decides the order of sums, and so the last bits of every result."""
     before, now = state.get("threads"), torch.get_num_threads()
     if before is None or before == now:
         return
     if config.training.num_threads is None and before <= (os.cpu_count() or 1):
         torch.set_num_threads(before)
-        log.info("going on with %d CPU threads, as before", before)
+        log.info("using %d CPU threads, as in the checkpoint", before)
     else:
-        log.warning("%d CPU threads now and %d before: results agree up to rounding only", now, before)
+        log.warning("%d CPU threads, %d in the checkpoint: results will agree only up to rounding", now, before)
 
 
 def _check_space(folder: RunFolder, method: nn.Module, keep: int) -> None:
-    """Raise `UserError` where not even one checkpoint fits; warn where not all will that are to be kept."""
-    # Weights, and two moments for each trained one.
+    """Raise `UserError` if not even one checkpoint fits on the disk; warn if not all those to be kept will fit."""
+    # Weights, and two moments for each trained weight.
     size = sum(p.numel() * p.element_size() * (3 if p.requires_grad else 1) for p in method.parameters())
     require_space(folder.checkpoints, size, folder.checkpoints / "last.pth")
-    # last.pth, the best one, the ones to keep, the newest, and one that is being written
+    # Those to keep, plus last.pth, the best, the newest, and the one being written.
     needed = size * (keep + 4)
     free = shutil.disk_usage(folder.checkpoints).free
     if free < needed:
         log.warning(
-            "%s: checkpoints will take about %.0f MB and the disk has %.0f MB left; lower checkpoint.keep_best_n or free "
-            "some space",
+            "%s: checkpoints will need about %.0f MB, but only %.0f MB are free; lower checkpoint.keep_best_n or free some "
+            "space",
             folder.checkpoints,
             needed / 1e6,
             free / 1e6,
@@ -242,7 +242,7 @@ def _announce(trainer: Trainer, dataset: ImageDataset) -> None:
     )
     if training.warmup_epochs >= training.epochs:
         log.warning(
-            "training.warmup_epochs %g spans all %g epochs: the learning rate only rises",
+            "training.warmup_epochs=%g covers all %g epochs: the learning rate never decays",
             training.warmup_epochs,
             training.epochs,
         )
@@ -260,5 +260,5 @@ def _announce(trainer: Trainer, dataset: ImageDataset) -> None:
             training.lr_scaling,
         )
     if trainer.step:
-        log.info("going on from step %d", trainer.step)
+        log.info("resuming from step %d", trainer.step)
     log.info("steps %d to %d", trainer.step, trainer.last_step)

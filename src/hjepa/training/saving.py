@@ -1,4 +1,4 @@
-"""Which checkpoints of a run are written and kept, and writing them beside training."""
+"""Which checkpoints of a run are written and kept, and writing them in the background."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ BEST = "best_model"
 
 
 class WholeFiles:
-    """Checkpoints as files, written by one process."""
+    """Checkpoints as single files, written by one process."""
 
     suffix = ".pth"
     together = False
 
     def copied(self, state: dict[str, Any]) -> dict[str, Any]:
-        """What may be written while training goes on."""
+        """A copy that can be written while training continues."""
         copied: dict[str, Any] = snapshot(state)
         return copied
 
@@ -45,13 +45,13 @@ class WholeFiles:
 
 
 class ShardedFolders:
-    """Checkpoints as folders that all processes write together; every one of them calls every method."""
+    """Checkpoints as folders that all processes write together; every process must call every method."""
 
     suffix = SUFFIX
     together = True
 
     def copied(self, state: dict[str, Any]) -> dict[str, Any]:
-        """The state itself: training waits until it is written."""
+        """The state itself, without a copy: training waits until it is written."""
         return state
 
     def write(self, path: Path, state: dict[str, Any]) -> None:
@@ -68,13 +68,12 @@ class ShardedFolders:
 
 
 class BackgroundJob:
-    """Runs one job at a time; whoever hands over the next one waits for the one in flight.
+    """Runs one job at a time, in a thread.
 
-    The thread is no daemon: a program that ends lets it finish, so that a checkpoint is never half written because
-    training was done.
+    The thread is not a daemon, so the interpreter waits for it at exit and never truncates a checkpoint.
 
     Args:
-        enabled: use a thread; otherwise jobs run at once, in the caller.
+        enabled: use a thread; otherwise jobs run in the caller.
     """
 
     def __init__(self, *, enabled: bool) -> None:
@@ -83,7 +82,7 @@ class BackgroundJob:
         self._error: BaseException | None = None
 
     def start(self, job: Callable[[], None]) -> None:
-        """Run a job. Call `finish` first: its error would be lost otherwise."""
+        """Run a job. Call `finish` first, or the error of the previous job is lost."""
         assert self._thread is None
 
         def run() -> None:
@@ -99,7 +98,7 @@ class BackgroundJob:
         self._thread.start()
 
     def finish(self) -> None:
-        """Wait for the job in flight. Raises what it raised."""
+        """Wait for the running job. Re-raises its error."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -111,14 +110,14 @@ class BackgroundJob:
 class Retention:
     """Keeps ``last.pth``, the best N periodic checkpoints and a copy of the best.
 
-    Saving copies the state to main memory and leaves the writing to a thread. A save that fails (a full disk) is said
-    aloud and changes nothing on the disk: training goes on, and the next save tries again. Only the last save of a run
-    raises.
+    Saving copies the state to main memory and writes it in a thread. A save that fails (a full disk) is logged and
+    leaves the files on the disk as they were; training continues and the next save tries again. Only the last save of a
+    run raises.
 
     Args:
-        folder: where checkpoints go.
-        keep: how many periodic checkpoints stay, best first; the newest always stays too.
-        background: write in a thread while training goes on; not possible where all processes write together.
+        folder: folder of the checkpoints.
+        keep: number of periodic checkpoints to keep, best first; the newest is kept as well.
+        background: write in a thread while training continues; ignored if all processes write together.
         files: how a checkpoint is written.
 
     Attributes:
@@ -141,13 +140,13 @@ class Retention:
         self._on_disk: int | None = None
 
     def file(self, name: str) -> str:
-        """The name of a checkpoint with its ending."""
+        """File name of a checkpoint, with its suffix."""
         return name + self.files.suffix
 
     def save(
         self, state: dict[str, Any], *, periodic: Sequence[str] = (), score: float = 0.0, best: bool = False
     ) -> None:
-        """Write ``last.pth`` and what else is due; returns as soon as the state is copied.
+        """Write ``last.pth`` and the checkpoints that are due; returns as soon as the state is copied.
 
         Args:
             state: tensors and plain values.
@@ -157,14 +156,14 @@ class Retention:
         """
         self.wait()
         self._before = dict(self.scores), self.best
-        # last.pth comes at the end: what it says of the others is true whatever the moment of a crash.
+        # last.pth is written last, so that the files it lists exist even after a crash.
         names = [*periodic, self.file(LAST)]
         if best and (self.best is None or score > self.best):
             self.best = score
             names.insert(0, self.file(BEST))
         self.scores |= dict.fromkeys(periodic, score)
         ranked = sorted(self.scores, key=lambda name: self.scores[name], reverse=True)
-        # Only a new periodic checkpoint crowds out others: the newest of them always stays.
+        # Only a new periodic checkpoint displaces others, and the newest is always kept.
         removed = [name for name in ranked[self.keep :] if name not in periodic] if periodic else []
         for name in removed:
             del self.scores[name]
@@ -186,7 +185,7 @@ class Retention:
         """Write the last checkpoint and wait until it is on the disk.
 
         Raises:
-            UserError: it cannot be written; the older one is left as it was.
+            UserError: it cannot be written; the previous one is left unchanged.
         """
         self.wait()
         if self._on_disk != state["step"]:
@@ -195,27 +194,27 @@ class Retention:
         return self.folder / self.file(LAST)
 
     def wait(self) -> None:
-        """Wait for the save in flight; one that failed is logged and dropped."""
+        """Wait for the running save; a failed one is logged and dropped."""
         try:
             self._job.finish()
         except UserError as error:
             self.scores, self.best = self._before
-            log.error("%s. Training goes on and the next save tries again", error)
+            log.error("%s. Training continues; the next save tries again", error)
 
     def ensure_best(self) -> None:
-        """A run that was never evaluated has its last checkpoint as its best."""
+        """Copy the last checkpoint to the best one if the run was never evaluated."""
         best, last = self.folder / self.file(BEST), self.folder / self.file(LAST)
         if not best.exists() and last.exists():
             self.files.copy(last, best)
 
     def state(self) -> dict[str, Any]:
-        """Plain values for a checkpoint."""
+        """State for a checkpoint, as plain values."""
         return {"scores": dict(self.scores), "best": self.best, "removed": list(self._removed)}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up where a checkpoint left off; files that are gone are forgotten."""
+        """Restore the state of a checkpoint; files that no longer exist are dropped."""
         self.best = state["best"]
         self.scores = {name: s for name, s in state["scores"].items() if (self.folder / name).exists()}
-        # A process killed between writing and tidying up leaves these behind.
+        # A process killed between writing and removing leaves these behind.
         for name in state.get("removed", ()):
             self.files.remove(self.folder / name)

@@ -1,4 +1,4 @@
-"""From gradients to new weights: norm, guard, clipping, optimiser, what the method does after it; and the sums of records."""
+"""One optimiser update (gradient norm, finiteness check, clipping, step) and the sums behind a record."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from hjepa.training.optim.build import OptimizerPair
     from hjepa.training.precision import Precision
 
-# What is kept of updates that the host has not asked about yet stays small.
+# Most updates that may wait for the host to read their outcome; bounds the memory they hold.
 _MOST_OPEN = 64
 
 
 @dataclass
 class Interval:
-    """Sums between two records, in float32; tensors stay on the device until the record is written.
+    """Sums since the last record, in float32; tensors stay on the device until the next record is written.
 
     Attributes:
         sums: of the loss and its terms, by name.
-        micro_batches: how many were summed.
+        micro_batches: number of micro-batches summed.
         waiting: seconds spent waiting for data.
-        started: clock at its beginning.
+        started: clock at the start of the interval.
     """
 
     sums: dict[str, Tensor] = field(default_factory=dict)
@@ -45,22 +45,22 @@ class Interval:
         """Add a micro-batch.
 
         Args:
-            micro: with its loss.
-            made: whether its update is made, if only the device knows; where it is not, nothing is added, and whoever
-                learns of it takes the micro-batch off the count.
+            micro: the micro-batch.
+            made: whether its update is made (bool scalar), if only the device knows. If not, nothing is added, and
+                `Update.settle` corrects the count later.
         """
         self.micro_batches += 1
         for name, value in {"loss": micro.total, **micro.terms}.items():
-            # A sum of bf16 numbers in bf16 stops growing once a term is below its last bit.
+            # In float32: a bf16 sum stops growing once a term is smaller than its last bit.
             value = value.detach().float()
             value = value if made is None else torch.where(made, value, torch.zeros_like(value))
             self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     def means(self, diagnostics: dict[str, Tensor]) -> dict[str, float]:
-        """Means over micro-batches and processes, as a record names them.
+        """Means over micro-batches and processes, by the names used in records.
 
         Args:
-            diagnostics: scalars of the last micro-batch, averaged over processes alone.
+            diagnostics: scalars of the last micro-batch, averaged over processes only.
         """
         summed = torch.stack(list(self.sums.values())) / self.micro_batches
         extra = [value.float().reshape(1) for value in diagnostics.values()]
@@ -68,18 +68,18 @@ class Interval:
         return dict(zip([*self.sums, *diagnostics], numbers, strict=True))
 
     def state(self) -> dict[str, Any]:
-        """The sums, for a checkpoint between two records."""
+        """The sums, for a checkpoint."""
         return {"sums": dict(self.sums), "micro_batches": self.micro_batches}
 
     def restore(self, state: dict[str, Any], device: torch.device) -> None:
-        """Put the sums back."""
+        """Restore the sums."""
         state = _by_name(state)
         self.sums = {name: value.to(device) for name, value in state["sums"].items()}
         self.micro_batches = state["micro_batches"]
 
 
 def mean_state(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The mean of the sums of several processes, from which another number of processes goes on."""
+    """Mean of the sums of several processes, used to resume with another number of processes."""
     named = [_by_name(state) for state in states]
     sums = {name: torch.stack([s["sums"][name] for s in named]).mean(dim=0) for name in named[0]["sums"]}
     return {"sums": sums, "micro_batches": named[0]["micro_batches"]}
@@ -100,12 +100,14 @@ def _by_name(state: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class _Open:
-    """An update that the device has decided on and the host has not looked at.
+    """An update whose outcome is on the device and has not been read by the host.
 
     Attributes:
+        step: optimiser step.
         made: whether it was made; bool scalar on the device.
         norms: of the gradients, one per parameter [P].
-        facts: for a report.
+        micro_batches: of this step, on this process.
+        facts: values of the step, for a report.
     """
 
     step: int
@@ -116,23 +118,23 @@ class _Open:
 
 
 class Update:
-    """Clip and update; a gradient that is not finite touches neither the weights nor the target.
+    """Clip and update; skip the update if the gradient is not finite, so that neither weights nor target change.
 
-    Who decides that? Where the host does, it waits in every step until the device has the norm. A GPU decides by
-    itself wherever the optimiser can be told in a tensor: the host goes on queueing work and learns of skipped updates
-    in `settle`, at the next record. Both ways lead to the same weights, counts and reports.
+    If the host decides this, it waits for the gradient norm in every step. On a GPU the decision stays on the device
+    wherever the optimiser accepts it as a tensor (``found_inf``): the host keeps queueing work and reads the outcomes
+    in `settle`, at the next record. Weights, counts and reports are the same either way.
 
     Args:
-        method: with its gradients; spread over processes or not.
+        method: the method, with its gradients; distributed or not.
         optimizer: over its trained parameters.
         precision: scales float16 losses.
         config: the ``training`` section.
-        strategy: how the model is spread.
-        skips: counts and reports.
-        late: whether the device decides; by the rule above when not given.
+        strategy: how the model is distributed.
+        skips: counts and reports skipped updates.
+        late: whether the device decides; chosen as described above if None.
 
     Attributes:
-        lost: why the run has to stop, once it has to.
+        lost: why the run must stop; None as long as it need not.
     """
 
     def __init__(
@@ -167,11 +169,11 @@ class Update:
         Args:
             step: optimiser step.
             micro_batches: of this step, on this process.
-            interval: sums up the losses of updates that are made.
+            interval: accumulates the losses of updates that are made.
             facts: values of the step, for a report.
 
         Returns:
-            the norm of the gradient before clipping; none if the update is known to be skipped.
+            gradient norm before clipping; None if the update is known to be skipped.
         """
         way = self._decided_there if self.late else self._decided_here
         norm = way(step, micro_batches, interval, facts)
@@ -212,14 +214,16 @@ class Update:
 
     @property
     def is_full(self) -> bool:
-        """Whether it is time to settle."""
+        """Whether `settle` must be called before the next update."""
         return len(self._open) >= _MOST_OPEN
 
     def settle(self, interval: Interval) -> None:
-        """Ask the device about the updates since the last time; the host waits for it. All processes do so at one step.
+        """Read from the device which updates were skipped since the last call; blocks the host.
+
+        All processes call it at the same step.
 
         Args:
-            interval: the one that these updates were added to.
+            interval: the interval that these updates were added to.
         """
         if not self._open:
             return
@@ -236,13 +240,13 @@ class Update:
     def _skipped(
         self, step: int, micro_batches: list[MicroBatch], broken: Iterator[str], facts: dict[str, Any]
     ) -> bool:
-        """Note a skipped update; whether it only found the scale of a float16 loss."""
+        """Record a skipped update. Returns whether only the float16 loss scale was too high."""
         skip = self._skips.note(step, micro_batches, broken, self._precision.scaler, **facts)
         self.lost = self.lost or skip.lost
         return skip.by_scale
 
     def _broken(self) -> Iterator[str]:
-        """Names of the parameters whose gradients are not finite, before they are clipped."""
+        """Names of the parameters with non-finite gradients, before clipping."""
         for name, parameter in self._named:
             if parameter.grad is not None and not bool(torch.isfinite(local_part(parameter.grad)).all()):
                 yield name
@@ -253,5 +257,5 @@ class Update:
 
 
 def _can_be_told(precision: Precision, strategy: Strategy, skips: SkippedUpdates) -> bool:
-    """Whether nothing forces the host to know at once: float16 scales, parts elsewhere, or a run that stops."""
+    """Whether the device may decide: no float16 loss scale, no sharded model, no stop at the first bad gradient."""
     return not precision.scaler.is_enabled() and strategy == "ddp" and skips.policy == "skip"

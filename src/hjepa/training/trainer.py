@@ -43,21 +43,21 @@ log = logging.getLogger("hjepa")
 
 @dataclass(frozen=True)
 class TrainerParts:
-    """What a trainer works with; `hjepa.training.build.assemble` makes it.
+    """Components of a trainer, built by `hjepa.training.build.assemble`.
 
     Attributes:
         config: the configuration.
-        method: in one piece; the trainer brings it to its device, whole or in part.
+        method: not yet distributed; the trainer moves it to the device, or shards it.
         loader: micro-batches of training images.
         online: evaluation during training.
-        retention: checkpoints.
-        sinks: where records go.
-        world: this process among all.
-        data_state: what a checkpoint must know of the data (`channels`, `mean`, `std`).
+        retention: writes and keeps checkpoints.
+        sinks: destinations of records.
+        world: rank and number of processes.
+        data_state: properties of the data that a checkpoint stores (`channels`, `mean`, `std`).
         run_dir: the run folder, recorded in checkpoints.
         run: identity of the run, recorded in checkpoints.
         compiled: whether the networks are compiled.
-        strategy: how the method is spread over processes.
+        strategy: how the method is distributed over processes.
     """
 
     config: Config
@@ -75,10 +75,10 @@ class TrainerParts:
 
 
 class Trainer:
-    """Trains a method: one optimiser step after another, evaluating and saving where that is due.
+    """Trains a method step by step, and evaluates and saves when due.
 
     Args:
-        parts: what it works with.
+        parts: its components.
     """
 
     def __init__(self, parts: TrainerParts) -> None:
@@ -99,7 +99,7 @@ class Trainer:
             self.device,
         )
         self.network: nn.Module = spread(self.method, parts.strategy, config, self.device, compiled=parts.compiled)
-        # After the method was spread: with fsdp its parameters are others than before.
+        # After `spread`, which replaces the parameters if the strategy is fsdp.
         self.optimizer = build_optimizer(self.method, config.training)
         self.precision = Precision(config.training, self.device)
         self.skips = nonfinite.SkippedUpdates(
@@ -114,14 +114,14 @@ class Trainer:
 
     @property
     def last_step(self) -> int:
-        """Number of steps at which this run ends."""
+        """Step at which this run ends."""
         total = self.schedules.total_steps
         return min(total, self.config.training.max_steps or total)
 
     # -- the algorithm -------------------------------------------------------------------------------------------
 
     def run(self, stop: StopRequest, progress: Progress) -> bool:
-        """Train to the last step, or until asked to stop. Returns whether the last step was reached."""
+        """Train to the last step, or until a stop is requested. Returns whether the last step was reached."""
         self.method.train()
         self._agree_on_micro_batches()
         batches = self.loader.batches(self.step, self.last_step)
@@ -130,7 +130,7 @@ class Trainer:
             try:
                 norm = self.train_step(batches)
             except MicroBatchTooLargeError as error:
-                # The same step again, in smaller pieces.
+                # Repeat the step with smaller micro-batches.
                 self.micro.shrink(str(error))
                 batches = self._divide_again()
                 continue
@@ -149,15 +149,16 @@ class Trainer:
         return self.step >= self.last_step
 
     def train_step(self, batches: Iterator[Batch]) -> Tensor | None:
-        """One optimiser step: gradients, guard, update, what the method does after it.
+        """One optimiser step: gradients, finiteness check, update, `after_update`.
 
         Returns:
-            the norm of the gradient, or none if the update was skipped. On a GPU the norm may still say so itself, by not
-            being finite.
+            gradient norm; None if the update was skipped. On a GPU a skipped update may return a non-finite norm
+            instead, as the host does not know yet.
 
         Raises:
-            MicroBatchTooLargeError: memory ran out before the update; weights and step are as they were.
-            UserError: the gradient is not finite and the configuration, or the number of such steps, says stop.
+            MicroBatchTooLargeError: memory ran out before the update; weights and step are unchanged.
+            DivergenceError: the gradient is not finite, and `training.non_finite` or the number of such steps in a row
+                requires a stop.
         """
         lr = self.schedules.lr(self.step)
         set_hyperparameters(self.optimizer, lr, self.schedules.weight_decay(self.step))
@@ -171,14 +172,14 @@ class Trainer:
         return norm
 
     def _accumulate(self, batches: Iterator[Batch]) -> list[nonfinite.MicroBatch]:
-        """Forward and backward of all micro-batches of a step."""
+        """Forward and backward passes of all micro-batches of a step."""
         try:
             return self._gradients(batches)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             problem = self.micro.too_large(self.step, error)
-        # Out here, because the handler's traceback keeps every tensor of the failed pass alive.
+        # Outside the handler, whose traceback keeps every tensor of the failed pass alive.
         self.optimizer.zero_grad(set_to_none=True)
         raise MicroBatchTooLargeError(problem)
 
@@ -197,12 +198,12 @@ class Trainer:
                 total = output.total
                 if last:
                     total = total * nonfinite.poison([micro.total for micro in seen])
-                # Divided, so that the sum over micro-batches is the gradient of the large batch.
+                # Divided, so that the sum over micro-batches is the gradient of the whole batch.
                 self.precision.scaler.scale(total / self.micro.steps).backward()
         return seen
 
     def _plan(self, number: int, batch: Batch) -> Any:
-        """What the method draws for a micro-batch, on the device."""
+        """The method's plan for a micro-batch, on the device."""
         start = (number * self.world.size + self.world.rank) * self.micro.batch_size
         plan = self.method.plan(self.step, range(start, start + len(batch.images)))
         return None if plan is None else plan.to(self.device)
@@ -210,17 +211,17 @@ class Trainer:
     # -- memory --------------------------------------------------------------------------------------------------
 
     def _agree_on_micro_batches(self) -> None:
-        # With fsdp passes are exchanges: a trial by one process alone is not possible.
+        # With fsdp every pass is collective, so one process cannot try alone.
         if self.world.size == 1 or self.parts.strategy == "fsdp":
             return
         while self.micro.agree(self.step, self._try_micro_batch):
             self._divide_again()
 
     def _try_micro_batch(self) -> str | None:
-        """Forward and backward of one micro-batch by this process alone; nothing changes, and no process waits for it.
+        """Run one micro-batch in this process without collectives and discard the gradients.
 
         Returns:
-            what was said when memory ran out, if it did.
+            the message if memory ran out, else None.
         """
         batch = next(self.loader.batches(self.step, self.last_step))
         plan = self._plan(0, batch)
@@ -229,7 +230,7 @@ class Trainer:
         with torch.random.fork_rng(devices=devices), self.method.alone():
             try:
                 with self.precision.autocast():
-                    # The method itself, not what spreads it: its hooks would exchange gradients.
+                    # The method itself, not its DDP wrapper, whose hooks would all-reduce the gradients.
                     output = self.method(batch, plan, self.step)
                 output.total.backward()
             except (RuntimeError, MemoryError) as error:
@@ -240,30 +241,30 @@ class Trainer:
         return problem
 
     def _divide_again(self) -> Iterator[Batch]:
-        """Go on with micro-batches of another size; the effective batch stays."""
+        """Batches from the current step on, at the new micro-batch size; the effective batch size is unchanged."""
         self.loader.split(self.micro.batch_size, self.micro.steps)
         return self.loader.batches(self.step, self.last_step)
 
-    # -- updates that were not made ------------------------------------------------------------------------------
+    # -- skipped updates -----------------------------------------------------------------------------------------
 
     def _settle(self) -> None:
-        """Learn which updates were skipped since the last time."""
+        """Find out which updates were skipped since the last call."""
         self.update.settle(self._interval)
         self._go_on()
 
     def _go_on(self) -> None:
-        """Raise `DivergenceError` if the run is lost, its last good state saved."""
+        """If the run has diverged, save its last good state and raise `DivergenceError`."""
         if self.update.lost is not None:
             self._save_last()
             raise DivergenceError(self.update.lost)
 
-    # -- what happens beside it ----------------------------------------------------------------------------------
+    # -- evaluation and saving -----------------------------------------------------------------------------------
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.last_step
 
     def _look_after(self) -> None:
-        """Evaluate and save where it is due."""
+        """Evaluate and save if due."""
         spe = self.schedules.steps_per_epoch
         epoch, rest = divmod(self.step, spe)
         epoch_done = rest == 0
@@ -274,7 +275,7 @@ class Trainer:
                 self._evaluate()
             except Exception:
                 if self.world.size == 1:
-                    # Whatever the evaluation met, what was trained is kept. Several processes would wait for each other.
+                    # Keep what was trained. With several processes the save is collective and would deadlock.
                     self._save_last()
                 raise
         every = self.config.checkpoint.save_every_steps
@@ -286,7 +287,7 @@ class Trainer:
         if names or evaluated:
             started = time.perf_counter()
             self._settle()
-            # All processes: each has a part of the state.
+            # All processes call it: each holds a part of the state.
             state = self.state()
             if self._saves:
                 self._settle_records()
@@ -304,19 +305,19 @@ class Trainer:
             self.parts.retention.save_last(state)
 
     def _settle_records(self) -> None:
-        # Records reach the disk before the checkpoint that follows them: a resumed run does not write them again.
+        # Records must reach the disk before the checkpoint, as a resumed run does not write them again.
         for sink in self.parts.sinks:
             sink.settle()
 
     def close(self) -> None:
-        """Flush and close where records go."""
+        """Flush and close the sinks."""
         for sink in self.parts.sinks:
             sink.close()
 
     def _evaluate(self) -> None:
         started = time.perf_counter()
         if self.world.is_main or self.parts.strategy == "fsdp":
-            # A model in parts answers only to all processes at once.
+            # Passes of a sharded model are collective: all processes must take part.
             self._values = self.parts.online(self.method.encoder)
             let_go(self.network)
         if self.world.is_main:
@@ -325,7 +326,7 @@ class Trainer:
             self._write(record | {"seconds": seconds})
             knn = f"k-NN {self._values['knn']:.1%}  " if "knn" in self._values else ""
             log.info("step %d  online: %seffective rank %.1f", self.step, knn, self._values["rank"])
-            # Evaluation is no training time: throughput leaves it out.
+            # Throughput excludes the time of evaluation.
             self._interval.started += time.perf_counter() - started
         distribution.barrier()
 
@@ -342,17 +343,17 @@ class Trainer:
         self._interval.started = self._started
 
     def reset_interval(self) -> None:
-        """Begin a new interval of sums and times."""
+        """Begin a new logging interval."""
         self._interval = Interval(started=time.perf_counter())
         self._interval_step = self.step
 
     @property
     def waited(self) -> float:
-        """Seconds spent waiting for data in this interval."""
+        """Seconds spent waiting for data in this logging interval."""
         return self._interval.waiting
 
     def _record(self, norm: Tensor | None) -> dict[str, Any]:
-        """Write the record of the interval that ends here, and begin the next."""
+        """Write the record of this interval and begin the next."""
         interval = self._interval
         means = interval.means(self.method.diagnostics())
         seconds = max(1e-9, time.perf_counter() - interval.started)
@@ -384,7 +385,7 @@ class Trainer:
 
     @property
     def elapsed(self) -> float:
-        """Seconds of training, online evaluations and checkpoints included."""
+        """Seconds of training, including online evaluations and checkpoints."""
         return self._seconds + time.perf_counter() - self._started
 
     def _seconds_left(self) -> float:
@@ -394,7 +395,7 @@ class Trainer:
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Everything that going on needs, as tensors and plain values. All processes call it."""
+        """Everything needed to resume, as tensors and plain values. All processes must call it."""
         self.update.settle(self._interval)
         processes = gather_process_states(self._interval, self.device)
         return {
@@ -422,15 +423,15 @@ class Trainer:
         }
 
     def restore(self, state: dict[str, Any], path: Path, step: int) -> None:
-        """Go on from a checkpoint, bit by bit.
+        """Resume from a checkpoint, bit-exactly.
 
         Args:
-            state: what the checkpoint holds.
+            state: contents of the checkpoint.
             path: the checkpoint.
-            step: to go on from, in the terms of this run (`hjepa.training.resume`).
+            step: step to resume from, counted in this run's batch size (`hjepa.training.resume`).
 
         Raises:
-            CheckpointError: it belongs to another model or optimiser.
+            CheckpointError: the checkpoint belongs to another model or optimiser.
         """
         if "shards" in state and self.parts.strategy == "fsdp":
             load_shards(path, state, self.method.weights, self.optimizer)
@@ -453,10 +454,10 @@ class Trainer:
         self.parts.retention.restore(state.get("retention", {"scores": {}, "best": None}))
 
     def _restore_micro_batch(self, state: dict[str, Any]) -> None:
-        """A run that had to take smaller micro-batches keeps them, unless the configuration asks for other ones now."""
+        """Keep smaller micro-batches that a run switched to, unless the configuration has changed them."""
         before = state["config"]["data"]["batch_size"], state["config"]["training"]["accumulation_steps"]
         used = state["micro_batch"]["batch_size"], state["micro_batch"]["accumulation_steps"]
         if before == (self.micro.batch_size, self.micro.steps) != used:
-            log.info("going on with micro-batches of %d x %d, as memory ran out with %d x %d", *used, *before)
+            log.info("continuing with micro-batches of %d x %d; memory ran out with %d x %d", *used, *before)
             self.micro.batch_size, self.micro.steps = used
             self.loader.split(*used)

@@ -1,1 +1,1 @@
-"""A model spread over several processes, and the state that differs between them."""
+"""Distributing a model over processes, and the per-process state of a run."""

@@ -1,4 +1,4 @@
-"""The part of a run's state that differs between processes: random numbers, and the sums of an interval not yet over."""
+"""Per-process state of a run: random number generators and the sums of the current logging interval."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hjepa.training.step import Interval, mean_state
 
 
 def gather_process_states(interval: Interval, device: torch.device) -> list[dict[str, Any]]:
-    """The states of all processes, in order. All must call it."""
+    """The states of all processes, by rank. All processes must call it."""
     from hjepa.runs.checkpoint import snapshot
 
     random = {"cpu": torch.get_rng_state()}
@@ -24,10 +24,10 @@ def gather_process_states(interval: Interval, device: torch.device) -> list[dict
 def restore_process_state(
     states: Sequence[dict[str, Any]], interval: Interval, device: torch.device, world: distribution.World
 ) -> None:
-    """Put this process's state back.
+    """Restore this process's state.
 
-    Another number of processes than before shares the sums; their own random numbers (of stochastic depth; nothing else
-    draws from them) begin anew.
+    If the number of processes has changed, each gets the mean of the sums, and its generator (used by stochastic depth
+    only) keeps its fresh seed.
     """
     same = len(states) == world.size
     own = states[world.rank if same else 0]

@@ -1,4 +1,4 @@
-"""How a model is spread over processes: a copy in each (DDP), or a part in each (FSDP2)."""
+"""Distribute a model over processes: replicated (DDP) or sharded (FSDP2)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hjepa.errors import UserError
 from hjepa.runtime import distribution
 from hjepa.runtime.dtensor import is_part
 
-# What FSDP is made of costs about half as much to import as PyTorch itself: it is, where it is used.
+# Importing FSDP takes about half as long as importing PyTorch, so it is imported where it is used.
 if TYPE_CHECKING:
     from torch.distributed.fsdp import FSDPModule
 
@@ -28,52 +28,52 @@ log = logging.getLogger("hjepa")
 
 Strategy = Literal["ddp", "fsdp"]
 
-# The rest is for activations, which no strategy makes smaller.
+# Share of the device memory that DDP may use; the rest is for activations, which sharding does not reduce.
 LARGEST_SHARE = 0.6
 
 
 def ddp_bytes(model: nn.Module) -> int:
-    """Bytes that every process keeps under DDP: weights, and per trained weight a gradient, its place in the exchange
-    and two moments.
+    """Bytes that every process holds under DDP: weights, and per trained weight a gradient, its share of the all-reduce
+    buckets and two moments.
     """
     return sum(p.numel() * p.element_size() * (5 if p.requires_grad else 1) for p in model.parameters())
 
 
 def device_bytes(device: torch.device, processes: int) -> int:
-    """Memory of the device; of main memory, this process's part.
+    """Memory of a GPU, or this process's share of main memory.
 
     Args:
         device: of this process.
-        processes: on this machine.
+        processes: number of processes on this machine.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     if not hasattr(os, "sysconf"):
-        return 1 << 62  # Windows does not say; DDP is the safe choice.
+        return 1 << 62  # unknown on Windows; leads to DDP, the safe choice
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // processes
 
 
 def check_strategy(config: Config, processes: int) -> None:
-    """Raise `UserError` for what cannot be spread over processes."""
+    """Raise `UserError` for a configuration that cannot be sharded."""
     if config.distributed.strategy != "fsdp" or processes == 1:
         return
     training = config.training
     if training.optimizer == "muon":
         raise UserError(
-            "distributed.strategy: fsdp cuts matrices in pieces, and training.optimizer=muon needs them whole; use adamw or ddp"
+            "distributed.strategy: fsdp shards matrices, but training.optimizer=muon needs them whole; use adamw or ddp"
         )
     if training.use_amp and training.amp_dtype == "fp16":
         raise UserError(
-            "distributed.strategy: fsdp does not scale losses, which training.amp_dtype=fp16 needs; use bf16 or ddp"
+            "distributed.strategy: fsdp does not support loss scaling, which training.amp_dtype=fp16 needs; use bf16 or ddp"
         )
 
 
 def choose_strategy(config: Config, method: nn.Module, world: World, device: torch.device) -> Strategy:
-    """The strategy of a run: as configured, or by what DDP would keep; one process needs none and counts as DDP."""
+    """The strategy of a run: as configured, or chosen by the memory that DDP needs. A single process counts as DDP."""
     wanted = config.distributed.strategy
     if world.size == 1:
         if wanted == "fsdp":
-            log.info("distributed.strategy: one process holds everything; fsdp begins with two")
+            log.info("distributed.strategy: fsdp has no effect with a single process")
         return "ddp"
     if wanted != "auto":
         return wanted
@@ -81,11 +81,11 @@ def choose_strategy(config: Config, method: nn.Module, world: World, device: tor
     training = config.training
     if training.optimizer == "muon" or (training.use_amp and training.amp_dtype == "fp16"):
         return "ddp"
-    # The smallest device decides for all.
+    # The smallest device decides for all processes.
     if not distribution.any_process(needed > LARGEST_SHARE * there):
         return "ddp"
     log.info(
-        "distributed.strategy=auto: fsdp; DDP would keep %.1f GB in each process of %.1f GB on its device",
+        "distributed.strategy=auto: fsdp; DDP would need %.1f GB per process, and the device has %.1f GB",
         needed / 1e9,
         there / 1e9,
     )
@@ -93,25 +93,24 @@ def choose_strategy(config: Config, method: nn.Module, world: World, device: tor
 
 
 def spread(method: Method, strategy: Strategy, config: Config, device: torch.device, *, compiled: bool) -> nn.Module:
-    """Spread a method over the processes; in one process there is nothing to do but to compile it.
+    """Distribute a method over the processes, and compile it if asked to.
 
-    FSDP2 (`fully_shard`): one unit per transformer block of every network, one for what else
-    the network has. The
-    target encoder is spread exactly as the context encoder is, so that its moving average needs no exchange.
+    FSDP2 (`fully_shard`): one unit per transformer block of every network, and one for the rest of each network. The
+    target encoder is sharded exactly like the context encoder, so that the moving average needs no communication.
 
     Returns:
-        what the forward pass goes through.
+        the module to call for a forward pass.
     """
     if strategy == "ddp":
         method.to(device)
         if compiled:
-            # One by one and in place, so that names of weights stay as they are.
+            # One by one and in place, so that parameter names do not change.
             for network in method.networks():
                 network.compile(mode=config.training.compile_mode)
         if not torch.distributed.is_initialized():
             return method
-        # Buffers are constants. Exchanging them in the forward pass would leave others waiting for a process that has run
-        # out of memory in its own.
+        # Buffers are constants and need no broadcast; one in the forward pass would block the other processes when one
+        # runs out of memory.
         known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
         keyword = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         settings: dict[str, Any] = {keyword: False}
@@ -122,8 +121,8 @@ def spread(method: Method, strategy: Strategy, config: Config, device: torch.dev
 
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     training = config.training
-    # Weights travel in half the bytes; gradients are summed in float32. Autocast decides the rest, as it does with DDP.
-    # (On a CPU, norms need their weights in the type of what they normalise, and there is no exchange to shorten.)
+    # Weights are gathered in bf16, gradients are reduced in float32; autocast decides the rest, as with DDP. Not on
+    # CPUs, where norms need weights of the type of their input and communication is not the bottleneck.
     shorter = training.use_amp is True and training.amp_dtype == "bf16" and device.type == "cuda"
     half = torch.bfloat16 if shorter else None
     policy = MixedPrecisionPolicy(
@@ -132,23 +131,23 @@ def spread(method: Method, strategy: Strategy, config: Config, device: torch.dev
     for network in method.networks():
         for block in cast(nn.ModuleList, network.blocks):
             if compiled:
-                # Around what FSDP does between blocks, which a compiler would only trip over.
+                # Block by block, so that FSDP's hooks between blocks stay outside the compiled graph.
                 block.compile()
             fully_shard(block, mesh=mesh, mp_policy=policy)
-        # A unit of its own, so that it can be asked for features without the rest.
+        # A unit of its own, so that the network can compute features without the others.
         fully_shard(network, mesh=mesh, mp_policy=policy)
     fully_shard(method, mesh=mesh, mp_policy=policy)
     return method
 
 
 def let_go(network: nn.Module) -> None:
-    """After passes that no backward pass followed: give back what was gathered, so that each process holds its part again."""
+    """Reshard after forward passes without a backward pass, which would otherwise keep the gathered weights."""
     if _is_in_parts(network):
         network.reshard()
 
 
 def synchronise_gradients(network: nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:
-    """Context of a micro-batch's passes: gradients are exchanged only after the last one of a step."""
+    """Context of a micro-batch: gradients are all-reduced only after the last one of a step."""
     if _is_in_parts(network):
         network.set_requires_gradient_sync(last)
     elif isinstance(network, nn.parallel.DistributedDataParallel) and not last:
@@ -157,13 +156,13 @@ def synchronise_gradients(network: nn.Module, last: bool) -> contextlib.Abstract
 
 
 def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
-    """Norm of the gradient, over all parts of it; the same in every process."""
+    """Norm of the whole gradient, also if it is sharded; the same in every process."""
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     return norm.full_tensor() if is_part(norm) else norm
 
 
 def parameter_norms(parameters: Sequence[nn.Parameter]) -> Tensor:
-    """Norm of the gradient of each parameter [P], zero where there is none. For gradients in one piece."""
+    """Norm of each parameter's gradient [P], zero where there is none. Not for sharded gradients."""
     with torch.no_grad():
         gradients = [p.new_zeros(()) if p.grad is None else p.grad for p in parameters]
         return torch.stack(torch._foreach_norm(gradients))

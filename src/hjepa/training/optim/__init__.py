@@ -1,1 +1,1 @@
-"""Optimisers and the schedules of their hyper-parameters."""
+"""Optimisers and hyper-parameter schedules."""

@@ -1,4 +1,4 @@
-"""AdamW with weight decay where it belongs, and Muon for hidden matrices."""
+"""Build the optimiser: AdamW with weight decay on matrices only, or Muon for hidden matrices."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 class OptimizerPair:
-    """Two optimisers that share the parameters of a model and act as one.
+    """Several optimisers over disjoint parameters of a model, used as one.
 
-    Groups of both are reachable through ``param_groups``, so that schedules and gradient scalers treat it as they
-    treat a single optimiser.
+    ``param_groups`` lists the groups of all members, so that schedules and gradient scalers work as with a single
+    optimiser.
 
     Args:
-        members: each with parameters of its own.
+        members: optimisers, each with its own parameters.
     """
 
     def __init__(self, members: Sequence[torch.optim.Optimizer]) -> None:
@@ -43,7 +43,7 @@ class OptimizerPair:
             member.step()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget all gradients."""
+        """Clear all gradients."""
         for member in self.members:
             member.zero_grad(set_to_none=set_to_none)
 
@@ -52,14 +52,14 @@ class OptimizerPair:
         return {"members": [member.state_dict() for member in self.members]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put the states back.
+        """Restore the states of the members.
 
         Raises:
-            ValueError: the state of another kind of optimiser.
+            ValueError: the state is of another kind of optimiser.
         """
         states = state.get("members", ())
         if len(states) != len(self.members):
-            raise ValueError(f"the state of {len(states)} optimisers for {len(self.members)}")
+            raise ValueError(f"state of {len(states)} optimisers, expected {len(self.members)}")
         for member, own in zip(self.members, states, strict=True):
             member.load_state_dict(own)
 
@@ -68,11 +68,11 @@ def build_optimizer(method: Method, config: TrainingConfig) -> torch.optim.Optim
     """The optimiser of a configuration.
 
     `adamw`: fused, one kernel over all parameters. `muon`: Muon (Jordan et al., 2024) for hidden matrices, AdamW for
-    everything else; updates are scaled to the size of AdamW's (Liu et al., arXiv:2502.16982), so that both follow one
-    learning rate.
+    everything else; updates are scaled to the size of AdamW's (Liu et al., arXiv:2502.16982), so that one learning rate
+    suits both.
 
     Args:
-        method: says which parameters are trained, and which of them decay and are hidden matrices.
+        method: defines which parameters are trained, which decay and which are hidden matrices.
         config: the ``training`` section.
     """
     groups = method.param_groups()
@@ -81,7 +81,7 @@ def build_optimizer(method: Method, config: TrainingConfig) -> torch.optim.Optim
 
     def rest(decays: bool) -> list[nn.Parameter]:
         found = [p for group in groups if group not in hidden and group.decays == decays for p in group.parameters]
-        # In the order of the weights: states of optimisers are kept by number.
+        # In the order of the weights: optimiser state is stored by parameter number.
         return sorted(found, key=lambda p: place.get(id(p), len(place)))
 
     adamw = torch.optim.AdamW(
@@ -105,10 +105,10 @@ def build_optimizer(method: Method, config: TrainingConfig) -> torch.optim.Optim
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer | OptimizerPair, state: dict[str, Any], path: Path) -> None:
-    """Put an optimiser's state back.
+    """Restore an optimiser's state.
 
     Raises:
-        CheckpointError: it belongs to another optimiser.
+        CheckpointError: the state belongs to another optimiser.
     """
     if not isinstance(optimizer, OptimizerPair):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -122,15 +122,15 @@ def load_optimizer(optimizer: torch.optim.Optimizer | OptimizerPair, state: dict
         optimizer.load_state_dict(state)
     except (KeyError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: its optimiser state does not fit training.optimizer ({error}); resume with the run's own "
-            "training.optimizer"
+            f"{path}: optimiser state does not match training.optimizer ({error}); resume with the training.optimizer "
+            "that the run was started with"
         ) from None
 
 
 def tell(optimizer: torch.optim.Optimizer | OptimizerPair, found_inf: Tensor) -> None:
-    """Say in a scalar on the device whether the next update has to be left out (1)."""
+    """Make the optimiser skip its next update where ``found_inf``, a scalar on the device, is 1."""
     for member in optimizer.members if isinstance(optimizer, OptimizerPair) else (optimizer,):
-        # The attributes that GradScaler sets: a fused optimiser skips its update where `found_inf` is 1.
+        # The attributes that GradScaler sets: a fused optimiser skips its update if `found_inf` is 1.
         member.found_inf = found_inf  # type: ignore[attr-defined]
         member.grad_scale = None  # type: ignore[attr-defined]
 

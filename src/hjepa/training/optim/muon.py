@@ -1,4 +1,4 @@
-"""Muon, with an orthogonalisation that processors can afford."""
+"""Muon, with an orthogonalisation that is affordable on a CPU."""
 
 from __future__ import annotations
 
@@ -11,34 +11,33 @@ from torch import Tensor
 from hjepa.runtime import distribution
 
 # Coefficients of the quintic Newton-Schulz step (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/): the
-# steepest slope at zero that keeps singular values within about 0.7 to 1.2 after five steps.
+# steepest slope at zero for which singular values end within about 0.7 to 1.2 after five steps.
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 _STEPS = 5
 _EPS = 1e-7
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose updates are made orthogonal: every direction of a weight matrix learns equally fast.
+    """Momentum with orthogonalised updates, so that every direction of a weight matrix learns equally fast.
 
-    `torch.optim.Muon` orthogonalises in bf16, one matrix at a time. A processor without bf16 arithmetic emulates it: a
-    step of a ViT of width 128 takes seconds there. Here processors compute in float32 unless told otherwise, and
-    matrices of one shape go through one batched product, each process of a run taking its share of them. The rows of a
-    query-key-value projection are three matrices in one and are treated as three.
+    `torch.optim.Muon` orthogonalises in bf16, one matrix at a time. A CPU without bf16 instructions emulates them, and
+    one step of a ViT of width 128 takes seconds. Here CPUs compute in float32 by default, matrices of equal shape are
+    batched, and the processes of a run share the work. A fused query-key-value projection is treated as three matrices.
 
-    Updates are scaled to the root-mean-square of AdamW's (Liu et al., arXiv:2502.16982, section 2.2), so that both
-    follow one learning rate.
+    Updates are scaled to the root-mean-square of AdamW's (Liu et al., arXiv:2502.16982, section 2.2), so that one
+    learning rate suits both.
 
     Args:
-        groups: parameter groups, each with ``params`` (matrices), and optionally ``pieces``: into how many matrices
-            along the first axis each parameter is cut.
+        groups: parameter groups, each with ``params`` (matrices), and optionally ``pieces``: the number of matrices
+            that each parameter is split into along its first axis.
         lr: learning rate.
-        momentum: of the gradients, Nesterov's kind.
-        weight_decay: decoupled, times the learning rate.
-        bf16: orthogonalise in bf16 on a processor too, one that has instructions for it. CUDA GPUs always do.
+        momentum: Nesterov momentum.
+        weight_decay: decoupled, multiplied by the learning rate.
+        bf16: orthogonalise in bf16 on a CPU too; worth it if the CPU has bf16 instructions. CUDA GPUs always use bf16.
 
     Attributes:
-        found_inf: scalar that says by 1 that gradients are not finite and everything has to stay as it is, in the manner
-            of PyTorch's fused optimisers, so that no host has to wait and look.
+        found_inf: scalar tensor; 1 means that gradients are not finite and the step must change nothing. As in
+            PyTorch's fused optimisers, this avoids a synchronisation with the host.
     """
 
     def __init__(
@@ -86,14 +85,14 @@ class Muon(torch.optim.Optimizer):
         change *= -group["lr"] * 0.2 * max(rows, columns) ** 0.5
         change -= group["lr"] * group["weight_decay"] * torch.stack(parameters)
         if made is not None:
-            # Chosen, not multiplied: what is thrown away may be NaN.
+            # `where`, not a product with 0: the discarded values may be NaN.
             momentum, change = torch.where(made, momentum, before), torch.where(made, change, 0.0)
         torch._foreach_copy_(momenta, list(momentum.unbind()))
         torch._foreach_add_(parameters, list(change.unbind()))
 
     def _orthogonalise(self, matrices: Tensor) -> Tensor:
-        """Every process has the same gradients: processors divide the matrices among them; a GPU has them done sooner
-        than sent."""
+        """Orthogonalise. All processes hold the same gradients: on CPUs they divide the matrices among them; on GPUs
+        each computes all, which takes less time than exchanging them."""
         if matrices.is_cuda:
             return orthogonalise(matrices, torch.bfloat16)
         dtype = torch.bfloat16 if self.bf16 else torch.float32
@@ -101,11 +100,11 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalise(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The nearest semi-orthogonal matrices, roughly: all singular values come close to 1.
+    """Approximate the nearest semi-orthogonal matrices: all singular values come close to 1.
 
     Args:
         matrices: [P, rows, columns].
-        dtype: what to compute in.
+        dtype: type to compute in.
 
     Returns:
         [P, rows, columns] of that type.

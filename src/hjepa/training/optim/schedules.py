@@ -11,13 +11,13 @@ from hjepa.methods.schedule import cosine
 if TYPE_CHECKING:
     from hjepa.config import Config
 
-# Learning rates of the literature are quoted for this batch (Goyal et al., arXiv:1706.02677).
+# The batch size that published learning rates usually refer to (Goyal et al., arXiv:1706.02677).
 REFERENCE_BATCH = 256
 
 
 @dataclass(frozen=True)
 class Schedules:
-    """All values that change over a run; pure functions of the step, so that resuming needs no state.
+    """Values scheduled over a run, as pure functions of the step, so that resuming needs no state.
 
     Attributes:
         config: the configuration.
@@ -31,7 +31,7 @@ class Schedules:
 
     @property
     def total_steps(self) -> int:
-        """Steps over which the schedules stretch."""
+        """Length of the schedules in optimiser steps."""
         return max(1, round(self.config.training.epochs * self.steps_per_epoch))
 
     @property
@@ -41,7 +41,7 @@ class Schedules:
         return {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[self.config.training.lr_scaling]
 
     def lr(self, step: int) -> float:
-        """Learning rate of the update made at ``step`` (0-based); the first one is already part of the warm-up."""
+        """Learning rate of the update at ``step`` (0-based); the warm-up includes step 0."""
         t = self.config.training
         warmup = t.warmup_epochs * self.steps_per_epoch
         if step < warmup:
@@ -57,7 +57,7 @@ class Schedules:
         return value * self.lr_factor
 
     def weight_decay(self, step: int) -> float:
-        """Weight decay at ``step``: constant, or on a cosine from start to end."""
+        """Weight decay at ``step``: constant, or a cosine from start to end."""
         t = self.config.training
         if t.weight_decay_end is None:
             return t.weight_decay
