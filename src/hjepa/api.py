@@ -158,14 +158,14 @@ def _finish(run_dir: Path, checkpoint: Path, config: Config, console: bool, *, a
             "evaluating on test against raw pixels, PCA and the untrained encoder (CPU threads: %d)", get_num_threads()
         )
         try:
-            results = run_evaluation(checkpoint, device=config.device, output=written)
+            results = run_evaluation(checkpoint, device=config.device, output=written, console=console)
         except EmptySplitError as error:
             # The run is whole; there is nothing to evaluate it on.
             log.warning("evaluation and report skipped: %s", error)
             return {}
         if console:
             print_table(results)
-        paths = draw(checkpoint, output_dir=run_dir, generate_report=True, device=config.device)
+        paths = draw(checkpoint, output_dir=run_dir, generate_report=True, device=config.device, console=console)
         log.info("report: %s", next(p for p in paths if p.suffix == ".html"))
     return results
 

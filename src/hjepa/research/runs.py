@@ -119,6 +119,7 @@ class StudyRun:
                 depths=self.depths or None,
                 controls=("untrained", "pixels", "pca") if full else (),
                 device=config.device,
+                console=console,
             )
         except DivergenceError as error:
             # It is a result of the study, not the end of it.
