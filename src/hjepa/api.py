@@ -159,14 +159,14 @@ def _finish(run_dir: Path, checkpoint: Path, config: Config, console: bool, *, a
             get_num_threads(),
         )
         try:
-            results = run_evaluation(checkpoint, device=config.device, output=written)
+            results = run_evaluation(checkpoint, device=config.device, output=written, console=console)
         except EmptySplitError as error:
             # Training succeeded, but the data set has no images to evaluate on.
             log.warning("evaluation and report skipped: %s", error)
             return {}
         if console:
             print_table(results)
-        paths = draw(checkpoint, output_dir=run_dir, generate_report=True, device=config.device)
+        paths = draw(checkpoint, output_dir=run_dir, generate_report=True, device=config.device, console=console)
         log.info("report: %s", next(p for p in paths if p.suffix == ".html"))
     return results
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from hjepa.cli.arguments import split
+from hjepa.cli.log_lines import log_on_stderr
 from hjepa.errors import UserError
 
 
@@ -60,20 +61,22 @@ def evaluate(
     from hjepa.evaluation import evaluate as run
     from hjepa.evaluation import print_table
 
-    results = run(
-        checkpoint,
-        split=read_split,  # type: ignore[arg-type]  # validated by `evaluate`
-        dataset=dataset,
-        data_path=data_path,
-        eval_type=split(eval_type) or "all",
-        k_values=ks,
-        levels=levels,
-        depths=blocks,
-        batch_size=batch_size,
-        device=device,
-        output=output,
-        overrides=overrides or (),
-    )
+    with log_on_stderr():
+        results = run(
+            checkpoint,
+            split=read_split,  # type: ignore[arg-type]  # checked there
+            dataset=dataset,
+            data_path=data_path,
+            eval_type=split(eval_type) or "all",
+            k_values=ks,
+            levels=levels,
+            depths=blocks,
+            batch_size=batch_size,
+            device=device,
+            output=output,
+            overrides=overrides or (),
+            console=True,
+        )
     print_table(results)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from hjepa.cli.log_lines import log_on_stderr
 from hjepa.errors import UserError
 
 
@@ -33,11 +34,14 @@ def visualize(
         raise UserError("--checkpoint: missing; give a checkpoint (.pth) or a run folder")
     from hjepa.visualization import visualize as run
 
-    for path in run(
-        checkpoint,
-        output_dir=output_dir,
-        generate_report=generate_report,
-        device=device,
-        overrides=overrides or (),
-    ):
+    with log_on_stderr():
+        written = run(
+            checkpoint,
+            output_dir=output_dir,
+            generate_report=generate_report,
+            device=device,
+            overrides=overrides or (),
+            console=True,
+        )
+    for path in written:
         print(path)

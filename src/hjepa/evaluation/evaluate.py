@@ -36,6 +36,7 @@ from hjepa.evaluation.settings import (
 )
 from hjepa.metrics import cka_matrix, rankme
 from hjepa.models import distinct_levels
+from hjepa.runtime.work_progress import WorkProgress
 from hjepa.training import TrainedRun, untrained_encoder
 from hjepa.zoo import load_encoder
 
@@ -61,6 +62,7 @@ def evaluate(
     device: str = "auto",
     output: str | Path | None = None,
     overrides: Sequence[str] | Mapping[str, Any] = (),
+    console: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a trained model, with raw pixels, their principal components and its own untrained copy as controls.
 
@@ -91,6 +93,7 @@ def evaluate(
             for another data set and ``_validation`` for the validation split.
         overrides: ``["section.key=value", ...]``, or a mapping from dotted keys to values, for keys that select or load
             images.
+        console: draw progress bars where standard output is a terminal; progress is logged otherwise.
 
     Returns:
         the contents of the file; accuracies are between 0 and 1. See ``docs/evaluation.md`` for the keys.
@@ -119,8 +122,8 @@ def evaluate(
         check_own_split(run.config, config, splits)
     path = results_path(run, config, output, other_data=other_data, split=split)
     with _exact_products():
-        features = _features(run, config, splits, split, readings, k_values if "knn" in types else None)
-        results = _results(run, config, features, readings, types, wanted_levels, k_values)
+        features = _features(run, config, splits, split, readings, k_values if "knn" in types else None, console)
+        results = _results(run, config, features, readings, types, wanted_levels, k_values, console)
     write_results(path, results)
     log.info("wrote %s", path)
     return results
@@ -138,7 +141,13 @@ class _Features:
 
 
 def _features(
-    run: TrainedRun, config: Config, splits: Splits, split: Split, readings: Readings, k_values: Sequence[int] | None
+    run: TrainedRun,
+    config: Config,
+    splits: Splits,
+    split: Split,
+    readings: Readings,
+    k_values: Sequence[int] | None,
+    console: bool,
 ) -> _Features:
     model, seed = run.encoder, config.seed
     device = next(model.parameters()).device
@@ -168,11 +177,13 @@ def _features(
         "".join(f"{' and' if name == list(rows)[-1] else ','} {len(found)} {name}" for name, found in rows.items()),
         train.description,
     )
-    train_features, train_rows = encode(train, train_rows, encoders, view)
-    _check_finite(train_features["trained"], run.checkpoint)
+    total = len(train_rows) + sum(len(found) for found in rows.values())
     features: dict[str, dict[str, Tensor]] = {}
-    for name, data in read.items():
-        features[name], rows[name] = encode(data, rows[name], encoders, view)
+    with WorkProgress("evaluation: encoded", total, "images", console=console) as progress:
+        train_features, train_rows = encode(train, train_rows, encoders, view, progress)
+        _check_finite(train_features["trained"], run.checkpoint)
+        for name, data in read.items():
+            features[name], rows[name] = encode(data, rows[name], encoders, view, progress)
     task = _task(train, train_rows, read, rows, seed)
     home = torch.device("cpu") if device.type == "mps" else device  # the solvers need float64
     representations = []
@@ -186,6 +197,7 @@ def _features(
             Representation(name, list(train_features[name].to(home).chunk(parts, dim=1)), levels, distinct)
         )
     if "pca" in readings.controls:
+        log.info("evaluation: principal components of the pixels")
         pixels_of = {key: found["pixels"] for key, found in features.items()}
         components, found_components = pixel_components(train_features["pixels"], pixels_of)
         representations.append(
@@ -230,6 +242,7 @@ def _results(
     types: Sequence[str],
     levels: Sequence[int],
     k_values: Sequence[int] | None,
+    console: bool,
 ) -> dict[str, Any]:
     networks = {r.name: r for r in features.representations if r.name in ("trained", "untrained")}
     trained = networks["trained"]
@@ -238,10 +251,11 @@ def _results(
     task = None if isinstance(features.task, str) else features.task
     scores: dict[str, Scores] = {}
     if "linear_probe" in types:
-        scores["linear_probe"] = _linear_probe(features, levels)
+        scores["linear_probe"] = _linear_probe(features, levels, console)
     if "knn" in types:
-        scores["knn"] = _knn(features, levels, k_values)
+        scores["knn"] = _knn(features, levels, k_values, console)
     results: dict[str, Any] = {kind: found[features.split] for kind, found in scores.items()}
+    log.info("evaluation: rank and similarity of levels")
     results["rank"] = {
         **{name: rankme(side_by_side(r.together[0])) for name, r in networks.items()},
         "levels": [
@@ -275,7 +289,7 @@ def _results(
     return results | {"protocol": _protocol(run, features.split, train_images, images), **origin(run)}
 
 
-def _linear_probe(features: _Features, levels: Sequence[int]) -> Scores:
+def _linear_probe(features: _Features, levels: Sequence[int], console: bool) -> Scores:
     task = features.task
     if not isinstance(task, str) and int(torch.bincount(task.train_labels).max()) < 2:
         task = "no class with two training images"  # none can be held out to choose l2
@@ -283,10 +297,10 @@ def _linear_probe(features: _Features, levels: Sequence[int]) -> Scores:
         log.warning("linear probe skipped: %s", task)
         return _skipped(features, task)
     log.info("evaluation: linear probe")
-    return probe_scores(features.representations, task, levels)
+    return probe_scores(features.representations, task, levels, console=console)
 
 
-def _knn(features: _Features, levels: Sequence[int], k_values: Sequence[int] | None) -> Scores:
+def _knn(features: _Features, levels: Sequence[int], k_values: Sequence[int] | None, console: bool) -> Scores:
     task = features.task
     if isinstance(task, str):
         log.warning("k-NN skipped: %s", task)
@@ -295,7 +309,7 @@ def _knn(features: _Features, levels: Sequence[int], k_values: Sequence[int] | N
     if k_values is None and main_k < MAIN_K:
         log.warning("k-NN: k=%d, since there are only %d training images", main_k, len(task.train_labels))
     log.info("evaluation: k-NN")
-    return knn_scores(features.representations, task, levels, values, main_k)
+    return knn_scores(features.representations, task, levels, values, main_k, console=console)
 
 
 def _skipped(features: _Features, reason: str) -> Scores:

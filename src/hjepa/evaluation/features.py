@@ -13,6 +13,7 @@ from torch import Tensor
 from hjepa.data import EvalLoader
 from hjepa.errors import DataError
 from hjepa.models import level_features
+from hjepa.runtime.work_progress import WorkProgress
 
 if TYPE_CHECKING:
     from hjepa.data import ImageDataset
@@ -67,7 +68,11 @@ def encoder_reader(encoder: Encoder, name: str, depths: Sequence[int] = ()) -> R
 
 @torch.inference_mode()
 def encode(
-    dataset: ImageDataset, indices: Tensor | None, encoders: Sequence[Reader], view: View
+    dataset: ImageDataset,
+    indices: Tensor | None,
+    encoders: Sequence[Reader],
+    view: View,
+    progress: WorkProgress | None = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Run every encoder over some images of a split in one pass.
 
@@ -76,6 +81,7 @@ def encode(
         indices: int64 rows of it; all when not given.
         encoders: readers whose features have different names.
         view: how images are resized, normalised and batched.
+        progress: told of every image that was read.
 
     Returns:
         features by name, [N, D] float32 on the CPU, and the rows they belong to, int64 [N]; fewer than
@@ -101,6 +107,8 @@ def encode(
             for name, features in encoder(batch.images).items():
                 parts[name].append(features.float().cpu())
         rows.append(batch.indices.cpu())
+        if progress is not None:
+            progress.advance(len(batch.indices))
     if not rows:
         raise DataError(
             f"data.dataset={dataset.name}: no readable image in the {dataset.split} split; check data.data_path"

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hjepa.metrics import accuracy, knn_predict, linear_probe
+from hjepa.runtime.work_progress import WorkProgress
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,12 @@ def side_by_side(levels: Sequence[Tensor]) -> Tensor:
     return torch.cat([F.normalize(level, dim=1) for level in levels], dim=1)
 
 
-def probe_scores(representations: Sequence[Representation], task: Task, levels: Sequence[int]) -> Scores:
+def probe_scores(
+    representations: Sequence[Representation], task: Task, levels: Sequence[int], *, console: bool = False
+) -> Scores:
     """The ``linear_probe`` part of the results: accuracies, and under ``l2`` the strengths chosen.
 
-    Every probe is fitted once and reads all splits.
+    Every probe is fitted once and reads all splits. `console`: show progress on standard output.
     """
     strengths: dict[str, Any] = {}
 
@@ -105,13 +108,24 @@ def probe_scores(representations: Sequence[Representation], task: Task, levels: 
             for split, found in features.items()
         }
 
-    return {split: {**scores, "l2": strengths} for split, scores in _scores(representations, levels, score).items()}
+    with _progress("evaluation: linear probe", representations, levels, console) as progress:
+        found = _scores(representations, levels, _told(score, progress))
+    return {split: {**scores, "l2": strengths} for split, scores in found.items()}
 
 
 def knn_scores(
-    representations: Sequence[Representation], task: Task, levels: Sequence[int], k_values: Sequence[int], main_k: int
+    representations: Sequence[Representation],
+    task: Task,
+    levels: Sequence[int],
+    k_values: Sequence[int],
+    main_k: int,
+    *,
+    console: bool = False,
 ) -> Scores:
-    """The ``knn`` part of the results: accuracies at ``main_k``, and for every k under ``by_k``."""
+    """The ``knn`` part of the results: accuracies at ``main_k``, and for every k under ``by_k``.
+
+    `console`: show progress on standard output.
+    """
     found: dict[str, dict[int, dict[str, float]]] = {}
 
     def score(name: str, train: list[Tensor], read: dict[str, list[Tensor]]) -> dict[str, float]:
@@ -125,7 +139,8 @@ def knn_scores(
                 found[name][k][split] = accuracy(predicted, task.read_labels[split])
         return found[name][main_k]
 
-    main = _scores(representations, levels, score)
+    with _progress("evaluation: k-NN", representations, levels, console) as progress:
+        main = _scores(representations, levels, _told(score, progress))
     by_k = {k: _scores(representations, levels, lambda name, _train, _read, k=k: found[name][k]) for k in k_values}  # type: ignore[misc]
     return {
         split: {"k": main_k, **scores, "by_k": {str(k): by_k[k][split] for k in k_values}}
@@ -133,11 +148,29 @@ def knn_scores(
     }
 
 
-def _scores(
-    representations: Sequence[Representation],
-    levels: Sequence[int],
-    score: Callable[[str, list[Tensor], dict[str, list[Tensor]]], dict[str, float]],
-) -> Scores:
+_Score = Callable[[str, list[Tensor], dict[str, list[Tensor]]], dict[str, float]]
+
+
+def _progress(
+    title: str, representations: Sequence[Representation], levels: Sequence[int], console: bool
+) -> WorkProgress:
+    """Counts the calls that `_scores` makes."""
+    alone = [r for r in representations if r.name in ("trained", "untrained") and len(r.train) > 1]
+    return WorkProgress(title, len(representations) + len(alone) * len(levels), "sets of features", console=console)
+
+
+def _told(score: _Score, progress: WorkProgress) -> _Score:
+    """The same, and progress hears which features have been read."""
+
+    def scored(name: str, train: list[Tensor], read: dict[str, list[Tensor]]) -> dict[str, float]:
+        result = score(name, train, read)
+        progress.advance(note=name.replace("_", " "))
+        return result
+
+    return scored
+
+
+def _scores(representations: Sequence[Representation], levels: Sequence[int], score: _Score) -> Scores:
     """By split: all levels together under the representation's name, and each one alone under ``levels``."""
     together: dict[str, dict[str, float]] = {}
     alone: dict[int, dict[str, dict[str, float]]] = {level: {} for level in levels}

@@ -120,6 +120,7 @@ class StudyRun:
                 depths=self.depths or None,
                 controls=("untrained", "pixels", "pca") if full else (),
                 device=config.device,
+                console=console,
             )
         except DivergenceError as error:
             # A diverged run is a result; the study continues.

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hjepa.errors import UserError
+from hjepa.runtime.work_progress import WorkProgress
 
 if TYPE_CHECKING:
     from hjepa.models import Encoder
@@ -77,8 +78,13 @@ def gallery_size(encoder: Encoder, available: int) -> int:
 
 
 @torch.inference_mode()
-def encode_gallery(images: SplitImages, trained: Encoder, untrained: Encoder) -> Gallery:
+def encode_gallery(images: SplitImages, trained: Encoder, untrained: Encoder, *, console: bool = False) -> Gallery:
     """Encode the first images of the random order.
+
+    Args:
+        images: the split.
+        trained, untrained: what to encode them with.
+        console: show progress on standard output.
 
     Raises:
         DataError: not one image can be read.
@@ -86,15 +92,17 @@ def encode_gallery(images: SplitImages, trained: Encoder, untrained: Encoder) ->
     """
     rows = images.order[: gallery_size(trained, len(images.order))]
     parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-    for batch in images.batches(rows):
-        parts.append(
-            (
-                batch.indices.cpu(),
-                _pooled(trained, batch.images),
-                _pooled(untrained, batch.images),
-                _pixels(batch.images),
+    with WorkProgress("figures: encoded", len(rows), "images", console=console) as progress:
+        for batch in images.batches(rows):
+            parts.append(
+                (
+                    batch.indices.cpu(),
+                    _pooled(trained, batch.images),
+                    _pooled(untrained, batch.images),
+                    _pixels(batch.images),
+                )
             )
-        )
+            progress.advance(len(batch.indices))
     if not parts:
         raise images.unreadable()
     found, ours, control, pixels = (torch.cat(column) for column in zip(*parts, strict=True))

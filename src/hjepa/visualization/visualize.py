@@ -17,6 +17,7 @@ from hjepa.health.verdict import judge
 from hjepa.masking import MaskSampler
 from hjepa.metrics import position_share
 from hjepa.runs.records import read_json, read_records
+from hjepa.runtime.work_progress import WorkProgress
 from hjepa.training import TrainedRun, load_run, untrained_encoder
 from hjepa.visualization.features import encode_cells, encode_gallery, encode_tokens
 from hjepa.visualization.figures.curves import curves_figure
@@ -54,6 +55,7 @@ def visualize(
     generate_report: bool = False,
     device: str = "auto",
     overrides: Sequence[str] | Mapping[str, Any] = (),
+    console: bool = False,
 ) -> list[Path]:
     """Draw the curves, masks, feature maps, nearest neighbours and embedding of a run, and write its report.
 
@@ -67,6 +69,7 @@ def visualize(
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:<n>`` or ``mps``.
         overrides: ``["section.key=value", ...]``, or a mapping from dotted keys, for keys that find and read the
             images, such as ``data.data_path``.
+        console: draw progress bars where standard output is a terminal; progress is logged otherwise.
 
     Returns:
         the files written: ``curves.png``, ``masks.png``, ``maps.png``, ``neighbours.png`` and ``embedding.png``, as far
@@ -83,18 +86,20 @@ def visualize(
     figures = root / "figures" if root.resolve() == home.resolve() else root
     _make_folder(figures)
     config = load_config(run.config.model_dump(mode="json"), pairs) if pairs else run.config
-    gathered = _gather(run, home, config)
+    gathered = _gather(run, home, config, console)
     written: list[Path] = []
     drawn: list[DrawnFigure | Omitted] = []
-    for section in gathered.sections:
-        if isinstance(section, Omitted):
-            log.warning("%s left out: %s", section.name, section.reason)
-            drawn.append(section)
-            continue
-        light = to_png(section.draw(LIGHT))
-        written.append(_write(figures / f"{section.name}.png", light))
-        if generate_report:
-            drawn.append(DrawnFigure(section, light, to_png(section.draw(DARK))))
+    with WorkProgress("figures: drawn", len(gathered.sections), "figures", console=console) as progress:
+        for section in gathered.sections:
+            if isinstance(section, Omitted):
+                log.warning("%s left out: %s", section.name, section.reason)
+                drawn.append(section)
+            else:
+                light = to_png(section.draw(LIGHT))
+                written.append(_write(figures / f"{section.name}.png", light))
+                if generate_report:
+                    drawn.append(DrawnFigure(section, light, to_png(section.draw(DARK))))
+            progress.advance(note=section.name)
     if generate_report:
         written.append(_write(root / "report.html", gathered.report(drawn).html().encode("utf-8", "backslashreplace")))
     return written
@@ -128,7 +133,7 @@ class _Gathered:
         )
 
 
-def _gather(run: TrainedRun, home: Path, config: Config) -> _Gathered:
+def _gather(run: TrainedRun, home: Path, config: Config, console: bool) -> _Gathered:
     geometry = run.model.geometry
     records = read_records(home / "metrics.jsonl")
     if records.unreadable:
@@ -143,11 +148,12 @@ def _gather(run: TrainedRun, home: Path, config: Config) -> _Gathered:
     untrained = untrained_encoder(run)
     log.info("figures: encoding held-out images of %s", images.dataset.description)
     tokens = encode_tokens(images, run.encoder, untrained)
-    gallery = encode_gallery(images, run.encoder, untrained)
+    gallery = encode_gallery(images, run.encoder, untrained, console=console)
     # Evidence for the next run, so not from test images.
     choosing = SplitImages(run, splits, _choosing(splits))
     position = [position_share(level) for level in encode_cells(choosing, run.encoder)]
     names = [level_name(geometry, level) for level in range(run.encoder.num_levels)]
+    log.info("figures: neighbours and embedding of %d held-out images", len(gallery))
     sections = [
         curves_figure(records, names, run.step, f"`hjepa train --output-dir {home} --resume auto`"),
         masks_figure(images, sampler, geometry),
