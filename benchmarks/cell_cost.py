@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.report import Rows, configuration, parser, show, write
+from benchmarks.report import Rows, parser, show, write
 from hjepa.benchmark.step import TimedStep
-from hjepa.config import parse_override
+from hjepa.config import load_config, parse_override
 from hjepa.research import load_study
 
 
@@ -32,8 +32,8 @@ def measure(study: str, overrides: dict[str, Any], *, rounds: int) -> Rows:
     _, asked = load_study(study)
     assert isinstance(asked.base, str)
     steps: dict[str, TimedStep] = {}
-    for name, keys in asked.all_cells().items():
-        config = configuration(asked.base, **{"training.compile": False}, **{**asked.overrides, **keys, **overrides})
+    for name, changes in asked.all_cells().items():
+        config = load_config(asked.base, {"training.compile": False, **asked.overrides, **changes, **overrides})
         steps[name] = TimedStep(config, synthetic=True)
     reference = asked.reference or next(iter(steps))
     seconds: dict[str, list[float]] = {name: [] for name in steps}

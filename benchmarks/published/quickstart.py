@@ -64,7 +64,7 @@ def cheaper(published: Published) -> str:
     for name in studies:
         images = f"{published.study(name)['cells'][0]['images']:,} images"
         header += [f"linear, {images}", "against the first, by seed", "k-NN-20", "against the first, by seed"]
-    cost = {row["cell"]: row for row in published.json(f"recipe/{CHEAPER[0]}_cost.json")["cell_cost"]}
+    cost = {row["cell"]: row for row in published.json("recipe/quickstart_cheaper_cost.json")["cell_cost"]}
     rows = []
     for name, found in cost.items():
         quartiles = f"{found['lower quartile']:.2f} to {found['upper quartile']:.2f}"
