@@ -43,6 +43,7 @@ TABLES: dict[str, Callable[[Published], str]] = {
     "quickstart_float32": quickstart.float32,
     "quickstart_levels": quickstart.levels,
     "quickstart_goals": quickstart.goals,
+    "quickstart_cheaper": quickstart.cheaper,
     "shapes": quickstart.shapes,
     "cifar10_levels": cifar10.levels,
     "cifar10_seeds": cifar10.seeds,

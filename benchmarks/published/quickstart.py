@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from benchmarks.published.overview import QUICK, QUICK_FLOAT
-from benchmarks.published.readings import Published
-from benchmarks.published.text import change, minutes, points, spread, table
+from typing import Any
 
+from benchmarks.published.overview import QUICK, QUICK_FLOAT
+from benchmarks.published.readings import Published, cell_of
+from benchmarks.published.text import change, joined, minutes, points, spread, table
+
+# Studies of cheaper steps, the shortest first; the cost of a step was measured with the cells of the first.
+CHEAPER = ("quickstart_cheaper_short", "quickstart_cheaper")
 # Float32: the seeds, and seed 0 in another hour.
 FLOATS = (QUICK_FLOAT[0], "quickstart/seed_0_again", *QUICK_FLOAT[1:])
 HEADER = (
@@ -51,6 +55,37 @@ def goals(published: Published) -> str:
         f"seeds in bf16 reach the 20 points, {goal} reach 30; the slowest trained for {minutes(slowest)}. The same "
         f"encoder trained with labels on as many images reaches {points(labels)}."
     )
+
+
+def cheaper(published: Published) -> str:
+    """What cheaper steps cost and, once the studies have run, what they lose, seed by seed."""
+    header = ["cell", "GFLOP per image", "CPU time (quartiles)"]
+    studies = [name for name in CHEAPER if (published.root / f"recipe/{name}.json").is_file()]
+    for name in studies:
+        images = f"{published.study(name)['cells'][0]['images']:,} images"
+        header += [f"linear, {images}", "against the first, by seed", "k-NN-20", "against the first, by seed"]
+    cost = {row["cell"]: row for row in published.json("recipe/quickstart_cheaper_cost.json")["cell_cost"]}
+    rows = []
+    for name, found in cost.items():
+        quartiles = f"{found['lower quartile']:.2f} to {found['upper quartile']:.2f}"
+        ratio = "1" if found["FLOP ratio"] == 1 else f"{found['ratio']:.2f} ({quartiles})"
+        line = [name, f"{found['GFLOP per image']:.2f}", ratio]
+        for study in studies:
+            tree = published.study(study)
+            ours, first = (_by_seed(cell_of(tree, cell)) for cell in (name, tree["reference"]))
+            for part in ("linear_probe/all", "knn/all"):
+                values = [100 * run[part] for run in ours.values()]
+                pairs = [100 * (run[part] - first[seed][part]) for seed, run in ours.items() if seed in first]
+                line += [
+                    points(sum(values) / len(values)),
+                    "" if name == tree["reference"] else joined([change(p) for p in pairs]),
+                ]
+        rows.append(line)
+    return table(header, rows)
+
+
+def _by_seed(cell: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    return {run["seed"]: run for run in cell["runs"] if "failed" not in run}
 
 
 def shapes(published: Published) -> str:

@@ -20,6 +20,7 @@ from benchmarks import (
 )
 from benchmarks import (
     attention,
+    cell_cost,
     data_workers,
     evaluation_speed,
     gpu,
@@ -105,6 +106,20 @@ def test_attention_is_timed_at_the_lengths_of_the_step(tmp_path: Path) -> None:
     rows = figures(attention.main, tmp_path / "attention.json")["attention"]
     assert [row["way"] for row in rows] == 3 * list(attention.WAYS)
     assert [row["tokens"] for row in rows[::4]] == [26, 54, 64]
+
+
+def test_cells_of_a_study_cost_what_their_configurations_do(tmp_path: Path) -> None:
+    study = tmp_path / "narrower.yaml"
+    study.write_text(
+        "title: Narrower\nbase: quickstart\noverrides: {model.depth: 3}\nreference: as it is\n"
+        "cells: {narrower: {model.predictor.embed_dim: 32, model.predictor.num_heads: 1}, as it is: {}}\n"
+    )
+    written = figures(cell_cost.main, tmp_path / "cost.json", str(study))
+    rows = {row["cell"]: row for row in written["cell_cost"]}
+    assert rows["as it is"]["ratio"] == rows["as it is"]["FLOP ratio"] == 1
+    assert rows["narrower"]["FLOP ratio"] < 1
+    assert all(row["CPU ms per image"] > 0 for row in rows.values())
+    assert written["study"] == "narrower"
 
 
 def test_both_ways_of_sharing_muon_do_the_matrices_of_the_preset(tmp_path: Path) -> None:
