@@ -18,16 +18,17 @@ from hjepa.training.loggers import LogFile
 log = logging.getLogger("hjepa")
 
 
-@pytest.fixture(autouse=True)
-def _apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep such names out of what pytest captures: its workers cannot send them to the process that reports."""
-    monkeypatch.setattr(log, "propagate", False)
+def uncaptured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep pytest from capturing the log of the running test: its workers cannot send such names to the main process."""
+    for logger in (logging.getLogger(), log):
+        monkeypatch.setattr(logger, "handlers", [])
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
 def test_a_line_is_written_whatever_it_holds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], encoding: str
 ) -> None:
+    uncaptured(monkeypatch)
     content = io.BytesIO()
     console = io.TextIOWrapper(content, encoding=encoding, write_through=True)
     monkeypatch.setattr(sys, "stdout", console)
@@ -40,7 +41,10 @@ def test_a_line_is_written_whatever_it_holds(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of other systems are text")
-def test_a_run_with_such_names_goes_through_to_its_report(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_run_with_such_names_goes_through_to_its_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    uncaptured(monkeypatch)
     for name in ("a", "b"):
         (tmp_path / "set" / name).mkdir(parents=True)
         for index in range(8):
