@@ -18,6 +18,12 @@ from hjepa.training.loggers import LogFile
 log = logging.getLogger("hjepa")
 
 
+@pytest.fixture(autouse=True)
+def _apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep such names out of what pytest captures: its workers cannot send them to the process that reports."""
+    monkeypatch.setattr(log, "propagate", False)
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
 def test_a_line_is_written_whatever_it_holds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], encoding: str
