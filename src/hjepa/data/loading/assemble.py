@@ -23,8 +23,8 @@ def check_statistics(dataset: ImageDataset, mean: Sequence[float], std: Sequence
     for key, values in (("mean", mean), ("std", std)):
         if len(values) != dataset.channels:
             raise UserError(
-                f"data.{key}: {len(values)} values for images of {dataset.channels} channels; give one per channel, "
-                "or set data.channels"
+                f"data.{key}: has {len(values)} values, but the images have {dataset.channels} channels; give one per "
+                "channel, or set data.channels"
             )
 
 

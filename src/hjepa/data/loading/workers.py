@@ -36,7 +36,41 @@ class Job(NamedTuple):
     """float64 [V, D], of `view_draws`; [V, 0] for evaluation."""
 
 
-_NO_CUTS = Cuts(np.zeros((0, 4), dtype=np.int64), np.zeros(0, dtype=bool), np.zeros(2, dtype=np.int64))
+class Plan:
+    """Where the views of one image are cut; made once its size is known, which may be before it is decoded.
+
+    Args:
+        views: one specification per view.
+        draws: float64 [V, D].
+
+    Attributes:
+        size: height and width of the image; zeros until it is known.
+        boxes: of each view.
+        flips: of each view: mirrored after cutting.
+    """
+
+    # Plain numbers: an array for each would cost more than the crop of a small image.
+    def __init__(self, views: Sequence[ViewSpec], draws: np.ndarray) -> None:
+        self._views = views
+        self.draws = draws
+        self.size = (0, 0)
+        self.boxes: list[Box] = []
+        self.flips: list[bool] = []
+
+    def make(self, height: int, width: int) -> None:
+        """Cut for an image of this size."""
+        if self.size == (height, width):
+            return
+        self.size = (height, width)
+        size = np.array([self.size])
+        crops = [random_crops(row[None], size, spec) for row, spec in zip(self.draws, self._views, strict=True)]
+        self.boxes = [(box[0], box[1], box[2], box[3]) for (box,) in (crop.boxes.tolist() for crop in crops)]
+        self.flips = [bool(crop.flips[0]) for crop in crops]
+
+    def reduction(self, height: int, width: int) -> int:
+        """How much smaller an image of this size may be decoded: the most that leaves every view its pixels."""
+        self.make(height, width)
+        return min(largest_reduction(box, spec.plane) for box, spec in zip(self.boxes, self._views, strict=True))
 
 
 class Item(NamedTuple):
@@ -46,8 +80,7 @@ class Item(NamedTuple):
     """[C, H, W] each; none where nothing could be read."""
     row: int
     """Index of the image really used."""
-    draws: np.ndarray
-    cuts: Cuts
+    plan: Plan
     seen: list[TargetValue]
     """The target as each view shows it; none where targets are not asked for."""
     bad: list[tuple[int, str]]
@@ -87,64 +120,33 @@ class Preparation(Dataset[Item]):
         bad: list[tuple[int, str]] = []
         index = job.row
         for _ in range(min(_SUBSTITUTES, len(self)) if self.substitute else 1):
+            plan = Plan(self.views, job.draws)
             try:
-                views, cuts = self._read_and_cut(index, job.draws)
-                seen = self._see(index, cuts)
+                views = self._read_and_cut(index, plan)
+                seen = self._see(index, plan)
             except UnreadableImageError as error:
                 bad.append((index, str(error)))
                 index = (index + (error.length if isinstance(error, UnreadableStretchError) else 1)) % len(self)
                 continue
-            return Item(views, index, job.draws, cuts, seen, bad)
-        return Item([], job.row, job.draws, _NO_CUTS, [], bad)
+            return Item(views, index, plan, seen, bad)
+        return Item([], job.row, Plan(self.views, job.draws), [], bad)
 
-    def _read_and_cut(self, index: int, draws: np.ndarray) -> tuple[list[Tensor], Cuts]:
-        plan = _Plan(self.views, draws)
+    def _read_and_cut(self, index: int, plan: Plan) -> list[Tensor]:
         if isinstance(self.pixels, EncodedPixels):
             image, _, reduction = self.pixels.read_for_crop(index, plan.reduction if self.reduce else None)
         else:
             image, reduction = self.pixels.read(index), 1
         if reduction == 1:
             plan.make(*image.shape[1:])
-        cuts = plan.cuts
-        views = [
+        return [
             _cut(image, reduction, box, flip, spec.plane)
-            for spec, box, flip in zip(self.views, _boxes(cuts.boxes), cuts.flips.tolist(), strict=True)
+            for spec, box, flip in zip(self.views, plan.boxes, plan.flips, strict=True)
         ]
-        return views, cuts
 
-    def _see(self, index: int, cuts: Cuts) -> list[TargetValue]:
+    def _see(self, index: int, plan: Plan) -> list[TargetValue]:
         if self.targets is None:
             return []
-        height, width = cuts.sizes.tolist()
-        target = self.targets.read(index)
-        return seen_in_views(target, _boxes(cuts.boxes), cuts.flips.tolist(), (height, width), self.views)
-
-
-class _Plan:
-    """How one image is cut, made once when its size is known, which may be before it is decoded."""
-
-    def __init__(self, views: Sequence[ViewSpec], draws: np.ndarray) -> None:
-        self._views, self._draws = views, draws
-        self.cuts = _NO_CUTS
-
-    def make(self, height: int, width: int) -> None:
-        size = np.array([height, width])
-        if np.array_equal(self.cuts.sizes, size):
-            return
-        crops = [random_crops(row[None], size[None], spec) for row, spec in zip(self._draws, self._views, strict=True)]
-        self.cuts = Cuts(
-            np.concatenate([crop.boxes for crop in crops]), np.concatenate([crop.flips for crop in crops]), size
-        )
-
-    def reduction(self, height: int, width: int) -> int:
-        """The largest that leaves every view the pixels that it needs."""
-        self.make(height, width)
-        boxes = _boxes(self.cuts.boxes)
-        return min(largest_reduction(box, spec.plane) for box, spec in zip(boxes, self._views, strict=True))
-
-
-def _boxes(boxes: np.ndarray) -> list[Box]:
-    return [(top, left, height, width) for top, left, height, width in boxes.tolist()]
+        return seen_in_views(self.targets.read(index), plan.boxes, plan.flips, plan.size, self.views)
 
 
 def _cut(image: Tensor, reduction: int, box: Box, flip: bool, out_size: tuple[int, int]) -> Tensor:
@@ -175,13 +177,19 @@ def collate(items: list[Item], kind: TargetKind | None = None) -> Prepared:
     bad = [entry for item in items for entry in item.bad]
     read = [item for item in items if item.views]
     indices = torch.tensor([item.row for item in read], dtype=torch.int64)
+    plans = [item.plan for item in read]
+    cuts = Cuts(
+        np.array([plan.boxes for plan in plans]),
+        np.array([plan.flips for plan in plans]),
+        np.array([plan.size for plan in plans]),
+    )
     if not read:
-        return Prepared([], indices, np.zeros((0, 0, 0)), _NO_CUTS, None, bad)
+        return Prepared([], indices, np.zeros((0, 0, 0)), cuts, None, bad)
     return Prepared(
         [_stack(list(same)) for same in zip(*(item.views for item in read), strict=True)],
         indices,
-        np.stack([item.draws for item in read]),
-        Cuts(*(np.stack(same) for same in zip(*(item.cuts for item in read), strict=True))),
+        np.stack([plan.draws for plan in plans]),
+        cuts,
         None if kind is None else collate_targets(kind, [item.seen for item in read]),
         bad,
     )
