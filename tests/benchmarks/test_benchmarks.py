@@ -271,6 +271,7 @@ def test_all_runs_every_measurement_once(tmp_path: Path, capsys: pytest.CaptureF
             "all",
             "tables",
             "figure",
+            "cell_cost",
             "damaged_checkpoints",
             "kill_resume",
             "scaling_checks",

@@ -126,7 +126,7 @@ def test_too_few_images_to_withhold_one_are_no_mistake_until_it_is_asked_for(
     if read_train_first:
         assert len(splits.train) == 1
     assert splits.validation is None
-    with pytest.raises(UserError, match="no validation images, since too few images are there"):
+    with pytest.raises(UserError, match="no validation images, since train is too small to spare one"):
         splits.of("validation")
 
 

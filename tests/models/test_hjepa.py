@@ -195,7 +195,7 @@ def test_a_level_of_the_whole_image_predicts_its_average() -> None:
 
 @pytest.mark.parametrize("levels", [[(2, 0), (4, 1)], [(4, 0)]])
 def test_the_whole_image_is_the_last_of_several_levels(levels: list[tuple[int, int]]) -> None:
-    with pytest.raises(UserError, match="stride: 0 averages the whole image"):
+    with pytest.raises(UserError, match="only the last of several levels can average the whole image"):
         small(levels=levels)
 
 

@@ -288,7 +288,7 @@ def test_two_processes_equal_one(tmp_path: Path, optimizer: str) -> None:
     result = subprocess.run(two, capture_output=True, text=True, env=environment, timeout=300)
     assert result.returncode == 0, result.stderr
     # The other process has ended: evaluation has its thread as well.
-    assert "untrained encoder (CPU threads: 2)" in (tmp_path / "two" / "training.log").read_text()
+    assert "controls (CPU threads: 2)" in (tmp_path / "two" / "training.log").read_text()
     typed = [json.loads((tmp_path / name / "environment.json").read_text())["command"] for name in ("one", "two")]
     assert typed[0].startswith("python -m hjepa train --config ")
     assert typed[1].startswith("torchrun --nproc-per-node 2 -m hjepa train --config ")
