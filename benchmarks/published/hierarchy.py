@@ -166,8 +166,8 @@ def six_blocks_said(published: Published) -> str:
     )
     log = Log(published)
     return (
-        f"If all six blocks are read, four levels (F5) are {change(linear)} points better than one (F6) in the linear probe, "
-        f"instead of {change(log.difference('F5', 'F6'))} at four depths; in k-NN {change(knn)} instead of "
+        f"The difference between four levels (F5) and one (F6) is {change(linear)} points of linear probe if all six blocks are "
+        f"read, and {change(log.difference('F5', 'F6'))} at four depths. In k-NN it is {change(knn)} and "
         f"{change(log.difference('F5', 'F6', 'knn'))}."
     )
 

@@ -30,7 +30,7 @@ def learned(published: Published) -> str:
         return f"{change(rows.difference(number, other, part))} ({row(number)})"
 
     lines = [
-        "On the built-in set, the regulariser alone is as good: without prediction the probe changes by "
+        "On the built-in set, prediction adds little to the regulariser: almost without prediction, the probe changes by "
         f"{both('S10', 'S7a')}. On photographs, prediction adds {both('C2', 'C2a')} to the regulariser.",
         f"InfoNCE over the cells of a batch, compared with smooth L1: {both('L3', 'L1')} on photographs, "
         f"{both('S12', 'S7a')} on the built-in set.",
@@ -77,7 +77,7 @@ def failed(published: Published) -> str:
         "**Two mask sets per image** with Muon: "
         f"{said('C41', 'C35')} for {dearer('C41', 'C35')}. At that time, a cell hidden in both sets was its own negative, so "
         "this needs to be measured again.",
-        "**Prediction on the built-in set**: the probe is as good with almost no prediction, "
+        "**Prediction on the built-in set**: the probe on all levels is as good with almost no prediction, "
         f"{said('S10', 'S7a')}. `quickstart` therefore shows that the program works, but not the benefit of H-JEPA.",
     ]
     return "\n".join(f"- {line}" for line in lines)

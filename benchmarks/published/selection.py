@@ -32,7 +32,7 @@ def flattered(published: Published) -> str:
     by = ""
     if (published.root / FILE).is_file():
         case = published.json(FILE)["cases"][NEW_RUN]
-        by = f", by up to about {points(case['expected_points'])} points"
+        by = f", by about {points(case['expected_points'])} points if noise alone decided the choice"
     return (
         "**The recipe was chosen by the test accuracy of short runs, so the accuracies of trained encoders are "
         f"optimistic{by}** ([how they were measured]({PAGE}))."
