@@ -35,6 +35,26 @@ ROWS = {
     "data_workers": ("data_workers", "Data workers, `configs/cpu_cifar10.yaml`, batch 8"),
 }
 
+# Labels in the files, and how the page words them.
+SHOWN = {
+    "over first": "relative to first",
+    "pays after, steps": "break-even after, steps",
+    "way": "variant",
+    "moving average": "EMA",
+    "written out, float32": "products, float32",
+    "written out, bf16": "products, bf16",
+    "as small as will do": "reduced",
+    "whole": "full size",
+    "each does all": "each process does all",
+    "divided": "divided between processes",
+    "over an empty interpreter, s": "minus empty interpreter, s",
+    "over import torch, s": "minus import torch, s",
+    "decoded/s and worker": "decoded/s per worker",
+    "extra time, %": "additional time, %",
+    "extra FLOP, %": "additional FLOP, %",
+    "flat, ms": "one level, ms",
+}
+
 
 def everything(published: Published) -> str:
     """The tables of all files that exist."""
@@ -85,7 +105,9 @@ def cells(rows: Rows) -> str:
     """Rows with the same keys as a table; numbers are right-aligned."""
     names = list(rows[0])
     left = [i for i, name in enumerate(names) if not any(isinstance(row[name], int | float) for row in rows)]
-    return table(names, [[text(row[name]) for name in names] for row in rows], left)
+    header = [SHOWN.get(name, name) for name in names]
+    lines = [[text(row[name]) for name in names] for row in rows]
+    return table(header, [[SHOWN.get(cell, cell) for cell in line] for line in lines], left)
 
 
 def _recounted(tree: dict[str, Any]) -> Rows:
