@@ -117,15 +117,11 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
         "cases": {
             "best short run on CIFAR-10": flattery(short, seed, 0.55, 5000, rounds),
             "best short run on shapes": flattery(rows["S"], seed, 0.63, 4000, rounds),
-            "best full-length run": flattery(
-                rows["F"], seed, reached, images, rounds
-            ),
+            "best full-length run": flattery(rows["F"], seed, reached, images, rounds),
             "new run of the recipe chosen from all runs on CIFAR-10": flattery(
                 everything, 0.0, reached, images, rounds
             ),
-            "new run of the recipe chosen from the full-length runs": flattery(
-                rows["F"], 0.0, reached, images, rounds
-            ),
+            "new run of the recipe chosen from the full-length runs": flattery(rows["F"], 0.0, reached, images, rounds),
         },
         "chosen": reached,
         "chosen_other_seed": again["linear_probe"]["trained"],
@@ -135,7 +131,9 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     options = parser(__doc__)
-    options.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="folder with the published results")
+    options.add_argument(
+        "--results", type=Path, default=RESULTS, metavar="FOLDER", help="folder with the published results"
+    )
     given = options.parse_args(arguments)
     figures = measure(given.results, 200 if given.short else 20_000)
     table: Rows = [{"what": name, **case} for name, case in figures["cases"].items()]

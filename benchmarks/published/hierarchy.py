@@ -85,9 +85,7 @@ def equal_work(published: Published) -> str:
             f"minus {reference}", "seeds", "images", "linear, same depths", "linear, last level",
             "k-NN-20, same depths", "k-NN-20, last level", "FLOP",
         )  # fmt: skip
-        lines = [
-            _difference_line(tree, other, reference, f"{other} ([data]({EQUAL_WORK}/{name}))") for other in others
-        ]
+        lines = [_difference_line(tree, other, reference, f"{other} ([data]({EQUAL_WORK}/{name}))") for other in others]
         parts.append(f"{tree['question']} Evaluated on {read} images.\n\n{table(header, lines, left=(0, 7))}")
     return "\n\n".join(parts)
 

@@ -71,7 +71,13 @@ def presets(published: Published) -> str:
         "measured without them at this width"
     )
     rows = [
-        ["`quickstart`", "a few minutes on two cores, built-in data", "ViT 128 x 6, patch 4, 1.2 M", "54 k", quick_said],
+        [
+            "`quickstart`",
+            "a few minutes on two cores, built-in data",
+            "ViT 128 x 6, patch 4, 1.2 M",
+            "54 k",
+            quick_said,
+        ],
         ["`cifar10_cpu`", cifar_for, "ViT 192 x 6, patch 4, 2.7 M", "0.8 M", cifar_said],
         ["`cifar10`", "CIFAR-10, one GPU", "ViT 320 x 8, patch 4, 9.9 M", "5 M", "not yet"],
         ["`cifar10_fast`", "CIFAR-10, one GPU, least time", "ViT 256 x 6, patch 4, 4.8 M", "1.5 M", "not yet"],

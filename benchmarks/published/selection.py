@@ -15,7 +15,14 @@ def bias(published: Published) -> str:
     if not (published.root / FILE).is_file():
         return "The resulting bias has not been estimated yet."
     tree = published.json(FILE)
-    header = ("accuracy that may be too high", "runs compared", "seed noise", "test-image noise", "expected bias", "upper bound")
+    header = (
+        "accuracy that may be too high",
+        "runs compared",
+        "seed noise",
+        "test-image noise",
+        "expected bias",
+        "upper bound",
+    )
     keys = ("seed_points", "test_images_points", "expected_points", "bound_points")
     rows = [[name, str(case["compared"]), *(points(case[key]) for key in keys)] for name, case in tree["cases"].items()]
     about = (
