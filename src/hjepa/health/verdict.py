@@ -129,7 +129,7 @@ def _noise(untrained: int, pixels: int) -> str:
     if not inside:
         return ""
     verb = "is" if len(inside) == 1 else "are"
-    return f"; {listing(inside)} {verb} within the noise of so many images"
+    return f"; {listing(inside)} {verb} within the noise for this number of images"
 
 
 def _uncompared(evidence: Evidence) -> tuple[Kind, str, str]:

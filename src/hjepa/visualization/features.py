@@ -107,7 +107,9 @@ def encode_gallery(images: SplitImages, trained: Encoder, untrained: Encoder, *,
         raise images.unreadable()
     found, ours, control, pixels = (torch.cat(column) for column in zip(*parts, strict=True))
     if not torch.isfinite(ours).all():
-        raise UserError("checkpoint: the features are NaN or infinite, so the run has diverged; use an earlier checkpoint")
+        raise UserError(
+            "checkpoint: the features are NaN or infinite, so the run has diverged; use an earlier checkpoint"
+        )
     labels = None if images.labels is None else images.labels[found]
     return Gallery(found, labels, ours, control, pixels, trained.num_levels)
 

@@ -88,7 +88,9 @@ def convert_memory(pixels: MemoryPixels, channels: int, name: str) -> MemoryPixe
     converted = grey_to_colour(pixels.images, channels)
     if converted is None:
         have = pixels.images.shape[1]
-        raise DataError(f"data.channels: {name} has {have} channels, which cannot be converted to {channels}; use 1 or 3")
+        raise DataError(
+            f"data.channels: {name} has {have} channels, which cannot be converted to {channels}; use 1 or 3"
+        )
     return MemoryPixels(converted)
 
 

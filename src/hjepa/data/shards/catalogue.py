@@ -207,8 +207,7 @@ def _parse(path: Path | str, text: str) -> tuple[list[Any], tuple[str, ...] | No
     except (ValueError, KeyError, TypeError):
         pass
     raise DataError(
-        f"data.data_path: {path} is not a list of shards; expected "
-        f'{{"shardlist": [{{"url": ..., "nsamples": ...}}]}}'
+        f'data.data_path: {path} is not a list of shards; expected {{"shardlist": [{{"url": ..., "nsamples": ...}}]}}'
     )
 
 

@@ -213,7 +213,9 @@ def _choice(used: dict[Split, _Part], tests: Sequence[_Part]) -> list[Note]:
             )
     if split_of_folder(name) != "test" and not notes:
         notes.append(
-            Note(f"using {used['train'].folder.name}/ as the training split and {name}/ as the test split", logging.INFO)
+            Note(
+                f"using {used['train'].folder.name}/ as the training split and {name}/ as the test split", logging.INFO
+            )
         )
     return notes
 

@@ -91,7 +91,9 @@ def cache_folder(given: Path | None) -> Path:
     try:
         return (Path(home) if home else Path.home() / ".cache") / "hjepa"
     except RuntimeError:
-        raise UserError("data.cache_dir: there is no home folder for the indexes of shards; set data.cache_dir") from None
+        raise UserError(
+            "data.cache_dir: there is no home folder for the indexes of shards; set data.cache_dir"
+        ) from None
 
 
 class _Found:
@@ -112,7 +114,9 @@ def _look(entries: Sequence[Entry], cache: ShardCache, store: IndexStore, data: 
             "data.download=true, or give a list of shards with nsamples"
         )
     if new:
-        log.info("downloading %d shards to count their samples; a list of shards with nsamples would avoid this", len(new))
+        log.info(
+            "downloading %d shards to count their samples; a list of shards with nsamples would avoid this", len(new)
+        )
 
     def look(entry: Entry) -> _Found:
         place = entry.shard.place

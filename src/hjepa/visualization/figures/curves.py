@@ -33,9 +33,7 @@ def curves_figure(records: Records, level_names: list[str], step: int, command: 
     """
     title = "Training curves"
     if not records.train and not records.evaluations:
-        reason = (
-            f"The run folder has no training records (metrics.jsonl is missing or empty). To create some, run {command}."
-        )
+        reason = f"The run folder has no training records (metrics.jsonl is missing or empty). To create some, run {command}."
         return Omitted("curves", title, reason)
     course = _Course(records, level_names, step)
     points = len(records.train)
