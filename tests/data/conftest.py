@@ -1,4 +1,4 @@
-"""Pictures for the tests of `hjepa.data`, all made on the spot."""
+"""Generated images for the tests of `hjepa.data`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Image files made on the spot."""
+"""Generated image files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shards made on the spot, and a web server that counts and fails as told."""
+"""Generated shards, and a web server that counts requests and can be made to fail."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def boxes_for(size: tuple[int, int], count: int = 4000, **keys: object) -> np.nd
 
 @pytest.mark.parametrize("out_size", [(24, 24), (224, 224), (7, 7), (30, 11)])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.float32])
-def test_both_crops_equal_torchvision(out_size: tuple[int, int], dtype: torch.dtype) -> None:
+def test_batch_and_single_crops_equal_torchvision(out_size: tuple[int, int], dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     values = torch.rand(6, 3, 40, 56, generator=generator)
     top = {torch.uint8: 255, torch.uint16: 65535, torch.float32: 1}[dtype]
@@ -64,7 +64,7 @@ def test_8_bit_crops_are_within_a_grey_level(channels: int, side_by_side: bool) 
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_crops_of_reduced_images_keep_place_and_size(channels: int) -> None:
+def test_crops_of_reduced_images_keep_position_and_size(channels: int) -> None:
     rows, columns = torch.meshgrid(torch.arange(61), torch.arange(83), indexing="ij")
     image = (2 * rows + columns).to(torch.uint8).expand(channels, -1, -1)
     # Smaller by averages of squares, as a JPEG decoder does; the last row and column are repeated to make them whole.
@@ -90,7 +90,7 @@ def test_an_image_is_never_reduced_below_the_output() -> None:
 
 
 @pytest.mark.parametrize("size", [tuple(size) for size in SIZES.tolist()])
-def test_boxes_lie_inside_and_reach_every_edge(size: tuple[int, int]) -> None:
+def test_boxes_are_inside_and_reach_every_edge(size: tuple[int, int]) -> None:
     boxes = boxes_for(size, crop_scale=(0.1, 1.0))
     assert (boxes[:, :2] >= 0).all()
     assert (boxes[:, 2:] >= 1).all()
@@ -113,7 +113,7 @@ def test_area_and_ratio_are_uniform_and_independent() -> None:
     assert np.abs(np.histogram(top, bins=10, range=(0, 1))[0] / len(boxes) - 0.1).max() < 0.015
 
 
-def test_boxes_are_distributed_as_those_of_torchvision() -> None:
+def test_boxes_have_the_distribution_of_torchvision() -> None:
     from torchvision.transforms import RandomResizedCrop
 
     size, scale, ratio = (30, 60), (0.2, 1.0), (0.75, 4 / 3)
@@ -133,7 +133,7 @@ def test_a_ratio_that_never_fits_falls_back_to_the_centre() -> None:
     assert boxes.tolist() == [[0, 493, 10, 13]] * 5
 
 
-def test_half_of_the_images_are_mirrored_only_when_asked() -> None:
+def test_half_of_the_images_are_flipped_only_if_enabled() -> None:
     draws = augmentation_draws(0, 0, 2000)
     sizes = np.tile([[32, 32]], (2000, 1))
     flips = random_crops(draws, sizes, view((32, 32))).flips
@@ -141,14 +141,14 @@ def test_half_of_the_images_are_mirrored_only_when_asked() -> None:
     assert not random_crops(draws, sizes, view((32, 32), horizontal_flip=False)).flips.any()
 
 
-def test_without_random_crop_the_box_is_centred_and_of_the_output_shape() -> None:
+def test_without_random_crop_the_box_is_centred_with_the_output_aspect_ratio() -> None:
     draws = augmentation_draws(0, 0, len(SIZES))
     crops = random_crops(draws, SIZES, view((16, 32), random_crop=False))
     assert np.array_equal(crops.boxes, centre_boxes(SIZES, (16, 32)))
     assert crops.boxes.tolist() == [[8, 0, 16, 32], [0, 5, 20, 40], [15, 0, 16, 31], [25, 0, 150, 300]]
 
 
-def test_draws_belong_to_seed_step_and_position() -> None:
+def test_draws_depend_on_seed_step_and_position_only() -> None:
     draws = augmentation_draws(3, 5, 64)
     assert np.array_equal(augmentation_draws(3, 5, 16), draws[:16])
     for other in (
@@ -159,7 +159,7 @@ def test_draws_belong_to_seed_step_and_position() -> None:
         assert not np.isclose(other, draws).any()
 
 
-def test_jitter_factors_are_uniform_and_one_leaves_images_alone() -> None:
+def test_jitter_factors_are_uniform_and_one_leaves_images_unchanged() -> None:
     factors = jitter_factors(augmentation_draws(0, 0, 5000), 0.4)
     assert factors.min() >= 0.6 - 1e-6
     assert factors.max() <= 1.4 + 1e-6

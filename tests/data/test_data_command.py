@@ -1,4 +1,4 @@
-"""`hjepa data` as a person calls it."""
+"""The command `hjepa data`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_list_names_every_data_set() -> None:
     ]  # fmt: skip
 
 
-def test_check_reports_bad_files_and_twins(mixed_folder: Path) -> None:
+def test_check_reports_bad_files_and_duplicates(mixed_folder: Path) -> None:
     for index in range(40):  # enough copies that both splits get some
         (mixed_folder / f"twin{index}.png").write_bytes(encode(noise(1, channels=1)))
     output = run("check", "--dataset", "folder", "--data-path", mixed_folder)
@@ -41,12 +41,12 @@ def test_check_reports_bad_files_and_twins(mixed_folder: Path) -> None:
     assert "uint16" in output
 
 
-def test_check_stops_when_told(mixed_folder: Path) -> None:
+def test_check_stops_at_bad_images_if_configured(mixed_folder: Path) -> None:
     with pytest.raises(UserError, match=r"data.bad_images=stop: 2 files cannot be read"):
         run("check", "--dataset", "folder", "--data-path", mixed_folder, "data.bad_images=stop")
 
 
-def test_preview_draws_originals_beside_crops(class_folder: Path, tmp_path: Path) -> None:
+def test_preview_shows_images_beside_crops(class_folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "deep" / "sheet.png"
     arguments = ["preview", "--dataset", "folder", "--data-path", class_folder, "--output", output]
     keys = ["data.image_size=32", "model.encoder_type=vit_tiny_patch8_32"]
@@ -58,7 +58,7 @@ def test_preview_draws_originals_beside_crops(class_folder: Path, tmp_path: Path
     run(*arguments, "--rows", 2, "--crops", 1, *keys, "data.channels=1")
 
 
-def test_preview_mistakes_come_before_the_work(tmp_path: Path) -> None:
+def test_preview_reports_mistakes_before_reading_images(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"does not end in .png"):
         run("preview", "--output", tmp_path / "sheet.jpg")
     (tmp_path / "file").write_text("", encoding="utf-8")

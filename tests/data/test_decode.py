@@ -1,4 +1,4 @@
-"""Decoding: native types, channel conversion, strictness."""
+"""Decoding: stored types, channel conversion, strictness."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def npy(array: np.ndarray) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM"])
-def test_lossless_formats_give_the_pixels(kind: str) -> None:
+def test_lossless_formats_decode_to_the_same_pixels(kind: str) -> None:
     decoded = decode(encode(RGB, kind))
     assert not decoded.alpha
     assert torch.equal(decoded.pixels, torch.from_numpy(RGB.transpose(2, 0, 1).copy()))
@@ -86,24 +86,24 @@ def test_transparency_is_composited_over_white() -> None:
     assert convert_channels(decode(encode(rgba)), 4)[3].tolist() == [[255, 255], [0, 51]]
 
 
-def test_grey_of_colour_is_that_of_pillow() -> None:
+def test_greyscale_conversion_equals_pillow() -> None:
     expected = np.asarray(Image.fromarray(RGB).convert("L")).astype(int)
     grey = convert_channels(decode(encode(RGB)), 1)[0].numpy().astype(int)
     assert np.abs(grey - expected).max() <= 1
 
 
-def test_many_channels() -> None:
+def test_many_channels_are_kept() -> None:
     cube = np.random.default_rng(0).integers(0, 65536, (13, 6, 5)).astype(np.uint16)
     assert torch.equal(decode(npy(cube)).pixels, torch.from_numpy(cube))
     pages = [Image.fromarray(noise(i, channels=1)) for i in range(5)]
     file = io.BytesIO()
     pages[0].save(file, "TIFF", save_all=True, append_images=pages[1:])
     assert decode(file.getvalue()).pixels.shape == (5, 12, 16)
-    with pytest.raises(UnreadableImageError, match=r"13 channels, which cannot become data.channels=3"):
+    with pytest.raises(UnreadableImageError, match=r"has 13 channels, which cannot be converted to data.channels=3"):
         convert_channels(decode(npy(cube)), 3)
 
 
-def test_floating_point_must_lie_in_the_unit_interval() -> None:
+def test_floating_point_images_must_be_in_the_unit_interval() -> None:
     values = np.random.default_rng(0).random((4, 5), dtype=np.float64)
     assert decode(npy(values)).pixels.dtype == torch.float32
     for wrong in (values + 1, values - 1, np.full((2, 2), np.nan)):
@@ -117,7 +117,7 @@ def test_floating_point_must_lie_in_the_unit_interval() -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF", "TIFF", "PPM", "WEBP"])
 @pytest.mark.parametrize("lenient", [False, True])
-def test_truncated_files_are_errors_whatever_pillow_is_told(
+def test_truncated_files_are_errors_regardless_of_pillow_settings(
     kind: str, lenient: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
@@ -135,11 +135,11 @@ def test_truncated_files_are_errors_whatever_pillow_is_told(
         (b"", "empty file"),
         (b"this is text", "not an image"),
         (b"\xff\xd8\xff\xe0 and no more", "truncated or damaged"),
-        (b"II*\x00zzzz", "a TIFF of a kind"),
+        (b"II*\x00zzzz", "unsupported kind of TIFF"),
         (b"\x93NUMPY and no more", "damaged NumPy"),
     ],
 )
-def test_reasons(data: bytes, reason: str) -> None:
+def test_unreadable_files_have_a_reason(data: bytes, reason: str) -> None:
     with pytest.raises(UnreadableImageError) as caught:
         decode(data)
     assert reason in str(caught.value)

@@ -1,4 +1,4 @@
-"""Folders of pictures: classes, splits, tables of labels, chosen classes, subsets."""
+"""Folders of images: classes, splits, tables of labels, selected classes, subsets."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_class_folders_and_a_seeded_stratified_split(class_folder: Path) -> None
     assert len(folder(class_folder, "test", test_fraction=0.5)) == 12
 
 
-def test_read_gives_the_file(class_folder: Path) -> None:
+def test_read_returns_the_pixels_of_the_file(class_folder: Path) -> None:
     dataset = folder(class_folder, storage="workers")
     index = dataset.identifiers.index("ant/0.png")
     assert torch.equal(dataset.read(index), torch.from_numpy(noise(0).transpose(2, 0, 1).copy()))
@@ -52,7 +52,7 @@ def test_read_gives_the_file(class_folder: Path) -> None:
         dataset.read(len(dataset))
 
 
-def test_nested_folders_belong_to_the_first_and_lone_folders_are_stepped_into(class_folder: Path) -> None:
+def test_class_is_the_first_folder_and_a_single_folder_is_descended_into(class_folder: Path) -> None:
     (class_folder / "ant" / "2024" / "may").mkdir(parents=True)
     shutil.move(class_folder / "ant" / "0.png", class_folder / "ant" / "2024" / "may" / "0.png")
     (class_folder / "__MACOSX").mkdir()
@@ -72,7 +72,7 @@ def test_flat_folder_has_no_labels(mixed_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["test", "val", "valid"])
-def test_split_folders_are_honoured(class_folder: Path, tmp_path: Path, name: str) -> None:
+def test_split_folders_are_used(class_folder: Path, tmp_path: Path, name: str) -> None:
     root = tmp_path / "split"
     shutil.copytree(class_folder, root / "train")
     shutil.copytree(class_folder / "cat", root / name / "cat")
@@ -83,7 +83,7 @@ def test_split_folders_are_honoured(class_folder: Path, tmp_path: Path, name: st
     assert test.labels.unique().tolist() == [2]
 
 
-def test_a_class_named_train_is_no_split(class_folder: Path) -> None:
+def test_a_class_named_train_is_not_a_split(class_folder: Path) -> None:
     (class_folder / "bee").rename(class_folder / "train")
     assert folder(class_folder).class_names == ("ant", "cat", "train")
 
@@ -94,22 +94,24 @@ def test_numbered_classes_are_in_numerical_order(class_folder: Path) -> None:
     assert folder(class_folder).class_names == ("1", "9", "10")
 
 
-def test_pictures_beside_class_folders_have_no_label(class_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_images_beside_class_folders_have_no_label(class_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     for index in range(5):
         (class_folder / f"loose{index}.png").write_bytes(encode(noise(index)))
     with caplog.at_level(logging.WARNING, logger="hjepa"):
         dataset = folder(class_folder)
     assert (dataset.labels == -1).sum() == 4
-    assert "5 images lie beside the class folders" in caplog.text
+    assert f"5 images in {class_folder} are not in a class folder" in caplog.text
 
 
-def test_links_do_not_loop(class_folder: Path) -> None:
+def test_cyclic_links_do_not_loop(class_folder: Path) -> None:
     (class_folder / "ant" / "again").symlink_to(class_folder, target_is_directory=True)
     assert len(folder(class_folder)) + len(folder(class_folder, "test")) == 24
 
 
 @pytest.mark.parametrize(("subset", "counts"), [(6, [2, 2, 2]), (0.5, [4, 3, 3]), (17, [6, 6, 5]), (1000, [8, 6, 5])])
-def test_subset_is_balanced_seeded_and_of_train_only(class_folder: Path, subset: float, counts: list[int]) -> None:
+def test_subset_is_balanced_and_seeded_and_applies_to_train_only(
+    class_folder: Path, subset: float, counts: list[int]
+) -> None:
     dataset = folder(class_folder, subset=subset)
     found = dataset.labels.bincount().tolist()
     assert sorted(found) == sorted(counts)
@@ -118,7 +120,7 @@ def test_subset_is_balanced_seeded_and_of_train_only(class_folder: Path, subset:
     assert len(folder(class_folder, "test", subset=subset)) == 5
 
 
-def test_subsets_nest_and_follow_the_seed(class_folder: Path) -> None:
+def test_subsets_are_nested_and_depend_on_the_seed(class_folder: Path) -> None:
     small, large = (set(folder(class_folder, subset=n).identifiers) for n in (5, 12))
     assert small < large
     other = Counter(tuple(folder(class_folder, subset=1, test_fraction=0.1, seed=s).identifiers) for s in range(20))
@@ -155,11 +157,11 @@ def test_labels_file_with_split_folders_and_numbers(class_folder: Path, tmp_path
     [
         ("name,label\na.png,x\n", r"no column 'file'.*is name,label"),
         ("", r"no column 'file'.*is empty"),
-        ("file,label\na.png\n", "line 2: a file and a label are needed"),
+        ("file,label\na.png\n", "line 2: expected a file and a label"),
         ("file,label\na.png,x\nc.png,x\n", "line 3: no image 'c.png'"),
         ("file,label\na.png,x\n", r"no row for 1 of 2 images, for example b.png"),
-        ("file,label\na.png,x\na.png,y\n", r"line 3: a.png has the label 'x' in line 2 and 'y' here"),
-        ("file,label\na.png,\nb.png,\n", "holds no label"),
+        ("file,label\na.png,x\na.png,y\n", r"line 3: a.png has label 'y' here but 'x' in line 2"),
+        ("file,label\na.png,\nb.png,\n", "contains no labels"),
         ('file,label\n"a.png,x\n', "cannot be read as CSV"),
         ("file,label\na.png,\0\n", "labels_file"),
     ],
@@ -174,13 +176,13 @@ def test_labels_file_mistakes(tmp_path: Path, text: str, match: str) -> None:
     fails(match, root, labels_file=table)
 
 
-def test_labels_file_missing_or_not_for_this_data_set(tmp_path: Path, class_folder: Path) -> None:
+def test_labels_file_missing_or_unsupported_by_the_data_set(tmp_path: Path, class_folder: Path) -> None:
     fails("data.labels_file: .*none.csv does not exist", class_folder, labels_file=tmp_path / "none.csv")
-    with pytest.raises(UserError, match=r"read for data.dataset=folder only"):
+    with pytest.raises(UserError, match=r"supported only for data.dataset=folder"):
         build_dataset(DataConfig(dataset="digits", labels_file=tmp_path / "none.csv"))
 
 
-def test_classes_file_chooses_and_renumbers(class_folder: Path, tmp_path: Path) -> None:
+def test_classes_file_selects_and_renumbers_classes(class_folder: Path, tmp_path: Path) -> None:
     chosen = tmp_path / "classes.txt"
     chosen.write_text("cat\n\nant\n", encoding="utf-8")
     dataset = folder(class_folder, classes_file=chosen)
@@ -198,7 +200,7 @@ def test_classes_file_chooses_and_renumbers(class_folder: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("ant\nBees\n", "'Bees', which is no class here; did you mean 'bee'?"),
+        ("ant\nBees\n", "unknown class 'Bees'; did you mean 'bee'?"),
         ("ant\nxyz\n", "the classes are ant, bee, cat"),
         ("ant\nant\n", "'ant' more than once"),
         (" \n", "is empty"),
@@ -213,13 +215,13 @@ def test_classes_file_mistakes(class_folder: Path, tmp_path: Path, text: str, ma
 def test_other_mistakes(class_folder: Path, tmp_path: Path, mixed_folder: Path) -> None:
     fails("data.classes_file: .* does not exist", class_folder, classes_file=tmp_path / "none.txt")
     (tmp_path / "classes.txt").write_text("ant", encoding="utf-8")
-    fails("have no classes to choose from", mixed_folder, classes_file=tmp_path / "classes.txt")
+    fails("images of this data set have no classes", mixed_folder, classes_file=tmp_path / "classes.txt")
     fails("data.data_path: .* does not exist", tmp_path / "nowhere")
     fails("is a file", class_folder / "ant" / "0.png")
     (tmp_path / "empty").mkdir()
-    fails(r"no images in .*empty; files ending in .jpg", tmp_path / "empty")
+    fails(r"no images in .*empty; give a folder with .jpg", tmp_path / "empty")
     (tmp_path / "single").mkdir()
     (tmp_path / "single" / "a.png").write_bytes(encode(noise(1)))
     fails("no images for the test split", tmp_path / "single", split="test")
-    with pytest.raises(UserError, match=r"data.data_path: needed for data.dataset=folder"):
+    with pytest.raises(UserError, match=r"data.data_path: required for data.dataset=folder"):
         build_dataset(DataConfig(dataset="folder"))

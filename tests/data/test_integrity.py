@@ -1,4 +1,4 @@
-"""Mixed and damaged files, the two policies, storage limits, duplicates, the report."""
+"""Mixed and damaged files, `data.bad_images`, storage limits, duplicates, the report."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def build(path: Path, split: str = "train", **keys: object) -> ImageDataset:
 
 
 @pytest.mark.parametrize("keep", ["auto", "workers"])
-def test_exactly_the_bad_files_are_named_and_skipped(
+def test_exactly_the_bad_files_are_reported_and_skipped(
     mixed_folder: Path, keep: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="hjepa"):
@@ -45,21 +45,21 @@ def test_exactly_the_bad_files_are_named_and_skipped(
             assert image.dtype == (torch.uint16 if deep else torch.uint8)
 
 
-def test_the_policy_stop_names_them_in_one_line(mixed_folder: Path) -> None:
+def test_bad_images_stop_reports_bad_files_in_one_line(mixed_folder: Path) -> None:
     with pytest.raises(DataError, match=r"2 files cannot be read.*data.bad_images=skip") as caught:
         build(mixed_folder, bad_images="stop")
     assert "\n" not in str(caught.value)
     assert all(name in str(caught.value) for name in BAD)
 
 
-def test_nothing_readable_is_an_error(tmp_path: Path) -> None:
+def test_no_readable_image_is_an_error(tmp_path: Path) -> None:
     for name in "abc":
         (tmp_path / f"{name}.jpg").write_text("text", encoding="utf-8")
     with pytest.raises(DataError, match=r"none of 3 files at .* can be read as an image, for example .*not an image"):
         build(tmp_path)
 
 
-def test_many_bad_files_are_counted_after_twenty_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_more_than_twenty_bad_files_are_only_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "good.png").write_bytes(encode(noise(1)))
     (tmp_path / "good2.png").write_bytes(encode(noise(2)))
     for index in range(40):
@@ -72,7 +72,7 @@ def test_many_bad_files_are_counted_after_twenty_lines(tmp_path: Path, caplog: p
     assert caplog.records[-1].getMessage() == f"skipped {count - 20} more files that cannot be read"
 
 
-def test_channels_follow_the_files_unless_set(mixed_folder: Path, tmp_path: Path) -> None:
+def test_channels_are_those_of_the_files_unless_set(mixed_folder: Path, tmp_path: Path) -> None:
     grey = tmp_path / "grey"
     grey.mkdir()
     for index in range(5):
@@ -84,7 +84,7 @@ def test_channels_follow_the_files_unless_set(mixed_folder: Path, tmp_path: Path
     assert build(grey, test_fraction=0.01).channels == 3
 
 
-def test_many_channels_and_what_does_not_match(tmp_path: Path) -> None:
+def test_many_channels_and_mismatched_channels(tmp_path: Path) -> None:
     for index in range(4):
         np.save(tmp_path / f"{index}.npy", np.full((6, 5, 4), 1000 * index, dtype=np.uint16))
     dataset = build(tmp_path, test_fraction=0.1)
@@ -94,10 +94,10 @@ def test_many_channels_and_what_does_not_match(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data.channels: the files have different numbers of channels"):
         build(tmp_path)
     bad = build(tmp_path, channels=6).bad_files
-    assert [tuple(b) for b in bad] == [("z.npy", "7 channels, which cannot become data.channels=6")]
+    assert [tuple(b) for b in bad] == [("z.npy", "has 7 channels, which cannot be converted to data.channels=6")]
 
 
-def test_storage_follows_the_size(class_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_storage_depends_on_the_size(class_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert build(class_folder).decoded_bytes is not None
     assert build(class_folder, storage="workers").decoded_bytes is None
     monkeypatch.setattr(first_read, "MEMORY_LIMIT", 5000)
@@ -117,7 +117,7 @@ def test_large_sets_are_not_scanned(mixed_folder: Path, monkeypatch: pytest.Monk
     assert BAD & set(dataset.identifiers)
 
 
-def test_threads_decode_the_same(tmp_path: Path) -> None:
+def test_threads_do_not_change_decoded_images(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for index in range(4):
         (tmp_path / f"{index}.png").write_bytes(encode(rng.integers(0, 256, (100, 120, 3), dtype=np.uint8)))
@@ -140,7 +140,7 @@ def test_duplicates_across_splits_are_found(tmp_path: Path) -> None:
     assert report.duplicates == [("train/1.png", "test/1.bmp")]
 
 
-def test_the_report_counts_everything(mixed_folder: Path) -> None:
+def test_report_counts_images_sizes_types_and_classes(mixed_folder: Path) -> None:
     report = check_dataset(DataConfig(dataset="folder", data_path=mixed_folder))
     assert {bad.path for bad in report.bad_files} == BAD
     splits = report.splits.values()
@@ -152,7 +152,7 @@ def test_the_report_counts_everything(mixed_folder: Path) -> None:
         check_dataset(DataConfig(dataset="folder", data_path=mixed_folder, bad_images="stop"))
 
 
-def test_a_report_without_test_split_says_why(tmp_path: Path) -> None:
+def test_a_report_without_test_split_gives_the_reason(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encode(noise(1)))
     report = check_dataset(DataConfig(dataset="folder", data_path=tmp_path))
     assert list(report.splits) == ["train"]

@@ -1,4 +1,4 @@
-"""The script behind "CIFAR-10 (JPEG copy)": what it writes is read back as the JPEG of each picture."""
+"""The script that makes "CIFAR-10 (JPEG copy)": its output reads back as the JPEG of each image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hjepa.config import DataConfig
 from hjepa.data import build_dataset
 
 
-def test_the_copy_is_read_back(tmp_path: Path) -> None:
+def test_copy_reads_back_as_the_jpeg_of_each_image(tmp_path: Path) -> None:
     original = {
         split: build_dataset(DataConfig(dataset="shapes", image_size=32, subset=24), split)
         for split in ("train", "test")
@@ -36,7 +36,7 @@ def test_the_copy_is_read_back(tmp_path: Path) -> None:
             assert not torch.equal(expected, pixels)
 
 
-def test_it_is_the_jpeg_that_was_measured() -> None:
+def test_jpeg_settings_are_those_of_the_measurements() -> None:
     picture = Image.open(io.BytesIO(script("cifar10_jpeg").jpeg(torch.zeros(3, 32, 32, dtype=torch.uint8))))
     # The first luminance steps of the standard's table at quality 75, and chroma at half the resolution.
     assert picture.quantization[0][:8] == [8, 6, 5, 8, 12, 20, 26, 31]

@@ -1,4 +1,4 @@
-"""Folders as people have them: names of splits, what lies beside pictures, tables of labels, suffixes, links."""
+"""Common folder layouts: names of splits, other files and folders, tables of labels, suffixes, links."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def notes(path: Path, **keys: object) -> str:
         ("train", "eval"),
     ],
 )
-def test_folders_are_splits_by_the_names_that_people_give_them(tmp_path: Path, train: str, test: str) -> None:
+def test_common_folder_names_are_recognised_as_splits(tmp_path: Path, train: str, test: str) -> None:
     two_classes(tmp_path, (train, test))
     for split, name in (("train", train), ("test", test)):
         dataset = folder(tmp_path, split)
@@ -63,7 +63,7 @@ def test_folders_are_splits_by_the_names_that_people_give_them(tmp_path: Path, t
         assert all(identifier.startswith(f"{name}/") for identifier in dataset.identifiers)
 
 
-def test_what_lies_beside_splits_is_no_class_and_is_said(tmp_path: Path) -> None:
+def test_folders_beside_splits_are_left_out_with_a_note(tmp_path: Path) -> None:
     two_classes(tmp_path, ("train", "test"))
     (tmp_path / "lost+found").mkdir()
     (tmp_path / "annotations").mkdir()
@@ -74,29 +74,29 @@ def test_what_lies_beside_splits_is_no_class_and_is_said(tmp_path: Path) -> None
     assert "left out beside train/ and test/: annotations, drafts" in notes(tmp_path)
 
 
-def test_classes_that_sound_like_splits_stay_classes(tmp_path: Path) -> None:
+def test_class_names_that_contain_split_words_stay_classes(tmp_path: Path) -> None:
     for label, name in enumerate(("train-station", "test-tube", "car")):
         for index in range(4):
             put(tmp_path / name / f"{index}.png", 100 * label + index)
     assert folder(tmp_path).class_names == ("car", "test-tube", "train-station")
 
 
-def test_a_split_without_its_partner_is_a_class_and_is_said(tmp_path: Path) -> None:
+def test_a_train_folder_without_a_test_folder_is_a_class_with_a_note(tmp_path: Path) -> None:
     two_classes(tmp_path, ("train", "other"))
     assert folder(tmp_path).class_names == ("other", "train")
-    assert "the folder train is read as a class" in notes(tmp_path)
+    assert "reading the folder train as a class" in notes(tmp_path)
 
 
-def test_one_folder_of_pictures_beside_empty_ones_is_stepped_into(tmp_path: Path) -> None:
+def test_a_single_image_folder_beside_empty_ones_is_descended_into(tmp_path: Path) -> None:
     two_classes(tmp_path, ("train",), count=5)
     (tmp_path / "lost and found").mkdir()
     assert folder(tmp_path).class_names == ("cat", "dog")
-    assert "folders without pictures" in notes(tmp_path)
+    assert "folders without images" in notes(tmp_path)
 
 
-def test_several_folders_for_training_are_refused(tmp_path: Path) -> None:
+def test_several_training_folders_are_rejected(tmp_path: Path) -> None:
     two_classes(tmp_path, ("train_images", "train_photos", "test_images"))
-    with pytest.raises(DataError, match=r"several folders for training \(train_images, train_photos\)"):
+    with pytest.raises(DataError, match=r"several training folders \(train_images, train_photos\)"):
         folder(tmp_path)
     assert len(folder(tmp_path, exclude=["train_photos"])) == 6
 
@@ -115,7 +115,7 @@ def tiny_imagenet(root: Path, *, table: bool) -> Path:
     return root
 
 
-def test_labels_of_tiny_imagenet_come_from_its_table(tmp_path: Path) -> None:
+def test_labels_of_tiny_imagenet_are_read_from_its_table(tmp_path: Path) -> None:
     root = tiny_imagenet(tmp_path, table=True)
     train, test = folder(root), folder(root, "test")
     assert train.class_names == test.class_names == ("n01443537", "n01629819")
@@ -123,27 +123,27 @@ def test_labels_of_tiny_imagenet_come_from_its_table(tmp_path: Path) -> None:
     assert [Path(name).name for name in test.identifiers] == [f"val_{i}.JPEG" for i in range(4)]
     assert test.labels.tolist() == [1, 0, 1, 0]
     said = notes(root)
-    assert "labels of val/ are read from val/val_annotations.txt" in said
+    assert "val/: reading labels from val/val_annotations.txt" in said
     assert "test/ has no labels and is not used (4 images): val/ is the test split" in said
 
 
-def test_pictures_without_class_folders_have_no_labels_and_no_class_of_their_own(tmp_path: Path) -> None:
+def test_test_images_without_class_folders_have_no_labels_and_add_no_class(tmp_path: Path) -> None:
     root = tiny_imagenet(tmp_path, table=False)
     assert folder(root).class_names == ("n01443537", "n01629819")
     assert folder(root, "test").labels is None
-    assert "4 images without labels" in notes(root)
+    assert "4 images have no label" in notes(root)
 
 
-def test_folders_of_a_test_split_that_are_no_classes(tmp_path: Path) -> None:
+def test_test_folders_that_are_not_training_classes_give_no_labels(tmp_path: Path) -> None:
     two_classes(tmp_path, ("train",))
     for index in range(4):
         put(tmp_path / "test" / f"batch{index % 2}" / f"{index}.png", 50 + index)
     assert folder(tmp_path).class_names == ("cat", "dog")
     assert folder(tmp_path, "test").labels is None
-    assert "its folders (batch0, batch1) are no classes of the training split" in notes(tmp_path)
+    assert "its folders (batch0, batch1) are not classes of the training split" in notes(tmp_path)
 
 
-def test_a_table_for_one_split_leaves_the_other_to_its_folders(tmp_path: Path) -> None:
+def test_a_table_for_one_split_leaves_the_other_labelled_by_folders(tmp_path: Path) -> None:
     root = two_classes(tmp_path / "set", ("train",))
     for index in range(4):
         put(root / "val" / f"{index}.png", 50 + index)
@@ -158,7 +158,7 @@ def test_a_table_for_one_split_leaves_the_other_to_its_folders(tmp_path: Path) -
     assert folder(root, labels_file=table).labels.tolist() == [0, 0, 0, 1, 1, 1]
 
 
-def test_thumbnails_and_bins_are_left_out_and_said(tmp_path: Path) -> None:
+def test_thumbnail_and_trash_folders_are_left_out_with_a_note(tmp_path: Path) -> None:
     for index in range(6):
         put(tmp_path / f"{index}.png", index)
     for name in ("@eaDir", "#recycle", "$RECYCLE.BIN", ".thumbnails", ".Trash-1000", "System Volume Information"):
@@ -171,7 +171,7 @@ def test_thumbnails_and_bins_are_left_out_and_said(tmp_path: Path) -> None:
     assert ".Trash-1000" in said
 
 
-def test_exclude_leaves_out_by_name_and_by_path_and_says_so(tmp_path: Path) -> None:
+def test_exclude_matches_names_and_paths_and_is_noted(tmp_path: Path) -> None:
     two_classes(tmp_path, ("train", "test"))
     put(tmp_path / "train" / "cat" / "thumbs" / "0.png", 90)
     put(tmp_path / "train" / "dog" / "0_mask.png", 91)
@@ -184,11 +184,11 @@ def test_exclude_leaves_out_by_name_and_by_path_and_says_so(tmp_path: Path) -> N
     for name in ("train/cat/thumbs", "train/dog/0_mask.png", "train/draft"):
         assert name in said
     assert "'nothing*' matches nothing" in said
-    with pytest.raises(UserError, match=r"data.exclude: read for data.dataset=folder"):
+    with pytest.raises(UserError, match=r"data.exclude: supported only for data.dataset=folder"):
         build_dataset(DataConfig(dataset="digits", exclude=["x"]))
 
 
-def test_every_suffix_that_pillow_opens_is_read_and_others_are_counted(tmp_path: Path) -> None:
+def test_suffixes_that_pillow_opens_are_read_and_others_counted(tmp_path: Path) -> None:
     kinds = {".jfif": "JPEG", ".avif": "AVIF", ".jp2": "JPEG2000", ".tga": "TGA", ".ico": "ICO", ".pbm": "PPM"}
     usable = {
         suffix: kind for suffix, kind in kinds.items() if kind in Image.SAVE or (Image.init() and kind in Image.SAVE)
@@ -204,18 +204,18 @@ def test_every_suffix_that_pillow_opens_is_read_and_others_are_counted(tmp_path:
     assert sum(split.images for split in report.splits.values()) == len(usable) + 1
     assert not report.bad_files
     said = "\n".join(report.notes)
-    assert "4 files that are no pictures by their names: .heic (2), .txt (1), no suffix (1)" in said
+    assert "4 files without an image suffix: .heic (2), .txt (1), no suffix (1)" in said
     assert "cannot open .heic" in said
 
 
-def test_a_folder_of_other_files_says_what_it_holds(tmp_path: Path) -> None:
+def test_error_for_a_folder_without_images_lists_its_files(tmp_path: Path) -> None:
     (tmp_path / "a.heic").write_bytes(b"x")
-    with pytest.raises(DataError, match=r"no images in .*it holds .heic \(1\)"):
+    with pytest.raises(DataError, match=r"no images in .*it contains .heic \(1\)"):
         folder(tmp_path)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links to folders need rights there")
-def test_two_class_folders_that_are_one_folder_are_said(tmp_path: Path) -> None:
+def test_two_class_folders_that_are_the_same_folder_are_noted(tmp_path: Path) -> None:
     for index in range(6):
         put(tmp_path / "elsewhere" / f"{index}.png", index)
     (tmp_path / "set").mkdir()
@@ -228,7 +228,7 @@ def test_two_class_folders_that_are_one_folder_are_said(tmp_path: Path) -> None:
         folder(tmp_path / "splits", "test")
 
 
-def test_a_check_says_what_decoding_does(tmp_path: Path) -> None:
+def test_check_reports_conversions_in_decoding(tmp_path: Path) -> None:
     (tmp_path / "alpha.png").write_bytes(encode(noise(1), mode="RGBA"))
     (tmp_path / "palette.png").write_bytes(encode(noise(2), mode="P"))
     turned = Image.Exif()
@@ -245,7 +245,7 @@ def test_a_check_says_what_decoding_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of other systems are text")
-def test_names_that_are_no_text_are_shown_escaped(tmp_path: Path) -> None:
+def test_names_that_are_not_utf8_are_escaped(tmp_path: Path) -> None:
     for name in ("a", "b"):
         for index in range(4):
             put(tmp_path / name / f"{index}.png", index)
@@ -255,7 +255,7 @@ def test_names_that_are_no_text_are_shown_escaped(tmp_path: Path) -> None:
     dataset.read(0)
 
 
-def test_one_note_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_note_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     two_classes(tmp_path, ("train", "test"))
     put(tmp_path / "extra" / "a.png", 1)
     folder(tmp_path)

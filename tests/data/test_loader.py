@@ -56,7 +56,7 @@ def equal(a: list[Batch], b: list[Batch], atol: float = 0.0) -> bool:
     )
 
 
-def test_an_epoch_shows_every_image_once_and_epochs_differ(memory_dataset: Make) -> None:
+def test_an_epoch_has_every_image_once_and_epochs_differ(memory_dataset: Make) -> None:
     batches = loader(memory_dataset(40))
     assert (batches.storage, batches.global_batch, batches.steps_per_epoch) == ("device", 8, 5)
     epochs = [torch.cat([b.indices for b in batches.batches(5 * e, 5 * e + 5)]) for e in range(2)]
@@ -67,7 +67,7 @@ def test_an_epoch_shows_every_image_once_and_epochs_differ(memory_dataset: Make)
     assert first.images.dtype == torch.float32
 
 
-def test_any_step_can_be_the_first(memory_dataset: Make) -> None:
+def test_iteration_can_start_at_any_step(memory_dataset: Make) -> None:
     whole = list(loader(memory_dataset(40)).batches(0, 12))
     assert equal(list(loader(memory_dataset(40)).batches(7, 12)), whole[7:])
 
@@ -81,7 +81,7 @@ def test_a_set_smaller_than_the_batch_wraps_around(memory_dataset: Make) -> None
 
 
 @pytest.mark.parametrize("storage", ["device", "workers"])
-def test_processes_and_accumulation_change_nothing(memory_dataset: Make, storage: str) -> None:
+def test_batches_do_not_depend_on_processes_or_accumulation(memory_dataset: Make, storage: str) -> None:
     dataset = memory_dataset(50)
     one = list(loader(dataset, batch_size=16, storage=storage).batches(0, 4))
     ranks = [
@@ -104,7 +104,7 @@ def test_workers_and_device_give_the_same_images(memory_dataset: Make, dtype: st
     assert equal(workers, device, atol=1.01 / 255 / 0.5)
 
 
-def test_the_number_of_workers_changes_nothing_and_the_global_generator_is_left_alone(class_folder: Path) -> None:
+def test_batches_do_not_depend_on_workers_and_the_global_generator_is_unused(class_folder: Path) -> None:
     data = {"dataset": "folder", "data_path": class_folder, "storage": "workers"}
     dataset = build_dataset(DataConfig(**data), seed=1)
     state = torch.random.get_rng_state()
@@ -122,7 +122,7 @@ def test_the_number_of_workers_changes_nothing_and_the_global_generator_is_left_
 
 
 @pytest.mark.parametrize("abandoned", [False, True])
-def test_workers_end_with_their_loader_and_not_with_the_garbage_collector(class_folder: Path, abandoned: bool) -> None:
+def test_workers_end_with_their_loader_without_garbage_collection(class_folder: Path, abandoned: bool) -> None:
     import multiprocessing
 
     data = {"dataset": "folder", "data_path": class_folder, "storage": "workers"}
@@ -142,7 +142,7 @@ def test_workers_end_with_their_loader_and_not_with_the_garbage_collector(class_
         gc.enable()
 
 
-def test_letting_go_of_old_batches_leaves_new_ones_alone(class_folder: Path) -> None:
+def test_dropping_an_old_iterator_does_not_affect_a_new_one(class_folder: Path) -> None:
     data = {"dataset": "folder", "data_path": class_folder, "storage": "workers"}
     batches = loader(build_dataset(DataConfig(**data)), num_workers=1, **data)
     expected = list(batches.batches(4, 8))
@@ -165,7 +165,7 @@ def test_mixed_sizes_in_memory_equal_workers(class_folder: Path) -> None:
     assert equal(list(device.batches(0, 4)), list(workers.batches(0, 4)), atol=1.01 / 255 / 0.5)
 
 
-def test_augmentation_keys_act(memory_dataset: Make) -> None:
+def test_augmentation_keys_take_effect(memory_dataset: Make) -> None:
     dataset = memory_dataset(16, size=(16, 16))
     plain = {"random_crop": False, "horizontal_flip": False}
 
@@ -185,7 +185,7 @@ def test_augmentation_keys_act(memory_dataset: Make) -> None:
     assert not torch.allclose(images(horizontal_flip=False), untouched, atol=1e-2)
 
 
-def test_a_file_that_goes_bad_later_is_replaced_and_counted(
+def test_a_file_damaged_after_the_scan_is_replaced_and_counted(
     class_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = {"dataset": "folder", "data_path": class_folder, "storage": "workers"}
@@ -208,12 +208,12 @@ def test_a_file_that_goes_bad_later_is_replaced_and_counted(
         strict.read(3)
 
 
-def test_nothing_readable_is_one_error(class_folder: Path) -> None:
+def test_no_readable_image_is_a_single_error(class_folder: Path) -> None:
     data = {"dataset": "folder", "data_path": class_folder, "storage": "workers"}
     dataset = build_dataset(DataConfig(**data))
     for file in class_folder.rglob("*.png"):
         file.unlink()
-    with pytest.raises(DataError, match="too many files in a row cannot be read") as caught:
+    with pytest.raises(DataError, match="too many consecutive files cannot be read") as caught:
         list(loader(dataset, **data).batches(0, 1))
     assert "\n" not in str(caught.value)
     with pytest.raises(DataError, match="no image can be read"):
@@ -276,12 +276,12 @@ def test_statistics_of_files_and_of_a_constant_channel(tmp_path: Path) -> None:
     assert std[2] == pytest.approx(1 / 255)
 
 
-def test_wrong_number_of_statistics_is_one_line(memory_dataset: Make) -> None:
+def test_wrong_number_of_statistics_is_a_one_line_error(memory_dataset: Make) -> None:
     with pytest.raises(UserError, match=r"data.mean: has 3 values, but the images have 1 channels"):
         TrainLoader(memory_dataset(4, channels=1), DataConfig(), (8, 8), mean=[0] * 3, std=[1] * 3, seed=0, device=CPU)
 
 
-def test_build_dataloader_serves_both_splits_with_the_training_statistics() -> None:
+def test_build_dataloader_uses_the_training_statistics_for_both_splits() -> None:
     keys = {"data.dataset": "digits", "data.batch_size": 16, "model.encoder_type": "vit_tiny_patch4_8"}
     config = load_config(None, keys | {"training.accumulation_steps": 2})
     train, test = build_dataloader(config), build_dataloader(config, "test")

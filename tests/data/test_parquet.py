@@ -1,4 +1,4 @@
-"""Parquet in the Hugging Face layout, written on the spot."""
+"""Parquet files in the Hugging Face layout."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_single_file_is_split_by_the_seed(tmp_path: Path) -> None:
     assert parquet(tmp_path, "test").identifiers == test.identifiers
 
 
-def test_labels_of_text_and_none_at_all(tmp_path: Path) -> None:
+def test_text_labels_and_missing_label_column(tmp_path: Path) -> None:
     write(tmp_path / "train.parquet", 4, ["b", "c", None, "b"])
     write(tmp_path / "validation.parquet", 2, ["a", "c"])
     train, test = parquet(tmp_path), parquet(tmp_path, "test")
@@ -86,7 +86,7 @@ def test_labels_of_text_and_none_at_all(tmp_path: Path) -> None:
     assert parquet(tmp_path / "train.parquet").labels is None
 
 
-def test_bad_rows_are_named(tmp_path: Path) -> None:
+def test_bad_rows_are_reported_by_name(tmp_path: Path) -> None:
     images = [{"bytes": encode(noise(i)), "path": None} for i in range(4)]
     images[1] = {"bytes": b"text", "path": None}
     images[2] = {"bytes": None, "path": "beside.png"}
@@ -124,12 +124,12 @@ def test_mistakes(tmp_path: Path) -> None:
     fails("column 'label' holds double", tmp_path)
     write(tmp_path / "a.parquet", 3, [0, 1, 2])
     write(tmp_path / "b.parquet", 3, None, column="other")
-    fails("b.parquet: has other columns than a.parquet", tmp_path)
+    fails("b.parquet: columns differ from a.parquet", tmp_path)
     for part in ("one", "two"):
         (tmp_path / "split" / part).mkdir(parents=True)
         write(tmp_path / "split" / part / "train.parquet", 3, None)
-    fails("train files lie in several folders", tmp_path / "split")
-    with pytest.raises(UserError, match=r"data.data_path: needed for data.dataset=parquet"):
+    fails("several folders have training files", tmp_path / "split")
+    with pytest.raises(UserError, match=r"data.data_path: required for data.dataset=parquet"):
         build_dataset(DataConfig(dataset="parquet"))
 
 
@@ -142,14 +142,14 @@ def test_hub_names_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(name, *args, **keys)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    fails(r"nobody/nothing does not exist here; .*pip install 'hjepa\[hub\]'", "nobody/nothing")
+    fails(r"nobody/nothing does not exist; .*pip install 'hjepa\[hub\]'", "nobody/nothing")
 
 
 def test_hub_names_that_are_not_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     fails(
-        "nobody/nothing does not exist here and cannot be fetched.*data.download=true", "nobody/nothing", download=False
+        "nobody/nothing does not exist and cannot be downloaded.*data.download=true", "nobody/nothing", download=False
     )
 
 
@@ -165,7 +165,7 @@ def test_hub_names_that_are_not_in_the_cache(tmp_path: Path, monkeypatch: pytest
         ("rest.parquet", "test.parquet"),
     ],
 )
-def test_splits_by_the_names_of_files_and_folders(tmp_path: Path, train: str, test: str) -> None:
+def test_splits_are_found_by_file_and_folder_names(tmp_path: Path, train: str, test: str) -> None:
     for number, name in enumerate((train, test)):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         write(tmp_path / name, 4 - number, [0, 1, 0, 1][: 4 - number], first=10 * number)
@@ -178,7 +178,7 @@ def notes(path: Path, **keys: object) -> str:
     return "\n".join(check_dataset(DataConfig(dataset="parquet", data_path=path, **keys)).notes)
 
 
-def test_a_test_split_with_hidden_labels_gives_way_to_one_with_labels(tmp_path: Path) -> None:
+def test_a_split_with_labels_is_preferred_to_one_with_hidden_labels(tmp_path: Path) -> None:
     write(tmp_path / "train.parquet", 4, [0, 1, 2, 1], names=NAMES)
     write(tmp_path / "test.parquet", 3, [-1] * 3, first=10, names=NAMES)
     write(tmp_path / "validation.parquet", 2, [2, 0], first=20, names=NAMES)
@@ -192,44 +192,44 @@ def test_a_test_split_with_hidden_labels_gives_way_to_one_with_labels(tmp_path: 
     assert parquet(tmp_path, "test").labels is None
 
 
-def test_files_beside_the_splits_are_left_out_and_said(tmp_path: Path) -> None:
+def test_files_beside_the_splits_are_left_out_with_a_note(tmp_path: Path) -> None:
     write(tmp_path / "train.parquet", 4, None)
     write(tmp_path / "test.parquet", 2, None, first=10)
     write(tmp_path / "notes.parquet", 2, None, first=20)
     assert len(parquet(tmp_path)) == 4
-    assert "left out 1 files that belong to no split: notes.parquet" in notes(tmp_path)
+    assert "left out 1 files without a split: notes.parquet" in notes(tmp_path)
     assert "data.exclude: 1 files: notes.parquet" in notes(tmp_path, exclude=["notes*"])
 
 
 @pytest.mark.parametrize("base", [7_000_000, 4_000_000_000, 2**62])
-def test_numbers_that_are_ids_become_classes_by_the_values_that_occur(tmp_path: Path, base: int) -> None:
+def test_ids_are_renumbered_to_classes_in_order_of_value(tmp_path: Path, base: int) -> None:
     write(tmp_path / "train.parquet", 4, [base + 5, base, base + 5, None])
     write(tmp_path / "test.parquet", 2, [base, base + 9], first=10)
     train, test = parquet(tmp_path), parquet(tmp_path, "test")
     assert train.class_names == test.class_names == (str(base), str(base + 5), str(base + 9))
     assert train.labels.tolist() == [1, 0, 1, -1]
     assert test.labels.tolist() == [0, 2]
-    assert f"3 different numbers from {base} to {base + 9}: classes are numbered 0 to 2" in notes(tmp_path)
+    assert f"3 different values from {base} to {base + 9}; renumbering the classes 0 to 2" in notes(tmp_path)
 
 
-def test_labels_as_other_programs_store_them(tmp_path: Path) -> None:
+def test_labels_stored_as_float_bool_or_negative(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", 4, [1.0, float("nan"), 0.0, 1.0])  # whole numbers of pandas, one missing
     assert sorted(parquet(tmp_path, test_fraction=0.01).labels.tolist()) in ([-1, 0, 1], [-1, 1, 1], [0, 1, 1])
     write(tmp_path / "a.parquet", 4, [True, False, True, True])
     assert parquet(tmp_path).class_names == ("false", "true")
     write(tmp_path / "a.parquet", 4, [1, -1, 1, -1])
     assert parquet(tmp_path).class_names == ("1",)
-    assert "2 rows have negative numbers" in notes(tmp_path)
+    assert "2 rows have negative values" in notes(tmp_path)
 
 
-def test_a_list_of_labels_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_list_of_labels_is_rejected_in_one_line(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", 4, [[0, 1], [1], [0], [2, 1]])
-    fails("column 'label' holds list.*an image has one label at most", tmp_path)
+    fails("column 'label' has type list.*an image can have only one label", tmp_path)
 
 
-def test_which_of_two_label_columns_is_said(tmp_path: Path) -> None:
+def test_the_choice_among_label_columns_is_noted(tmp_path: Path) -> None:
     images = pa.array([{"bytes": encode(noise(i)), "path": None} for i in range(4)], STRUCT)
     table = pa.table({"image": images, "category": pa.array([3, 4, 5, 6]), "label": pa.array([0, 1, 0, 1])})
     pq.write_table(table, tmp_path / "a.parquet")
     assert parquet(tmp_path).class_names == ("0", "1")
-    assert "labels are read from the column label; not used: category" in notes(tmp_path)
+    assert "reading labels from column label; ignoring columns category" in notes(tmp_path)

@@ -1,4 +1,4 @@
-"""Shards behind web addresses: fetched when they are needed, kept in bounded room, shared between processes."""
+"""Remote shards: downloaded on demand, kept in a cache of limited size, shared between processes."""
 
 from __future__ import annotations
 
@@ -68,7 +68,9 @@ def shards_of(server: Server) -> set[str]:
     return {name for name in server.answered if name.endswith(".tar")}
 
 
-def test_a_list_with_counts_fetches_only_what_is_read(served: tuple[Server, Path], settings: Make) -> None:
+def test_with_counts_in_the_list_only_shards_that_are_read_are_downloaded(
+    served: tuple[Server, Path], settings: Make
+) -> None:
     server, _ = served
     data = settings("list.json", shard_lanes=2, shard_window=1)
     # Above the limit for looking at every image first, as large sets are.
@@ -93,7 +95,7 @@ def test_a_list_with_counts_fetches_only_what_is_read(served: tuple[Server, Path
     assert all(count == 1 for count in server.answered.values())
 
 
-def test_a_pattern_is_counted_once_and_labels_are_found(served: tuple[Server, Path], settings: Make) -> None:
+def test_shards_of_a_pattern_are_counted_once_and_have_labels(served: tuple[Server, Path], settings: Make) -> None:
     server, _ = served
     train, test = (build_dataset(settings("shard-{0000..0003}.tar"), split) for split in ("train", "test"))
     assert (len(train), len(test)) == (65, 15)
@@ -120,7 +122,7 @@ def test_remote_equals_local(served: tuple[Server, Path], settings: Make) -> Non
     assert all(torch.equal(x.indices, y.indices) and torch.equal(x.images, y.images) for x, y in zip(a, b, strict=True))
 
 
-def test_processes_fetch_shards_of_their_own_ahead_of_reading(served: tuple[Server, Path], settings: Make) -> None:
+def test_processes_prefetch_disjoint_shards(served: tuple[Server, Path], settings: Make) -> None:
     server, root = served
     data = settings("list.json", shard_lanes=4, shard_window=1, batch_size=4, test_fraction=0.001)
     local = data.model_copy(update={"data_path": root / "list.json"})
@@ -148,7 +150,7 @@ def test_processes_fetch_shards_of_their_own_ahead_of_reading(served: tuple[Serv
     assert wanted <= shards_of(server)
 
 
-def test_the_cache_keeps_to_its_limit_and_drops_what_was_used_least_recently(
+def test_the_cache_keeps_its_limit_and_drops_the_least_recently_used(
     served: tuple[Server, Path], tmp_path: Path
 ) -> None:
     server, root = served
@@ -177,7 +179,7 @@ def test_the_cache_keeps_to_its_limit_and_drops_what_was_used_least_recently(
     assert not part.exists()
 
 
-def test_a_dropped_shard_is_fetched_again_when_it_is_read(
+def test_a_dropped_shard_is_downloaded_again_when_read(
     served: tuple[Server, Path], settings: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     server, _ = served
@@ -187,7 +189,7 @@ def test_a_dropped_shard_is_fetched_again_when_it_is_read(
     seen = list(loader(dataset, data).batches(0, 4))
     assert all(torch.equal(a.images, b.images) for a, b in zip(expected, seen, strict=True))
     assert not dataset.bad_files
-    assert "shards are dropped while they are in use and will be fetched again; raise data.cache_gib" in caplog.text
+    assert "shards in use are dropped and downloaded again; raise data.cache_gib" in caplog.text
     assert max(server.answered.values()) > 1
 
 
@@ -198,7 +200,7 @@ def _get(folder: Path, urls: list[str], limit: int) -> None:
 
 
 @pytest.mark.skipif(FORK is None, reason="processes are forked")
-def test_processes_share_what_one_of_them_fetches(served: tuple[Server, Path], tmp_path: Path) -> None:
+def test_processes_share_downloads(served: tuple[Server, Path], tmp_path: Path) -> None:
     server, root = served
     server.pause = 0.1
     urls = [f"{server.address}/shard-000{n}.tar" for n in range(4)]
@@ -213,7 +215,7 @@ def test_processes_share_what_one_of_them_fetches(served: tuple[Server, Path], t
         assert ShardCache(tmp_path / "cache", 1).file(url).read_bytes() == (root / Path(url).name).read_bytes()
 
 
-def test_what_passes_is_tried_again(served: tuple[Server, Path], tmp_path: Path) -> None:
+def test_temporary_errors_are_retried(served: tuple[Server, Path], tmp_path: Path) -> None:
     server, root = served
     server.fail = lambda _, times: {1: 503, 2: -1, 3: None}[times]
     file = ShardCache(tmp_path / "cache", 10**9).get(f"{server.address}/shard-0000.tar")
@@ -222,28 +224,28 @@ def test_what_passes_is_tried_again(served: tuple[Server, Path], tmp_path: Path)
     assert [f.name for f in file.parent.iterdir() if not f.name.startswith(".lock")] == [file.name]
 
 
-def test_what_cannot_be_had_is_one_line(served: tuple[Server, Path], settings: Make, tmp_path: Path) -> None:
+def test_failed_downloads_are_one_line_errors(served: tuple[Server, Path], settings: Make, tmp_path: Path) -> None:
     server, _ = served
-    with pytest.raises(DataError, match=r"http://.*/none\.tar: the shard cannot be fetched: HTTP 404") as caught:
+    with pytest.raises(DataError, match=r"http://.*/none\.tar: the shard cannot be downloaded: HTTP 404") as caught:
         build_dataset(settings("none.tar"))
     assert "\n" not in str(caught.value)
     assert server.answered["none.tar"] == 1  # not there: asking again is no use
-    with pytest.raises(DataError, match=r"none\.json cannot be fetched: HTTP 404"):
+    with pytest.raises(DataError, match=r"none\.json cannot be downloaded: HTTP 404"):
         build_dataset(settings("none.json"))
-    with pytest.raises(DataError, match=r"never been fetched, and data\.download=false"):
+    with pytest.raises(DataError, match=r"has not been downloaded, and data\.download=false"):
         build_dataset(settings("shard-0000.tar", download=False))
     server.fail = lambda *_: -1
     cache = ShardCache(tmp_path / "cache", 10**9)
     for _ in range(2):
-        with pytest.raises(FetchError, match=r"cannot be fetched: \d+ of \d+ bytes arrived"):
+        with pytest.raises(FetchError, match=r"cannot be downloaded: received \d+ of \d+ bytes"):
             cache.get(f"{server.address}/shard-0001.tar")
     assert server.answered["shard-0001.tar"] == 4  # the second time it was known
-    with pytest.raises(DataError, match=r"cannot be fetched: .*refused"):
+    with pytest.raises(DataError, match=r"cannot be downloaded: .*refused"):
         build_dataset(DataConfig(dataset="webdataset", data_path="http://127.0.0.1:9/a.tar", cache_dir=tmp_path / "c"))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_shard_that_goes_missing_is_skipped_and_counted_or_stops(
+def test_a_shard_that_disappears_is_skipped_and_counted_or_stops(
     workers: int, served: tuple[Server, Path], settings: Make
 ) -> None:
     server, _ = served
@@ -257,7 +259,7 @@ def test_a_shard_that_goes_missing_is_skipped_and_counted_or_stops(
     seen = torch.cat([batch.indices for batch in batches.batches(0, batches.steps_per_epoch)])
     assert not any(dataset.identifiers[row].startswith("shard-0003") for row in seen.tolist())
     assert len(seen) == 8 * batches.steps_per_epoch
-    assert {bad.reason for bad in dataset.bad_files} == {"the shard cannot be fetched: HTTP 404 Not Found"}
+    assert {bad.reason for bad in dataset.bad_files} == {"the shard cannot be downloaded: HTTP 404 Not Found"}
     stop = data.model_copy(update={"bad_images": "stop"})
     with pytest.raises(DataError, match=r"bad_images=stop: 1 file cannot be read: shard-0003\.tar!") as caught:
         list(loader(strict, stop).batches(0, batches.steps_per_epoch))
@@ -266,11 +268,11 @@ def test_a_shard_that_goes_missing_is_skipped_and_counted_or_stops(
     for file in (data.cache_dir / "shards").glob("*.tar"):
         file.unlink()
     server.fail = lambda *_: 404
-    with pytest.raises(DataError, match=r"too many files in a row cannot be read .* HTTP 404"):
+    with pytest.raises(DataError, match=r"too many consecutive files cannot be read .* HTTP 404"):
         list(loader(dataset, data).batches(0, 1))
 
 
-def test_statistics_and_online_images_come_from_few_shards(tmp_path: Path) -> None:
+def test_statistics_and_online_images_use_few_shards(tmp_path: Path) -> None:
     import numpy as np
 
     from hjepa.data.dataset import Shards

@@ -56,7 +56,7 @@ def test_image_is_independent_of_the_number_of_threads() -> None:
     assert torch.equal(one, three)
 
 
-def test_global_generator_is_neither_used_nor_moved() -> None:
+def test_global_generator_is_neither_used_nor_changed() -> None:
     torch.manual_seed(1)
     state = torch.get_rng_state()
     first = shapes.generate(20)[0]
@@ -101,7 +101,7 @@ def test_channels_differ() -> None:
     assert not torch.equal(image[0], image[1])
 
 
-def test_size_changes_the_sampling_and_not_the_scene() -> None:
+def test_size_changes_the_sampling_but_not_the_scene() -> None:
     small = shapes.generate(100, image_size=32)[0].float()
     large = shapes.generate(100, image_size=64)[0].float()
     error = (torch.nn.functional.avg_pool2d(large, 2) - small).abs().mean()
@@ -156,14 +156,14 @@ def _plane(side: int = 801, reach: float = 2.0) -> tuple[Tensor, Tensor, float]:
 
 
 @pytest.mark.parametrize("label", range(len(shapes.CLASSES)))
-def test_every_shape_covers_the_same_area(label: int) -> None:
+def test_every_shape_has_the_same_area(label: int) -> None:
     x, y, spacing = _plane()
     area = float((shape_fields.signed_distance(label, x, y) < 0.0).float().sum()) * spacing**2
     assert area == pytest.approx(math.pi, rel=0.01)
 
 
 @pytest.mark.parametrize("label", range(len(shapes.CLASSES)))
-def test_every_shape_is_its_own_mirror_image(label: int) -> None:
+def test_every_shape_is_mirror_symmetric(label: int) -> None:
     x, y, _ = _plane(101)
     field = shape_fields.signed_distance(label, x, y)
     torch.testing.assert_close(field, field.flip(1), rtol=0.0, atol=1e-4)
@@ -210,7 +210,7 @@ def test_uniform_numbers_are_uniform() -> None:
 # What images say about the class
 
 
-def test_mean_brightness_does_not_tell_the_class() -> None:
+def test_mean_brightness_does_not_predict_the_class() -> None:
     images, labels = shapes.generate(4000)
     mean = images.float().mean(dim=(1, 2, 3))
     groups = [mean[labels == label] for label in range(len(shapes.CLASSES))]

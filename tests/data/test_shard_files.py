@@ -1,4 +1,4 @@
-"""Tar files: what is in them, what damage does, and the index that is kept."""
+"""Tar files: samples, damage, and the stored index."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_samples_are_files_that_share_a_key(tmp_path: Path) -> None:
     assert (index.sizes >= 0).tolist() == [True, True, False, True, True]
     read = blobs(file, 5, tmp_path / "store")
     assert [read.load(i) for i in (0, 1, 3, 4)] == [PICTURES[i] for i in (0, 1, 3, 4)]
-    with pytest.raises(OSError, match="no image among the sample's files"):
+    with pytest.raises(OSError, match="the sample has no image file"):
         read.load(2)
     assert list(ShardNames(read))[1:3] == ["s.tar!a/1", "s.tar!2"]
     assert list(ShardNames(read).choose(np.array([3, 0]))) == ["s.tar!3", "s.tar!a/0"]
@@ -66,11 +66,11 @@ def test_samples_are_files_that_share_a_key(tmp_path: Path) -> None:
         ("__index__.json", ("", "")),
     ],
 )
-def test_names(name: str, parts: tuple[str, str]) -> None:
+def test_file_names_are_split_into_key_and_extension(name: str, parts: tuple[str, str]) -> None:
     assert split_name(name) == parts
 
 
-def test_a_cut_shard_gives_what_is_whole(tmp_path: Path) -> None:
+def test_a_truncated_shard_keeps_its_complete_samples(tmp_path: Path) -> None:
     whole = shard(tmp_path / "s.tar").read_bytes()
     index = scan_tar(tmp_path / "s.tar")
     ends = index.offsets + index.sizes
@@ -87,13 +87,13 @@ def test_a_cut_shard_gives_what_is_whole(tmp_path: Path) -> None:
             if ends[row] <= length:
                 assert read.load(row) == PICTURES[row]
             else:
-                with pytest.raises(OSError, match="truncated, the shard ends inside it"):
+                with pytest.raises(OSError, match="truncated: the shard ends within the image"):
                     read.load(row)
         # No whole image is missed.
         assert int(np.sum((index.sizes >= 0) & (ends + 512 <= length))) <= int(np.sum(found.sizes >= 0))
 
 
-def test_a_damaged_header_is_noticed_wherever_it_is(tmp_path: Path) -> None:
+def test_a_damaged_header_is_detected_at_any_position(tmp_path: Path) -> None:
     whole = bytearray(shard(tmp_path / "s.tar").read_bytes())
     index = scan_tar(tmp_path / "s.tar")
     for row in (0, 1, 3):
@@ -115,7 +115,7 @@ def test_a_damaged_header_is_noticed_wherever_it_is(tmp_path: Path) -> None:
     ],
     ids=["empty", "gzip", "text", "bytes"],
 )
-def test_what_is_no_tar_file(content: bytes, damage: str, tmp_path: Path) -> None:
+def test_files_that_are_not_tar_are_reported(content: bytes, damage: str, tmp_path: Path) -> None:
     (tmp_path / "s.tar").write_bytes(content)
     found = scan_tar(tmp_path / "s.tar")
     assert len(found) == 0
@@ -156,17 +156,17 @@ def test_an_index_of_an_empty_shard(tmp_path: Path) -> None:
         assert (index.keys, index.labels, index.damage, len(index.offsets)) == ([], [], "", 0)
 
 
-def test_shards_are_read_where_no_index_can_be_kept(tmp_path: Path) -> None:
+def test_shards_are_read_if_no_index_can_be_stored(tmp_path: Path) -> None:
     file = shard(tmp_path / "s.tar")
     (tmp_path / "file").write_text("in the way")
     assert len(IndexStore(tmp_path / "file" / "store").of(file)) == 5
 
 
-def test_a_shard_replaced_while_it_is_read_is_looked_at_again(tmp_path: Path) -> None:
+def test_a_shard_replaced_during_reading_is_indexed_again(tmp_path: Path) -> None:
     file = shard(tmp_path / "s.tar")
     read = blobs(file, 5, tmp_path / "store")
     assert read.load(4) == PICTURES[4]
     write_tar(file, [(f"{index}.png", PICTURES[5 - index]) for index in range(3)])
     assert read.load(0) == PICTURES[5]
-    with pytest.raises(OSError, match="holds 3 samples, 5 were announced"):
+    with pytest.raises(OSError, match="has 3 samples, but the list says 5"):
         read.load(4)

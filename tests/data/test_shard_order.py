@@ -1,4 +1,4 @@
-"""The order of images that lie in shards."""
+"""The order of images in shards."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def epoch(of: ShardOrder, number: int) -> np.ndarray:
 
 @pytest.mark.parametrize("lanes", [1, 3, 8, 32, 500])
 @pytest.mark.parametrize("batch", [1, 7, 32, 100])
-def test_an_epoch_shows_every_image_at_most_once(batch: int, lanes: int) -> None:
+def test_an_epoch_has_every_image_at_most_once(batch: int, lanes: int) -> None:
     made = order(batch=batch, lanes=lanes)
     assert made.steps_per_epoch == StepOrder(len(UNEVEN), batch, 3).steps_per_epoch
     seen = epoch(made, 0).flatten()
@@ -34,7 +34,7 @@ def test_an_epoch_shows_every_image_at_most_once(batch: int, lanes: int) -> None
     assert not np.array_equal(epoch(order(batch=batch, lanes=lanes, seed=4), 0).flatten(), seen)
 
 
-def test_what_an_epoch_leaves_out_changes() -> None:
+def test_the_images_that_an_epoch_drops_change() -> None:
     made = order(batch=100)
     left_out = [set(range(len(UNEVEN))) - set(epoch(made, number).flatten().tolist()) for number in range(20)]
     assert all(0 < len(images) < 100 for images in left_out)
@@ -42,7 +42,7 @@ def test_what_an_epoch_leaves_out_changes() -> None:
 
 
 @pytest.mark.parametrize("world", [2, 4, 8])
-def test_processes_read_shards_of_their_own(world: int) -> None:
+def test_processes_read_disjoint_shards(world: int) -> None:
     shards = np.repeat(np.arange(80), 25)
     made = order(shards)
     assert made.lanes == 8
@@ -54,7 +54,7 @@ def test_processes_read_shards_of_their_own(world: int) -> None:
     assert set().union(*by_rank) == set(range(80))
 
 
-def test_a_lane_reads_a_few_shards_at_a_time_and_mixes_them() -> None:
+def test_a_lane_reads_and_mixes_a_few_shards_at_a_time() -> None:
     shards = np.repeat(np.arange(60), 40)
     made = order(shards, batch=8, lanes=4, window=3)
     lane = shards[epoch(made, 0)[:, :2]].flatten()
@@ -82,7 +82,7 @@ def test_a_set_smaller_than_the_batch_wraps_around() -> None:
     assert np.array_equal(indices[5:10], indices[:5])
 
 
-def test_shards_ahead_are_those_that_will_be_read() -> None:
+def test_shards_ahead_are_the_shards_read_later() -> None:
     made = order()
     positions = np.arange(8, 16)
     last = made.steps_per_epoch

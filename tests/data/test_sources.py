@@ -1,4 +1,4 @@
-"""Embedded and downloaded sets, the latter from a local server with tiny archives in the true formats."""
+"""Built-in and downloaded data sets, the latter from a local server with tiny archives in the real formats."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def tiny_cifar(address: str, root: Path) -> type[CIFAR10]:
     return Tiny
 
 
-def test_cifar_is_downloaded_checked_and_read(server: tuple[str, Path], tmp_path: Path) -> None:
+def test_cifar_is_downloaded_verified_and_read(server: tuple[str, Path], tmp_path: Path) -> None:
     archive = tiny_cifar(*server)
     data = DataConfig(dataset="cifar10")
     train = cifar.find(data, "train", tmp_path / "here", archive)
@@ -109,7 +109,7 @@ def test_cifar_is_downloaded_checked_and_read(server: tuple[str, Path], tmp_path
     assert test.labels.tolist() == [8, 9, 10, 11]
 
 
-def test_download_failures_are_one_line(server: tuple[str, Path], tmp_path: Path) -> None:
+def test_download_failures_are_one_line_errors(server: tuple[str, Path], tmp_path: Path) -> None:
     archive = tiny_cifar(*server)
 
     def fails(match: str, **keys: object) -> None:
@@ -120,7 +120,7 @@ def test_download_failures_are_one_line(server: tuple[str, Path], tmp_path: Path
 
     fails("not found or damaged at .*here, and data.download=false", download=False)
     (server[1] / "cifar.tar.gz").write_bytes(b"something else")
-    fails(r"the download failed \(File not found or corrupted.*by hand into .*here")
+    fails(r"the download failed \(File not found or corrupted.*by hand to .*here")
     (server[1] / "cifar.tar.gz").unlink()
     (tmp_path / "here" / "cifar.tar.gz").unlink()
     fails(r"the download failed \(HTTP Error 404")
@@ -167,9 +167,9 @@ def test_a_killed_download_leaves_no_lock(tmp_path: Path) -> None:
         _read_cifar(archive, tmp_path / "here")
 
 
-def test_cifar_points_to_parquet(tmp_path: Path) -> None:
+def test_cifar_error_points_to_parquet_files(tmp_path: Path) -> None:
     (tmp_path / "train.parquet").write_bytes(b"")
-    with pytest.raises(DataError, match=r"holds Parquet files.*set data.dataset=parquet"):
+    with pytest.raises(DataError, match=r"contains Parquet files.*set data.dataset=parquet"):
         build_dataset(DataConfig(dataset="cifar100", data_path=tmp_path))
 
 
@@ -264,7 +264,7 @@ def _read_imagenet(root: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="processes are forked")
-def test_imagenet_is_extracted_once_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_imagenet_is_extracted_once_and_completely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision.datasets import imagenet as archives
 
     for part, file in imagenet_archives(tmp_path).items():
@@ -283,7 +283,7 @@ def test_imagenet_is_extracted_once_and_whole(tmp_path: Path, monkeypatch: pytes
     assert len(list(tmp_path.glob("ILSVRC2012_*"))) == 3
 
 
-def test_imagenet_instructions(tmp_path: Path) -> None:
+def test_missing_imagenet_gives_instructions(tmp_path: Path) -> None:
     data = DataConfig(dataset="imagenet", data_path=tmp_path)
     with pytest.raises(DataError, match=r"register at https://image-net.org.*ILSVRC2012_img_train.tar") as caught:
         build_dataset(data)
@@ -295,7 +295,7 @@ def test_imagenet_instructions(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_imagenet100_needs_its_classes(tmp_path: Path) -> None:
+def test_imagenet100_needs_a_class_list(tmp_path: Path) -> None:
     imagenet(tmp_path, 3)
     data = DataConfig(dataset="imagenet100", data_path=tmp_path)
     with pytest.raises(DataError, match=r"has 3 class folders; set data.classes_file"):
@@ -307,7 +307,7 @@ def test_imagenet100_needs_its_classes(tmp_path: Path) -> None:
     assert dataset.labels.bincount().tolist() == [2, 2]
 
 
-def test_shapes_are_those_of_the_generator_and_a_subset_draws_no_more() -> None:
+def test_shapes_are_those_of_the_generator_and_a_subset_generates_only_its_images() -> None:
     dataset = build_dataset(DataConfig(dataset="shapes", subset=24, image_size=16))
     images, labels = generate(24, image_size=16)
     assert torch.equal(dataset.images, images)
@@ -333,9 +333,9 @@ def test_digits_are_those_of_scikit_learn() -> None:
     colour = build_dataset(DataConfig(dataset="digits", channels=3, subset=50))
     assert colour.images.shape == (50, 3, 8, 8)
     assert colour.labels.bincount().tolist() == [5] * 10
-    with pytest.raises(DataError, match=r"data.channels: digits has 1 channels, which cannot become 5"):
+    with pytest.raises(DataError, match=r"data.channels: digits has 1 channels, which cannot be converted to 5"):
         build_dataset(DataConfig(dataset="digits", channels=5))
 
 
-def test_every_name_has_a_source_and_a_line_in_the_catalogue() -> None:
+def test_every_data_set_name_has_a_source_and_a_catalogue_entry() -> None:
     assert set(SOURCES) == set(DATASETS) == {entry.name for entry in CATALOGUE}

@@ -1,4 +1,4 @@
-"""Train, validation and test: disjoint where they must be, the same for every process, and the data set's own first."""
+"""Train, validation and test: disjoint, the same in every process, and the data set's own splits preferred."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def shares(labels: torch.Tensor) -> torch.Tensor:
     return torch.bincount(labels) / len(labels)
 
 
-def test_the_three_are_what_the_public_name_gives() -> None:
+def test_splits_equal_those_of_build_dataset() -> None:
     splits = hjepa.build_splits(data(), seed=4)
     assert isinstance(splits, hjepa.Splits)
     names = {split: set(splits.of(split).identifiers) for split in ("train", "validation", "test")}
@@ -50,7 +50,7 @@ def test_the_three_are_what_the_public_name_gives() -> None:
     assert splits.of("validation").split == "validation"
 
 
-def test_every_class_gives_the_same_share() -> None:
+def test_validation_takes_the_same_share_of_every_class() -> None:
     splits = build_splits(data(validation_fraction=0.3), seed=1)
     assert splits.validation is not None
     assert splits.validation.labels is not None
@@ -60,7 +60,7 @@ def test_every_class_gives_the_same_share() -> None:
 
 
 @pytest.mark.parametrize("read_train_first", [False, True])
-def test_the_same_seed_gives_the_same_images_in_whatever_order_they_are_asked_for(read_train_first: bool) -> None:
+def test_splits_depend_on_the_seed_and_not_on_the_order_of_access(read_train_first: bool) -> None:
     first, second, other = (build_splits(data(subset=400), seed=seed) for seed in (5, 5, 6))
     if read_train_first:
         assert len(first.train) == 400
@@ -75,7 +75,7 @@ def test_the_same_seed_gives_the_same_images_in_whatever_order_they_are_asked_fo
     assert set(alone.identifiers) < set(first.train.identifiers)
 
 
-def test_what_is_pretrained_on_does_not_depend_on_what_is_withheld() -> None:
+def test_the_training_split_does_not_depend_on_withheld_labels() -> None:
     every = [build_dataset(data(validation_fraction=share), "train", seed=2) for share in ("auto", 0, 0.5)]
     assert len({tuple(dataset.identifiers) for dataset in every}) == 1
 
@@ -89,7 +89,7 @@ def test_auto_is_a_tenth_and_never_more_than_five_thousand() -> None:
     assert withheld(None, 100, 0, 0) is None
 
 
-def test_no_class_loses_its_last_image_and_unlabelled_ones_are_not_drawn() -> None:
+def test_the_last_image_of_a_class_and_unlabelled_images_are_not_drawn() -> None:
     labels = torch.tensor([0] * 40 + [1] * 2 + [2] + [-1] * 200)
     for seed in range(20):
         mask = withheld(labels, len(labels), 0.5, seed)
@@ -107,11 +107,11 @@ def test_unlabelled_images_are_drawn_at_random(tmp_path: Path) -> None:
     assert splits.validation.labels is None
 
 
-def test_zero_withholds_nothing_and_asking_says_so() -> None:
+def test_fraction_zero_withholds_nothing_and_requesting_validation_is_an_error() -> None:
     splits = build_splits(data(validation_fraction=0))
     assert splits.validation is None
     assert torch.equal(splits.fit_rows, torch.arange(len(splits.train)))
-    with pytest.raises(UserError, match=r"no validation images, since data\.validation_fraction=0; set") as error:
+    with pytest.raises(UserError, match=r"no validation images because data\.validation_fraction=0; set") as error:
         splits.of("validation")
     assert "\n" not in str(error.value)
     with pytest.raises(DataError, match="no images for the validation split"):
@@ -119,18 +119,18 @@ def test_zero_withholds_nothing_and_asking_says_so() -> None:
 
 
 @pytest.mark.parametrize("read_train_first", [False, True])
-def test_too_few_images_to_withhold_one_are_no_mistake_until_it_is_asked_for(
+def test_too_few_images_to_withhold_are_an_error_only_if_validation_is_requested(
     tmp_path: Path, read_train_first: bool
 ) -> None:
     splits = build_splits(data(dataset="folder", data_path=pictures(tmp_path / "set", {".": 2})))
     if read_train_first:
         assert len(splits.train) == 1
     assert splits.validation is None
-    with pytest.raises(UserError, match="no validation images, since train is too small to spare one"):
+    with pytest.raises(UserError, match="no validation images because train has too few images"):
         splits.of("validation")
 
 
-def test_a_set_s_own_validation_images_are_used_and_not_pretrained_on(tmp_path: Path) -> None:
+def test_own_validation_images_are_used_and_not_in_train(tmp_path: Path) -> None:
     root = pictures(
         tmp_path / "set",
         {f"{part}/{label}": n for part, n in (("train", 20), ("val", 6), ("test", 4)) for label in "ab"},
@@ -146,7 +146,7 @@ def test_a_set_s_own_validation_images_are_used_and_not_pretrained_on(tmp_path: 
     )
 
 
-def test_validation_images_stand_in_for_test_where_there_is_no_test(tmp_path: Path) -> None:
+def test_a_validation_folder_is_the_test_split_if_there_is_no_other(tmp_path: Path) -> None:
     root = pictures(tmp_path / "set", {"train/a": 20, "train/b": 20, "val/a": 4, "val/b": 4})
     splits = build_splits(data(dataset="folder", data_path=root))
     assert splits.validation is not None
@@ -170,7 +170,7 @@ def test_validation_images_stand_in_for_test_where_there_is_no_test(tmp_path: Pa
         ({"train": 20, "test": 3, "val": 4}, "test", "val"),
     ],
 )
-def test_validation_images_have_labels_where_train_has(
+def test_a_validation_split_needs_labels_if_train_has_them(
     tmp_path: Path, folders: dict[str, int], test: str, validation: str
 ) -> None:
     splits = build_splits(data(dataset="folder", data_path=pictures(tmp_path / "set", folders)))
@@ -181,7 +181,7 @@ def test_validation_images_have_labels_where_train_has(
     assert splits.validation.class_names == splits.train.class_names == splits.test.class_names
 
 
-def test_a_damaged_file_changes_nothing_for_the_others(tmp_path: Path) -> None:
+def test_a_damaged_file_does_not_change_the_division_of_the_others(tmp_path: Path) -> None:
     root = pictures(tmp_path / "set", {"a": 40, "b": 40})
     config = data(dataset="folder", data_path=root)
     before = set(build_splits(config, seed=3).of("validation").identifiers)
@@ -193,7 +193,7 @@ def test_a_damaged_file_changes_nothing_for_the_others(tmp_path: Path) -> None:
         assert set(after.of("validation").identifiers) == before
 
 
-def test_parquet_and_shards_have_validation_splits_of_their_own(tmp_path: Path) -> None:
+def test_parquet_files_can_define_a_validation_split(tmp_path: Path) -> None:
 
     def png(value: int) -> bytes:
         buffer = io.BytesIO()
@@ -208,7 +208,7 @@ def test_parquet_and_shards_have_validation_splits_of_their_own(tmp_path: Path) 
     assert splits.train.division.own_validation
 
 
-def test_shards_have_validation_splits_of_their_own(tmp_path: Path) -> None:
+def test_shards_can_define_a_validation_split(tmp_path: Path) -> None:
 
     for part, count in (("train", 12), ("val", 4), ("test", 3)):
         with tarfile.open(tmp_path / f"{part}-000.tar", "w") as archive:

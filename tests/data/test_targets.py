@@ -1,4 +1,4 @@
-"""Targets: what is known about an image follows its crops, and reaches nobody who has not asked."""
+"""Targets follow the crops of their image, and are read only on request."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def ramp(height: int, width: int) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_map_that_is_a_function_of_the_pixels_stays_one(path: str, workers: int) -> None:
+def test_a_map_computed_from_the_pixels_matches_the_cropped_pixels(path: str, workers: int) -> None:
     pairs = [ramp(*size) for size in sizes(path)]
     made = dataset(path, [picture for picture, _ in pairs], ListedTargets("dense", [values for _, values in pairs]))
     for batch in batches(made, path, workers=workers if path == "workers" else 0):
@@ -106,7 +106,7 @@ def test_a_map_that_is_a_function_of_the_pixels_stays_one(path: str, workers: in
             assert torch.equal(mirrored, view.flipped)
 
 
-def test_a_map_has_the_pixel_under_each_centre() -> None:
+def test_a_map_is_sampled_at_pixel_centres() -> None:
     values = torch.arange(24).view(4, 6)
     assert torch.equal(crop_map(values, (0, 0, 4, 6), False, (4, 6)), values)
     assert torch.equal(crop_map(values, (1, 2, 2, 3), True, (2, 3)), values[1:3, 2:5].flip(1))
@@ -117,7 +117,7 @@ def test_a_map_has_the_pixel_under_each_centre() -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_boxes_stay_around_what_they_were_drawn_around(path: str) -> None:
+def test_boxes_still_enclose_their_objects_after_cropping(path: str) -> None:
     random = np.random.default_rng(0)
     images, objects = [], []
     for height, width in sizes(path):
@@ -154,7 +154,7 @@ def test_boxes_stay_around_what_they_were_drawn_around(path: str) -> None:
     assert shown > 50
 
 
-def test_boxes_are_clipped_moved_scaled_mirrored_and_dropped() -> None:
+def test_boxes_are_clipped_shifted_scaled_flipped_and_dropped() -> None:
     objects = Boxes(
         torch.tensor(
             [
@@ -208,7 +208,7 @@ class Unread:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_targets_reach_nobody_who_has_not_asked(path: str) -> None:
+def test_targets_are_not_read_unless_requested(path: str) -> None:
     images = [ramp(*size)[0] for size in sizes(path)]
     assert all(batch.targets is None for batch in batches(dataset(path, images, Unread()), path, asked=False))
     labelled = dataset(path, images, None, labels=torch.zeros(COUNT, dtype=torch.int64))
@@ -239,7 +239,7 @@ class Spoilt(ListedTargets):
         return super().read(index)
 
 
-def test_a_target_that_cannot_be_read_counts_as_a_bad_image() -> None:
+def test_an_unreadable_target_counts_as_a_bad_image() -> None:
     images = [ramp(40, 50)[0]] * COUNT
     texts = [str(index) for index in range(COUNT)]
     made = dataset("workers", images, Spoilt("text", texts))
@@ -257,7 +257,7 @@ def test_a_target_that_cannot_be_read_counts_as_a_bad_image() -> None:
         made.sample(4)
 
 
-def test_a_map_of_another_size_is_named() -> None:
+def test_a_map_of_wrong_size_is_reported_with_its_image() -> None:
     wrong = ListedTargets("dense", torch.zeros(COUNT, 50, 40, dtype=torch.uint8))
     with pytest.raises(DataError, match="target map is 50x40, the image 40x50"):
         batches(dataset("device", [ramp(40, 50)[0]] * COUNT, wrong), "device")
@@ -306,14 +306,14 @@ def test_a_sample_may_have_any_number_of_axes() -> None:
         ("text", [1]),
     ],
 )
-def test_a_value_of_another_kind_is_refused(kind: Any, values: Any) -> None:
-    with pytest.raises(TypeError, match=f"target 0 is no {kind} target"):
+def test_a_value_of_the_wrong_kind_is_rejected(kind: Any, values: Any) -> None:
+    with pytest.raises(TypeError, match=f"target 0: expected a target of kind '{kind}'"):
         ListedTargets(kind, values)
-    with pytest.raises(ValueError, match="as many identifiers, labels and targets"):
+    with pytest.raises(ValueError, match="identifiers, labels and targets need one entry"):
         dataset("device", [ramp(4, 4)[0]], ListedTargets("text", ["one", "two"]))
 
 
-def test_build_dataloader_hands_out_views_and_targets() -> None:
+def test_build_dataloader_returns_views_and_targets() -> None:
     config = load_config(None, {"data.dataset": "digits", "model.encoder_type": "vit_tiny_patch4_8"})
     views = (ViewSpec("a", (8, 8), count=2, random_crop=True), ViewSpec("b", (4, 4)))
     loader = build_dataloader(config, views=views, targets=True)
@@ -329,5 +329,5 @@ def test_build_dataloader_hands_out_views_and_targets() -> None:
     first = next(iter(test))
     assert first.targets is not None
     assert torch.equal(first.targets.classes, test.dataset.labels[first.indices])
-    with pytest.raises(ValueError, match="the test split has one"):
+    with pytest.raises(ValueError, match="the test split always has one view"):
         build_dataloader(config, "test", views=views)

@@ -1,4 +1,4 @@
-"""Views: several of an image, each from random numbers of its own, and what they say about how they were made."""
+"""Views: several per image, each with its own random numbers and a record of its augmentation."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_views_have_their_sizes_and_differ(path: tuple[ImageDataset, dict[str, A
     assert shares[2:].max() < 0.5
 
 
-def test_processes_and_workers_change_nothing(path: tuple[ImageDataset, dict[str, Any]]) -> None:
+def test_views_do_not_depend_on_processes_or_workers(path: tuple[ImageDataset, dict[str, Any]]) -> None:
     dataset, keys = path
     workers = {"num_workers": 2} if keys.get("storage") == "workers" else {}
     one = list(loader(dataset, (GLOBAL, LOCAL), **keys).batches(0, 2))
@@ -96,7 +96,7 @@ def test_processes_and_workers_change_nothing(path: tuple[ImageDataset, dict[str
             assert torch.equal(torch.cat([part.colours for part in parts]), view.colours)
 
 
-def test_a_view_says_how_it_was_made(path: tuple[ImageDataset, dict[str, Any]]) -> None:
+def test_a_view_records_how_it_was_made(path: tuple[ImageDataset, dict[str, Any]]) -> None:
     dataset, keys = path
     spec = ViewSpec("cut", (9, 7), count=2, random_crop=True, flip=0.5)
     for batch in loader(dataset, (spec, PLAIN), **keys).batches(0, 2):
@@ -115,7 +115,7 @@ def test_a_view_says_how_it_was_made(path: tuple[ImageDataset, dict[str, Any]]) 
                 assert (cut - view.images[row]).abs().max() < 1.01 / 255
 
 
-def test_colours_are_those_that_a_view_names(memory_dataset: Make) -> None:
+def test_colours_are_changed_as_recorded_in_the_view(memory_dataset: Make) -> None:
     dataset = memory_dataset(24)
     coloured = ViewSpec("all", (16, 16), color_jitter=0.4, grayscale=0.5, blur=0.5, solarize=0.5)
     batch = next(loader(dataset, (PLAIN, coloured), batch_size=24).batches(0, 1))
@@ -137,7 +137,7 @@ def test_colours_are_those_that_a_view_names(memory_dataset: Make) -> None:
         assert torch.allclose(view.images[row], expected, atol=2e-3)
 
 
-def test_a_blur_of_its_own_for_each_image_equals_torchvision() -> None:
+def test_blur_with_a_sigma_per_image_equals_torchvision() -> None:
     images = torch.rand(4, 3, 40, 64, generator=torch.Generator().manual_seed(0))
     sigma = torch.tensor([0.1, 0.7, 1.3, 2.0])
     for image, value, blurred in zip(images, sigma.tolist(), gaussian_blur(images, sigma), strict=True):
@@ -181,7 +181,7 @@ def test_an_image_is_decoded_once_for_all_its_views() -> None:
     assert files.reads == 16
 
 
-def test_a_reduced_image_leaves_every_view_its_pixels() -> None:
+def test_a_reduced_image_has_enough_pixels_for_every_view() -> None:
     small = ViewSpec("small", (8, 8), random_crop=True)
     large = ViewSpec("large", (64, 64), random_crop=True)
     keys = {"storage": "workers", "batch_size": 4}
@@ -224,18 +224,18 @@ def test_evaluation_has_one_centred_view(class_folder: Path, num_workers: int) -
         ({"ratio": (0.0, 1.0)}, "ratio"),
     ],
 )
-def test_a_view_out_of_bounds_is_named(keys: dict[str, Any], said: str) -> None:
+def test_view_values_out_of_bounds_are_reported_by_name(keys: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=f"'odd': {said}"):
         ViewSpec(**({"name": "odd", "size": (8, 8)} | keys))
 
 
-def test_views_need_names_of_their_own_and_two_axes(memory_dataset: Make) -> None:
-    for views, said in (((), "at least one"), ((PLAIN, PLAIN), "a name of its own"), ((ViewSpec("v", (8,)),), "axes")):
+def test_views_need_unique_names_and_two_axes(memory_dataset: Make) -> None:
+    for views, said in (((), "at least one"), ((PLAIN, PLAIN), "a unique name"), ((ViewSpec("v", (8,)),), "axes")):
         with pytest.raises(ValueError, match=said):
             loader(memory_dataset(8), views)
 
 
-def test_views_are_the_same_for_any_number_of_positions() -> None:
+def test_views_do_not_depend_on_the_number_of_positions() -> None:
     from hjepa.data.images.crops import view_draws
     from hjepa.data.views import one_per_view
 

@@ -1,4 +1,4 @@
-"""Data sets of shards: what a path means, labels, splits, batches, damage, writing."""
+"""Data sets of shards: paths and lists, labels, splits, batches, damage, writing."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_folder_is_read_and_divided_by_the_seed(tmp_path: Path, settings: Make
 
 
 @pytest.mark.parametrize("form", ["folders", "names", "pattern", "json", "text", "lone list"])
-def test_splits_are_what_names_say(form: str, tmp_path: Path, settings: Make) -> None:
+def test_splits_are_found_by_names(form: str, tmp_path: Path, settings: Make) -> None:
     root = tmp_path / "test"  # a folder above the set says nothing
     first, last = ("train/", "val/") if form == "folders" else ("imagenet-train-", "imagenet-validation-")
     names = [f"{first}0.tar", f"{first}1.tar", f"{last}0.tar"]
@@ -118,17 +118,17 @@ def test_splits_are_what_names_say(form: str, tmp_path: Path, settings: Make) ->
     assert train.labels is None
 
 
-def test_braces() -> None:
+def test_brace_patterns_are_expanded() -> None:
     assert expand("a-{08..11}.tar") == ["a-08.tar", "a-09.tar", "a-10.tar", "a-11.tar"]
     assert expand("{a,b}/{0..1}") == ["a/0", "a/1", "b/0", "b/1"]
     assert expand("plain") == ["plain"]
-    with pytest.raises(DataError, match=r"\{5..2\} .* is no range"):
+    with pytest.raises(DataError, match=r"invalid range \{5..2\}"):
         expand("x-{5..2}.tar")
     with pytest.raises(DataError, match="correct its ranges"):
         expand("x-{0..99999}-{0..99999}.tar")
 
 
-def test_mistakes_are_one_line(tmp_path: Path, settings: Make) -> None:
+def test_mistakes_are_one_line_errors(tmp_path: Path, settings: Make) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "list.json").write_text("{}")
     (tmp_path / "rows.json").write_text('[{"nsamples": 3}]')
@@ -139,18 +139,18 @@ def test_mistakes_are_one_line(tmp_path: Path, settings: Make) -> None:
         (tmp_path / "empty", r"no \.tar files in .*empty; give a folder of WebDataset shards"),
         (tmp_path / "none", "none does not exist; give a folder of .tar files, a pattern"),
         (tmp_path / "none.json", "none.json does not exist; give a list of shards"),
-        (tmp_path / "list.json", 'list.json is no list of shards; {"shardlist"'),
-        (tmp_path / "rows.json", 'has an entry {"nsamples": 3}; each needs a url'),
-        (tmp_path / "labels.json", "each needs a url, nsamples .* labels a list of as many"),
+        (tmp_path / "list.json", 'list.json is not a list of shards; expected {"shardlist"'),
+        (tmp_path / "rows.json", 'has an invalid entry {"nsamples": 3}; each needs a url'),
+        (tmp_path / "labels.json", "each needs a url, nsamples .* labels a list of that length"),
         (tmp_path / "nothing.txt", "lists no shards"),
         (tmp_path / "gone.txt", "gone.tar: the shard does not exist"),
-        ("s3://bucket/shard-{0..3}.tar", "s3: addresses are not read; give https://"),
+        ("s3://bucket/shard-{0..3}.tar", "s3: URLs are not supported; give an https:// URL"),
     ]
     for path, message in cases:
         with pytest.raises(DataError, match=message) as caught:
             build_dataset(settings(path))
         assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match=r"data\.data_path: needed for data\.dataset=webdataset"):
+    with pytest.raises(UserError, match=r"data\.data_path: required for data\.dataset=webdataset"):
         build_dataset(DataConfig(dataset="webdataset"))
 
 
@@ -179,11 +179,11 @@ def test_class_names_of_a_list(tmp_path: Path, settings: Make) -> None:
     assert dataset.class_names == ("cat", "0", "fox")
     assert dataset.labels.tolist() == [int(name[-5:]) % 3 for name in dataset.identifiers]
     (tmp_path / "shards.json").write_text(json.dumps(tree | {"class_names": ["cat", "dog"]}))
-    with pytest.raises(DataError, match="the label '2' is none of the 2 classes"):
+    with pytest.raises(DataError, match="label '2' is not among the 2 class_names"):
         build_dataset(settings(tmp_path))
 
 
-def test_processes_workers_accumulation_and_the_first_step_change_nothing(tmp_path: Path, settings: Make) -> None:
+def test_batches_do_not_depend_on_processes_workers_accumulation_or_first_step(tmp_path: Path, settings: Make) -> None:
     write_shards(tmp_path / "set", [11, 3, 20, 9, 14, 25])
     data = settings(tmp_path / "set", batch_size=16, storage="workers", test_fraction=0.02, shard_lanes=4)
     dataset = build_dataset(data)
@@ -203,7 +203,7 @@ def test_processes_workers_accumulation_and_the_first_step_change_nothing(tmp_pa
     assert not equal(batches(dataset, other, 0, 2), whole[:2])
 
 
-def test_a_run_that_was_stopped_goes_on_bit_equal(run: Run, tmp_path: Path) -> None:
+def test_a_resumed_run_is_bit_equal(run: Run, tmp_path: Path) -> None:
     write_shards(tmp_path / "set", [30, 18, 25, 40])
     keys = {"data.dataset": "webdataset", "data.data_path": str(tmp_path / "set"), "data.subset": None}
     keys |= {"data.cache_dir": str(tmp_path / "cache"), "data.storage": "workers", "training.accumulation_steps": 2}
@@ -215,7 +215,7 @@ def test_a_run_that_was_stopped_goes_on_bit_equal(run: Run, tmp_path: Path) -> N
     assert [r["loss"] for r in resumed.records] == [r["loss"] for r in whole.records]
 
 
-def test_damage_is_skipped_and_counted_or_stops(
+def test_damaged_samples_are_skipped_and_counted_or_stop(
     tmp_path: Path, settings: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     files = write_shards(tmp_path / "set" / "train", [8, 8, 8])
@@ -244,7 +244,7 @@ def test_damage_is_skipped_and_counted_or_stops(
         build_dataset(settings(tmp_path / "set"))
 
 
-def test_a_shard_that_vanishes_is_replaced_by_another(tmp_path: Path, settings: Make) -> None:
+def test_a_shard_that_disappears_is_replaced_by_another(tmp_path: Path, settings: Make) -> None:
     files = write_shards(tmp_path / "set", [150, 10, 12])
     data = settings(tmp_path / "set", storage="workers", test_fraction=0.01)
     dataset = build_dataset(data)
@@ -261,7 +261,7 @@ def test_a_shard_that_vanishes_is_replaced_by_another(tmp_path: Path, settings: 
         batches(strict, data.model_copy(update={"bad_images": "stop"}), 0, 4)
 
 
-def test_files_are_written_as_they_are_and_read_back(class_folder: Path, tmp_path: Path, settings: Make) -> None:
+def test_files_are_written_unchanged_and_read_back(class_folder: Path, tmp_path: Path, settings: Make) -> None:
     (class_folder / "ant" / "broken.png").write_bytes(b"")
     (class_folder / "bee" / "deep.PNG").write_bytes(encode(np.full((9, 9), 40_000, dtype=np.uint16)))
     source = DataConfig(dataset="folder", data_path=class_folder)
@@ -279,13 +279,13 @@ def test_files_are_written_as_they_are_and_read_back(class_folder: Path, tmp_pat
     first = (tmp_path / "out" / "train" / "shard-000000.tar").read_bytes()
     write_data(source, tmp_path / "again", samples_per_shard=4, seed=5)
     assert (tmp_path / "again" / "train" / "shard-000000.tar").read_bytes() == first
-    with pytest.raises(UserError, match="holds something already; give an empty folder"):
+    with pytest.raises(UserError, match="the folder is not empty; give an empty one"):
         write_data(source, tmp_path / "out")
-    with pytest.raises(UserError, match="cannot be made"):
+    with pytest.raises(UserError, match="cannot be created"):
         write_data(source, class_folder / "ant" / "0.png")
 
 
-def test_a_set_s_own_validation_images_are_checked_and_written(tmp_path: Path, settings: Make) -> None:
+def test_own_validation_images_are_checked_and_written(tmp_path: Path, settings: Make) -> None:
     for part, count in (("train", 5), ("val", 3), ("test", 2)):
         for index in range(count):
             path = tmp_path / "set" / part / "ab"[index % 2] / f"{index}.png"
@@ -319,7 +319,7 @@ def test_images_in_memory_are_written_without_loss(keys: dict[str, Any], tmp_pat
     assert (after.labels is None) == (before.labels is None)
 
 
-def test_the_command_writes_shards_and_says_how_to_use_them(class_folder: Path, tmp_path: Path) -> None:
+def test_the_command_writes_shards_and_prints_how_to_use_them(class_folder: Path, tmp_path: Path) -> None:
     from tests.data.test_data_command import run
 
     arguments = ["--dataset", "folder", "--data-path", class_folder, "--samples-per-shard", 8]
@@ -334,7 +334,7 @@ def test_the_command_writes_shards_and_says_how_to_use_them(class_folder: Path, 
     assert sheet.stat().st_size > 1000
 
 
-def test_shards_of_splits_that_are_not_used_are_said(tmp_path: Path, settings: Make) -> None:
+def test_shards_of_unused_splits_are_noted(tmp_path: Path, settings: Make) -> None:
     for name, count in (("training", 4), ("dev", 3), ("valid", 1), ("test", 2), ("extra", 5)):
         write_shards(tmp_path / "shards" / name, [count])
     splits = build_splits(settings(tmp_path / "shards"))
@@ -343,7 +343,7 @@ def test_shards_of_splits_that_are_not_used_are_said(tmp_path: Path, settings: M
     assert "2 shards of other splits are not used: dev/shard-0000.tar, extra/shard-0000.tar" in said
 
 
-def test_images_with_rarer_suffixes_are_found_behind_other_files(tmp_path: Path, settings: Make) -> None:
+def test_images_with_rare_suffixes_are_found_after_other_files(tmp_path: Path, settings: Make) -> None:
     members = [(f"{i}.{suffix}", content) for i in range(4) for suffix, content in _parts(i)]
     write_tar(tmp_path / "shards" / "a.tar", members)
     dataset = build_dataset(settings(tmp_path / "shards", test_fraction=0.01, storage="workers"))

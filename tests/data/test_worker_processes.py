@@ -1,4 +1,4 @@
-"""Worker processes that die, stall or find no shared memory: one line, or slower, never a hang or a traceback."""
+"""Worker processes that die, stall or find no shared memory: a one-line error or slower batches, no hang or traceback."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def one_line(error: pytest.ExceptionInfo[DataError]) -> str:
 
 @pytest.mark.parametrize(
     ("number", "named"),
-    [(signal.SIGKILL, "SIGKILL, most often memory"), (signal.SIGBUS, "SIGBUS, it ran out of shared")],
+    [(signal.SIGKILL, "SIGKILL, probably for lack of memory"), (signal.SIGBUS, "SIGBUS, because it ran out of shared")],
 )
-def test_a_worker_that_dies_ends_the_run_with_one_line(
+def test_a_dead_worker_is_a_one_line_error(
     class_folder: Path, number: int, named: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = set(multiprocessing.active_children())
@@ -69,7 +69,7 @@ def test_a_worker_that_dies_ends_the_run_with_one_line(
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_the_handler_for_dead_children_is_left_as_it_was(class_folder: Path) -> None:
+def test_the_sigchld_handler_is_restored(class_folder: Path) -> None:
     def mine(number: int, frame: Any) -> None:
         """Somebody's own."""
 
@@ -83,7 +83,7 @@ def test_the_handler_for_dead_children_is_left_as_it_was(class_folder: Path) -> 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a pipe stands for a disk that does not answer")
 @pytest.mark.parametrize("evaluation", [False, True])
-def test_a_disk_that_does_not_answer_is_one_line(
+def test_a_disk_that_does_not_respond_is_a_one_line_error(
     class_folder: Path, evaluation: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_loader, "TIMEOUT", 0.5)
@@ -117,7 +117,7 @@ def no_room() -> Iterator[None]:
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="shared memory that can be limited by the size of files")
 @pytest.mark.parametrize("kind", ["class", "dense", "boxes", "text"])
-def test_without_shared_memory_batches_come_through_pipes(
+def test_without_shared_memory_batches_are_sent_through_pipes(
     class_folder: Path, kind: Any, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     count = len(loader(class_folder).dataset)
@@ -143,7 +143,7 @@ def test_without_shared_memory_batches_come_through_pipes(
         with no_room():
             first = next(piped)  # the workers start here
         through_pipes = [first, *piped]
-    assert len([record for record in caplog.records if "come through pipes" in record.message]) == 1
+    assert len([record for record in caplog.records if "are sent through pipes" in record.message]) == 1
     assert "Traceback" not in capfd.readouterr().err
     for other in (shared, through_pipes):
         for expected, batch in zip(here, other, strict=True):
@@ -165,7 +165,7 @@ def test_without_shared_memory_batches_come_through_pipes(
                 )
 
 
-def test_processes_that_cannot_be_started_are_one_line(class_folder: Path) -> None:
+def test_workers_that_cannot_be_started_are_a_one_line_error(class_folder: Path) -> None:
     import resource
 
     starting = loader(class_folder)
@@ -187,7 +187,7 @@ class HungryTargets(ListedTargets):
         raise MemoryError(f"no room for {index}")
 
 
-def test_a_worker_without_memory_is_one_line(class_folder: Path) -> None:
+def test_a_worker_without_memory_is_a_one_line_error(class_folder: Path) -> None:
     count = len(loader(class_folder).dataset)
     hungry = loader(class_folder, targets=HungryTargets("text", ["a"] * count))
     with pytest.raises(DataError, match="a worker process ran out of memory") as error:
@@ -195,7 +195,7 @@ def test_a_worker_without_memory_is_one_line(class_folder: Path) -> None:
     one_line(error)
 
 
-def test_other_errors_of_a_worker_stay_what_they_are(class_folder: Path) -> None:
+def test_other_errors_of_a_worker_are_not_changed(class_folder: Path) -> None:
     class Broken(ListedTargets):
         def read(self, index: int) -> str:
             raise KeyError(f"a mistake in the program at {index}")

@@ -147,7 +147,7 @@ def test_without_validation_every_training_label_serves_the_probe(run_dir: Path,
     most = evaluate(run_dir, device="cpu", eval_type="knn", output=tmp_path / "r.json", overrides=keys[1:])
     assert (every["train_images"], most["train_images"]) == (200, 180)
     assert "validation" not in every
-    with pytest.raises(UserError, match=r"no validation images, since data\.validation_fraction=0"):
+    with pytest.raises(UserError, match=r"no validation images because data\.validation_fraction=0"):
         evaluate(run_dir, split="validation", device="cpu", output=tmp_path / "r.json", overrides=keys)
 
 

@@ -1,4 +1,4 @@
-"""The evidence of a run, made up in numbers."""
+"""Synthetic evidence of a run."""
 
 from __future__ import annotations
 

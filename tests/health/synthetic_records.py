@@ -1,4 +1,4 @@
-"""Made-up records and results of a healthy run, for rules that need numbers rather than a run."""
+"""Synthetic records and results of a healthy run."""
 
 from __future__ import annotations
 

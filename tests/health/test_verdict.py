@@ -1,4 +1,4 @@
-"""The verdict and every rule behind it, each in both directions."""
+"""The verdict, and every rule both when it applies and when it does not."""
 
 import pytest
 from tests.health.synthetic_records import make_results, make_scores, train_record
@@ -26,14 +26,14 @@ def knn_course(values):
     ]
 
 
-def test_a_clear_gain_is_stated_with_its_size(evidence):
+def test_a_clear_gain_is_reported_with_its_size(evidence):
     verdict = judge(evidence())
     assert verdict.kind == "good"
     assert verdict.headline == "Better than both controls"
     assert "60.0%" in verdict.sentence
-    assert "20.0 points above its untrained copy" in verdict.sentence
+    assert "20.0 points above the untrained encoder" in verdict.sentence
     assert "22.0 points above raw pixels" in verdict.sentence
-    assert "chance is 10.0%" in verdict.sentence
+    assert "chance: 10.0%" in verdict.sentence
     assert "noise" not in verdict.sentence
     assert verdict.advice is None
 
@@ -43,11 +43,11 @@ def test_a_clear_gain_is_stated_with_its_size(evidence):
     [
         ((0.40, 0.35, 0.50), "warn", "below raw pixels", "10.0 points below raw pixels"),
         ((0.40, 0.35, 0.40), "warn", "no better than raw pixels", "level with raw pixels"),
-        ((0.40, 0.40, 0.30), "warn", "No clear gain", "level with its untrained copy"),
-        ((0.30, 0.40, 0.20), "bad", "Worse than the untrained encoder", "10.0 points below its untrained copy"),
+        ((0.40, 0.40, 0.30), "warn", "No clear gain", "level with the untrained encoder"),
+        ((0.30, 0.40, 0.20), "bad", "Worse than the untrained encoder", "10.0 points below the untrained encoder"),
     ],
 )
-def test_a_loss_is_stated_with_its_sign(evidence, scores, kind, headline, said):
+def test_a_missing_gain_is_reported_with_its_sign(evidence, scores, kind, headline, said):
     verdict = judge(evidence(scores=scores))
     assert verdict.kind == kind
     assert headline in verdict.headline
@@ -60,29 +60,29 @@ def test_the_same_difference_is_noise_on_few_images_and_a_gain_on_many(evidence)
     many = judge(evidence(results=make_results(0.45, 0.40, 0.30, step=20_000, images=10_000)))
     assert few.headline == "No clear gain over the untrained encoder"
     assert "of 100 validation images" in few.sentence
-    assert "within the noise of so many images" in few.sentence
+    assert "within the noise for this number of images" in few.sentence
     assert many.kind == "good"
 
 
 @pytest.mark.parametrize("scores", [(0.9, 0.1, 0.1), (0.1, 0.9, 0.9), (0.40, 0.401, 0.42)])
-def test_nothing_that_is_said_or_advised_depends_on_test(evidence, scores):
+def test_verdict_and_advice_do_not_depend_on_test(evidence, scores):
     usual = make_results(0.42, 0.40, 0.43, step=20_000, images=1000)
     other = usual | make_scores(*scores)
     assert judge(evidence(results=other)) == judge(evidence(results=usual))
     assert judge(evidence(results=usual)).recommendations
 
 
-def test_test_alone_compares_nothing_and_validation_alone_will_do(evidence):
+def test_test_results_alone_are_not_compared_and_validation_results_alone_are(evidence):
     both = make_results(0.60, 0.40, 0.38, step=20_000)
     alone = {key: value for key, value in both.items() if key != "validation"}
     verdict = judge(evidence(results=alone))
-    assert verdict.headline == "Not read on validation images"
+    assert verdict.headline == "Not evaluated on validation images"
     assert any("--split validation" in text for text in verdict.recommendations)
     validation = alone | both["validation"] | {"split": "validation"}
     assert judge(evidence(results=validation)) == judge(evidence(results=both))
 
 
-def test_without_results_the_verdict_says_so_and_how_to_get_them(evidence):
+def test_without_results_the_verdict_says_how_to_evaluate(evidence):
     e = evidence(results={})
     verdict = judge(e)
     assert verdict.kind == "note"
@@ -91,7 +91,7 @@ def test_without_results_the_verdict_says_so_and_how_to_get_them(evidence):
     assert run_rules.not_evaluated(evidence()) is None
 
 
-def test_without_labels_loss_and_rank_are_what_is_left(evidence):
+def test_without_labels_the_verdict_uses_loss_and_rank(evidence):
     results = make_results(0, 0, 0, step=20_000) | {
         "linear_probe": {"skipped": "no labels"},
         "knn": {"skipped": "no labels"},
@@ -113,7 +113,7 @@ def test_collapse_overrules_accuracy(evidence):
     assert verdict.findings[0].kind == "bad"
 
 
-def test_findings_are_ordered_and_advice_is_given_once(evidence):
+def test_findings_are_ordered_and_advice_has_no_duplicates(evidence):
     verdict = judge(evidence(scores=(0.3, 0.4, 0.4), train=course(data_wait=0.5), step=2000))
     order = [("bad", "warn", "good", "note").index(f.kind) for f in verdict.findings]
     assert order == sorted(order)
@@ -132,7 +132,7 @@ def test_loss_at_chance(evidence):
     assert rules.loss_at_chance(evidence(train=[])) is None
 
 
-def test_targets_that_become_alike(evidence):
+def test_targets_that_become_constant(evidence):
     falling = [train_record(1000), *course(chance__level_1=0.01, loss__level_1=0.001)[1:]]
     found = rules.targets_alike(evidence(train=falling))
     assert found is not None
@@ -141,7 +141,7 @@ def test_targets_that_become_alike(evidence):
     assert rules.targets_alike(evidence()) is None
 
 
-def test_rank_against_the_random_start(evidence):
+def test_rank_compared_with_the_untrained_encoder(evidence):
     def kind(trained, untrained):
         results = make_results(0.6, 0.4, 0.4, step=20_000)
         results["rank"]["levels"] = [{"level": 0, "trained": trained, "untrained": untrained}]
@@ -154,7 +154,7 @@ def test_rank_against_the_random_start(evidence):
     assert kind(1.0, 1.5) == "bad"
 
 
-def test_online_rank_serves_where_there_is_no_evaluation(evidence):
+def test_online_rank_is_used_without_an_evaluation(evidence):
     low = [{"kind": "eval", "step": 1000, "epoch": 5.0, "rank/level_0": 2.8, "rank": 2.8}]
     found = rules.collapsed(evidence(results={}, evaluations=low))
     assert found is not None
@@ -162,7 +162,7 @@ def test_online_rank_serves_where_there_is_no_evaluation(evidence):
     assert rules.collapsed(evidence(results={}, evaluations=knn_course([0.1]))) is None
 
 
-def test_position(evidence):
+def test_features_that_encode_position_only(evidence):
     found = rules.position_only(evidence(position=[0.95, 0.3]))
     assert found is not None
     assert "95%" in found.text
@@ -170,7 +170,7 @@ def test_position(evidence):
     assert rules.position_only(evidence(position=[None, None])) is None
 
 
-def test_levels(evidence):
+def test_similar_levels_and_best_level(evidence):
     alike = make_results(0.6, 0.4, 0.4, step=20_000) | {"cka": [[1.0, 0.99], [0.99, 1.0]]}
     assert "0 and 1 (CKA 0.99)" in rules.levels_alike(evidence(results=alike)).text
     assert rules.levels_alike(evidence()) is None
@@ -227,7 +227,7 @@ def test_momentum_waiting_skipping_and_length(evidence):
     assert run_rules.short_run(evidence()) is None
 
 
-def test_trust_in_the_numbers(evidence):
+def test_results_of_another_step_and_small_differences(evidence):
     assert "step 5" in run_rules.results_of_another_step(evidence(results=make_results(0.6, 0.4, 0.4, step=5))).text
     assert run_rules.results_of_another_step(evidence()) is None
     assert "raw pixels" in run_rules.one_seed(evidence(scores=(0.60, 0.40, 0.585))).text

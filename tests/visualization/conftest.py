@@ -1,4 +1,4 @@
-"""Real, tiny runs of every shape that figures and reports have to cope with."""
+"""Tiny real runs of every kind that figures and reports support."""
 
 from __future__ import annotations
 

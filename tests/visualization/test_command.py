@@ -1,4 +1,4 @@
-"""The command in front of it."""
+"""The command `hjepa visualize`."""
 
 import pytest
 import typer
@@ -24,6 +24,6 @@ def test_prints_the_paths_it_wrote(unlabelled_run, tmp_path):
     assert (tmp_path / "maps.png").is_file()
 
 
-def test_a_checkpoint_is_asked_for():
+def test_the_checkpoint_is_required():
     with pytest.raises(UserError, match="--checkpoint: missing"):
         raise run().exception

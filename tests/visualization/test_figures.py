@@ -1,4 +1,4 @@
-"""What figures are made of: properties of the calculations, not of the pixels on the page."""
+"""Properties of the computations behind figures."""
 
 import json
 
@@ -28,7 +28,7 @@ def noise(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_records_survive_half_a_line_and_a_repeated_step(tmp_path):
+def test_records_with_a_partial_line_and_a_repeated_step_are_read(tmp_path):
     path = tmp_path / "metrics.jsonl"
     lines = [train_record(10), train_record(20, loss=9.0), train_record(20, loss=1.0), {"kind": "eval", "step": 20}]
     path.write_text("\n".join(map(json.dumps, lines)) + '\n{"kind": "train", "st', encoding="utf-8")
@@ -41,7 +41,7 @@ def test_records_survive_half_a_line_and_a_repeated_step(tmp_path):
     assert [r["step"] for r in records.until(15).train] == [10]
 
 
-def test_absent_files_mean_nothing_and_damaged_ones_are_named(tmp_path):
+def test_missing_files_give_none_and_damaged_ones_are_reported(tmp_path):
     assert read_records(tmp_path / "metrics.jsonl").train == []
     assert read_json(tmp_path / "results.json", "again") is None
     (tmp_path / "results.json").write_text("{", encoding="utf-8")
@@ -70,13 +70,13 @@ def test_curves_mark_a_checkpoint_that_is_not_the_last():
     assert isinstance(curves_figure(Records(), ["a"], 5, "go on"), Omitted)
 
 
-def test_curves_cope_with_zero_losses_and_numbers_that_are_not_finite():
+def test_curves_handle_zero_losses_and_non_finite_numbers():
     train = [train_record(s, loss__level_0=0.0, chance__level_0=0.0, grad_norm=None) for s in (10, 20)]
     train.append(train_record(30, loss__level_1=float("nan"), lr=0.0))
     assert to_png(curves_figure(Records(train), ["a", "b"], 30, "").draw(LIGHT))
 
 
-def test_outline_and_seams_account_for_every_edge():
+def test_outline_and_seams_include_every_edge():
     cells = np.random.Generator(np.random.Philox(key=3)).random((6, 9)) < 0.5
     around, between = outline(cells), seams(cells)
     # Every cell has four edges; an inner one belongs to two cells.
@@ -85,7 +85,7 @@ def test_outline_and_seams_account_for_every_edge():
     assert len(outline(np.ones((2, 3), dtype=bool))) == 10
 
 
-def test_maps_are_grey_where_nothing_varies_and_coloured_where_something_does():
+def test_maps_are_grey_for_constant_features_and_coloured_otherwise():
     flat = pca_rgb(torch.ones(4, 6, 8), (2, 3), 2)
     assert len(flat) == 2
     assert flat[0].shape == (2, 3, 3)
@@ -96,7 +96,7 @@ def test_maps_are_grey_where_nothing_varies_and_coloured_where_something_does():
     assert narrow[0].shape == (2, 3, 3)
 
 
-def test_neighbours_are_never_the_image_itself_even_among_duplicates():
+def test_neighbours_exclude_the_image_itself_even_among_duplicates():
     features = torch.cat([noise(5, 8), noise(1, 8, seed=1).expand(6, 8)])
     found = others(features, 3)
     assert found.shape == (11, 3)
@@ -104,12 +104,12 @@ def test_neighbours_are_never_the_image_itself_even_among_duplicates():
     assert set(found[7].tolist()) <= set(range(5, 11))
 
 
-def test_agreement_counts_known_classes_only():
+def test_same_class_counts_known_classes_only():
     found = torch.tensor([[1, 2], [0, 2], [0, 1], [0, 1]])
     assert same_class(found, torch.tensor([0, 0, 1, -1])) == pytest.approx(2 / 6)
 
 
-def test_queries_cover_classes_then_fill_up():
+def test_queries_cover_all_classes_before_repeating_one():
     labels = torch.tensor([2, 2, 0, -1, 1, 0])
     assert choose_queries(labels, 6, 3).tolist() == [2, 4, 0]
     assert choose_queries(labels, 6, 5).tolist() == [2, 4, 0, 1, 3]
@@ -118,7 +118,7 @@ def test_queries_cover_classes_then_fill_up():
     assert len(choose_queries(labels, 6, 10)) == 6
 
 
-def test_planes_and_layouts_are_functions_of_features_and_seed():
+def test_pca_and_tsne_are_functions_of_features_and_seed():
     features = torch.cat([noise(30, 6), noise(30, 6, seed=1) + 8])
     points, share = principal_plane(features)
     assert points.shape == (60, 2)
@@ -139,7 +139,7 @@ def test_three_channels():
     assert torch.equal(three_channels(many), many[:, :3])
 
 
-def test_images_come_in_an_order_that_the_seed_decides_and_look_as_stored(labelled_run):
+def test_images_are_in_seeded_order_and_shown_as_stored(labelled_run):
     run = load_run(labelled_run, device="cpu")
     images, again = (SplitImages(run, Splits(run.config.data, run.config.seed)) for _ in range(2))
     assert torch.equal(images.order, again.order)
@@ -160,7 +160,7 @@ def test_dim_images_are_brightened_and_the_caption_says_so(labelled_run):
     assert "Brightened 10 times" in images.display_note()
 
 
-def test_gallery_holds_the_features_of_its_rows(labelled_run):
+def test_gallery_has_the_features_of_its_rows(labelled_run):
     run = load_run(labelled_run, device="cpu")
     images = SplitImages(run, Splits(run.config.data, run.config.seed))
     gallery = encode_gallery(images, run.encoder, untrained_encoder(run))
@@ -175,7 +175,7 @@ def test_gallery_holds_the_features_of_its_rows(labelled_run):
 
 
 @pytest.mark.parametrize(("columns", "aspect"), [(1, 1.0), (11, 0.5), (9, 2.0)])
-def test_pictures_keep_their_shape(columns, aspect):
+def test_images_keep_their_aspect_ratio(columns, aspect):
     figure, axes = picture_grid(3, columns, aspect, LIGHT, below=0.2, groups=(1,) if columns > 1 else ())
     width, height = figure.get_size_inches()
     assert width <= 9.001
@@ -186,12 +186,12 @@ def test_pictures_keep_their_shape(columns, aspect):
     assert axes[2][0].get_position().y0 >= 0
 
 
-def test_equal_figures_are_equal_files():
+def test_equal_figures_give_equal_files():
     first, second = (to_png(new_figure(1, DARK)) for _ in range(2))
     assert first == second
 
 
-def test_masks_drawn_are_those_of_training(pooled_run):
+def test_drawn_masks_are_those_of_training(pooled_run):
     run = load_run(pooled_run, device="cpu")
     geometry = run.model.geometry
     strides = [level.stride for level in geometry.levels]

@@ -1,4 +1,4 @@
-"""Whole reports of real runs."""
+"""Reports of real runs."""
 
 import html
 import json
@@ -94,7 +94,7 @@ def test_report_is_self_contained_and_small(labelled):
     assert all(len(image["alt"]) > 30 for image in page.images)
 
 
-def test_report_holds_the_numbers(labelled, labelled_run):
+def test_report_contains_the_numbers(labelled, labelled_run):
     text = words(labelled[-1].read_text(encoding="utf-8"))
     results = json.loads((labelled_run / "results.json").read_text(encoding="utf-8"))
     for reading in ("linear_probe", "knn"):
@@ -112,7 +112,7 @@ def test_report_holds_the_numbers(labelled, labelled_run):
     assert "accuracy on test images" in text
 
 
-def test_report_says_what_was_run(labelled, labelled_run):
+def test_report_describes_the_run(labelled, labelled_run):
     raw = labelled[-1].read_text(encoding="utf-8")
     text = words(raw)
     assert "tiny & quick" in text
@@ -142,16 +142,16 @@ def test_one_level_without_labels_stopped_early(unlabelled_run, tmp_path):
     assert paths[-1] == folder / "report.html"
     text = words(paths[-1].read_text(encoding="utf-8"))
     assert f"hjepa evaluate --checkpoint {folder}" in text
-    assert "since it was not evaluated" in text
+    assert "because it was not evaluated" in text
     assert "flat (one level)" in text
     assert f"hjepa train --output-dir {folder} --resume auto" in text
     assert "no labels" in text
-    assert "t-SNE is left out" in text
+    assert "t-SNE is omitted" in text
     # The run folder itself as output folder means the same places.
     assert visualize(folder, output_dir=folder, device="cpu") == paths[:-1]
 
 
-def test_an_evaluation_that_had_no_labels(unlabelled_run, tmp_path):
+def test_an_evaluation_without_labels(unlabelled_run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(unlabelled_run, folder)
     skipped = {"skipped": "no labels"}
@@ -160,7 +160,7 @@ def test_an_evaluation_that_had_no_labels(unlabelled_run, tmp_path):
     (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
     text = words(visualize(folder, generate_report=True, device="cpu")[-1].read_text(encoding="utf-8"))
     assert "Linear probe and k-NN were skipped: no labels" in text
-    assert "for lack of labels" in text
+    assert "because there are no labels" in text
 
 
 def test_pooled_levels(pooled_run, tmp_path):
@@ -194,19 +194,19 @@ def test_a_run_folder_without_records(unlabelled_run, tmp_path, caplog):
         (folder / name).unlink()
     paths = visualize(folder, generate_report=True, device="cpu")
     assert [p.name for p in paths] == [*FIGURES[1:], "report.html"]
-    assert "curves left out" in caplog.text
+    assert "omitted figure curves" in caplog.text
     text = words(paths[-1].read_text(encoding="utf-8"))
-    assert "holds no records" in text
+    assert "has no training records" in text
     assert "not recorded" in text
 
 
-def test_images_that_moved(unlabelled_run, pictures, tmp_path):
+def test_images_at_a_new_path(unlabelled_run, pictures, tmp_path):
     folder, moved = tmp_path / "run", tmp_path / "moved"
     shutil.copytree(unlabelled_run, folder)
     shutil.copytree(pictures, moved)
     paths = visualize(folder, output_dir=tmp_path / "out", device="cpu", overrides=[f"data.data_path={moved}"])
     assert len(paths) == len(FIGURES)
-    with pytest.raises(UserError, match=r"^model\.depth: not a key that figures depend on"):
+    with pytest.raises(UserError, match=r"^model\.depth: cannot be changed for figures"):
         visualize(folder, overrides={"model.depth": 1})
     with pytest.raises(UserError, match=r"did you mean data\.data_path"):
         visualize(folder, overrides=["data.datapath=x"])
@@ -214,7 +214,7 @@ def test_images_that_moved(unlabelled_run, pictures, tmp_path):
         visualize(folder, overrides={"data.data_path": str(tmp_path / "nowhere")}, device="cpu")
 
 
-def test_mistakes_are_one_line(labelled_run, tmp_path):
+def test_mistakes_are_one_line_errors(labelled_run, tmp_path):
     with pytest.raises(CheckpointError, match="no such file or folder"):
         visualize(tmp_path / "nothing")
     (tmp_path / "file").write_text("", encoding="utf-8")
@@ -228,7 +228,7 @@ def test_mistakes_are_one_line(labelled_run, tmp_path):
         visualize(folder, device="cpu")
 
 
-def test_heavy_mosaics_travel_as_jpeg():
+def test_large_figures_are_embedded_as_jpeg():
     draw = np.random.Generator(np.random.Philox(key=2))
     figure = new_figure(9, LIGHT)
     axes = figure.add_axes((0, 0, 1, 1))
@@ -240,7 +240,7 @@ def test_heavy_mosaics_travel_as_jpeg():
     assert len(data_uri(heavy)) < len(heavy)
 
 
-def test_nothing_in_a_run_is_read_as_markup():
+def test_text_of_a_run_is_escaped():
     hostile = """</style></title><script>alert("1")</script> & 'x' {{ 7 * 7 }} {% raw %}"""
     png = to_png(new_figure(1, LIGHT, width=4.5))
     config = load_config(TINY)
@@ -289,13 +289,13 @@ def test_tables_show_the_accuracies_of_the_split_that_they_name():
             assert probe.cells[0].text == f"{100 * shown['trained']:.1f}"
 
 
-def test_prose_is_escaped_before_it_is_marked():
+def test_prose_is_escaped_before_markup_is_added():
     assert prose("`a<b>` & arXiv:2210.02885") == (
         '<code>a&lt;b&gt;</code> &amp; <a href="https://arxiv.org/abs/2210.02885">arXiv:2210.02885</a>'
     )
 
 
-def test_validation_figures_are_found_beside_test_or_alone(tmp_path):
+def test_validation_results_are_found_with_or_without_test_results(tmp_path):
     from hjepa.visualization.visualize import _read_results
 
     assert _read_results(tmp_path) is None

@@ -1,4 +1,4 @@
-"""Images: sources, splits, integrity, storage, crops and batches. Knows files and tensors, never models."""
+"""Images: sources, splits, integrity, storage, crops and batches. Depends on files and tensors, not on models."""
 
 from hjepa.data.build import build_dataset
 from hjepa.data.convenience import build_dataloader

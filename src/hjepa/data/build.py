@@ -1,4 +1,4 @@
-"""From ``data`` to a data set in hand: source, split, classes, subset, channels, integrity."""
+"""Build a data set from the ``data`` section: source, split, classes, subset, channels, integrity."""
 
 from __future__ import annotations
 
@@ -45,41 +45,41 @@ _EXCLUDING = ("folder", "imagenet", "imagenet100", "parquet")
 
 
 def build_dataset(data: DataConfig, split: Split = "train", *, seed: int = 0) -> ImageDataset:
-    """Find, check and, where it fits, decode one split of a data set.
+    """Find and check one split of a data set, and decode it into memory if it fits.
 
     Args:
         data: the ``data`` section.
-        split: ``"train"``, ``"validation"`` or ``"test"``. ``"train"`` is everything that is pretrained on, validation
-            images included where they are drawn from it (`ImageDataset.division` says which). ``data.subset`` applies
-            to train and to what is drawn from it. `hjepa.data.splits.Splits` has all three at once.
-        seed: ``seed`` of the run; draws the splits that the set does not have, and the subset.
+        split: ``"train"``, ``"validation"`` or ``"test"``. ``"train"`` holds all images for pretraining, including the
+            validation images if those are drawn from it (marked in `ImageDataset.division`). ``data.subset`` applies
+            to train and to the validation images drawn from it. `hjepa.data.splits.Splits` holds all three splits.
+        seed: ``seed`` of the run; draws the subset and any split that the data set does not define.
 
     Returns:
-        The split. Up to 2 GiB decoded it lies in memory (unless ``data.storage=workers``), and sets of up to 50,000
-        files have been decoded once, with every bad file in ``bad_files``. Where the split is drawn from the seed, the
-        training split (without ``data.subset``) lists those of the test split as well.
+        The split. Images of up to 2 GiB decoded are kept in memory, unless ``data.storage=workers``. Sets of up to
+        50,000 files are decoded once, and every bad file is listed in ``bad_files``. If test is drawn from the seed and
+        ``data.subset`` is not set, the training split also lists the bad files of test.
 
     Raises:
-        DataError: nothing there, nothing readable, a bad file under ``data.bad_images=stop``, labels or classes that
-            do not match, a download that failed; one line that says what would do.
-        UserError: keys of ``data`` that do not go together.
+        DataError: no images, no readable image, a bad file under ``data.bad_images=stop``, labels or classes that do
+            not match, or a failed download.
+        UserError: keys of ``data`` that conflict.
     """
     dataset, notes = build_noted(data, split, seed=seed)
-    # They are about the whole set, and every use of it reads the training split.
+    # Notes concern the whole set, and every command that uses it builds the training split: log them only there.
     for note in notes if split == "train" else ():
         log.log(note.level, "%s: %s", data.dataset, note.text)
     return dataset
 
 
 def build_noted(data: DataConfig, split: Split, *, seed: int = 0) -> tuple[ImageDataset, tuple[Note, ...]]:
-    """As `build_dataset`, with what it would log about the set, which is not logged."""
+    """As `build_dataset`, but return the notes about the data set instead of logging them."""
     listing = list_images(data, split)
-    # What is drawn for validation is part of train, and so comes after everything that decides what train is.
+    # Validation images drawn from train are a part of it, so every step below that selects train applies to them too.
     training = split == "train" or (split == "validation" and not listing.division.own_validation)
     other = None
     if listing.whole:
         test = held_out(listing.labels, len(listing), data.test_fraction, seed)
-        # Training looks at what it holds out too, so that every bad file of the set is known before the first step.
+        # The training split also scans the held-out test files, so that all bad files are known before the first step.
         if split == "train" and data.subset is None and worth_scanning(len(listing)):
             other = listing.select(test.nonzero().flatten())
         listing = listing.select((test == (split == "test")).nonzero().flatten())
@@ -101,9 +101,9 @@ def build_noted(data: DataConfig, split: Split, *, seed: int = 0) -> tuple[Image
 
 
 def list_images(data: DataConfig, split: Split) -> Listing:
-    """The images of one split before any is decoded; of the whole set where that is still to be divided.
+    """List the images of one split without decoding them; the whole set if it defines no splits.
 
-    For ``"validation"`` the set's own validation images, or the training images that they are still to be drawn from.
+    For ``"validation"``: the data set's own validation images, or else the training images they will be drawn from.
 
     Raises:
         DataError, UserError: as `build_dataset`.
@@ -121,14 +121,14 @@ def _check_keys(data: DataConfig) -> None:
     for key, value, sets in (("labels_file", data.labels_file, ("folder",)), ("exclude", data.exclude, _EXCLUDING)):
         if value and data.dataset not in sets:
             raise UserError(
-                f"data.{key}: read for data.dataset={', '.join(sets)} only, and data.dataset is {data.dataset}; leave it out"
+                f"data.{key}: supported only for data.dataset={', '.join(sets)}, not for {data.dataset}; leave it out"
             )
 
 
 def _divide(listing: Listing, data: DataConfig, split: Split, seed: int) -> Listing:
-    """The training split with the validation images marked, or these alone.
+    """The training split with its validation images marked, or the validation images alone.
 
-    Decided before a file is read, so that a damaged one changes nothing for the others.
+    The draw happens before any file is read, so a damaged file does not change which other images are drawn.
     """
     validation = withheld(listing.labels, len(listing), data.validation_fraction, seed)
     if split == "validation":

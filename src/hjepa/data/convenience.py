@@ -1,4 +1,4 @@
-"""One call from a configuration to batches."""
+"""Build a data loader from a configuration in one call."""
 
 from __future__ import annotations
 
@@ -27,24 +27,25 @@ def build_dataloader(
     views: Sequence[ViewSpec] | None = None,
     targets: bool = False,
 ) -> TrainLoader | EvalLoader:
-    """The batches that a run of this configuration sees.
+    """Build the loader that a run of this configuration uses for a split.
 
     Args:
-        config: a whole configuration.
-        split: ``"train"`` gives a `TrainLoader`, ``"validation"`` and ``"test"`` an `EvalLoader`.
-        device: where batches go.
-        views: what is cut from every training image; the one view of ``data.augmentation`` when not given.
-        targets: whether batches have the labels, or whatever else is known about the images.
+        config: the whole configuration.
+        split: ``"train"`` gives a `TrainLoader`; ``"validation"`` and ``"test"`` give an `EvalLoader`.
+        device: device of the batches.
+        views: views to cut from every training image; by default the single view of ``data.augmentation``.
+        targets: whether batches include the targets: labels, or those that the data set was given.
 
     Returns:
-        A loader; normalised by ``data.mean`` and ``data.std``, or by the training images' own where not given.
+        A loader that normalises by ``data.mean`` and ``data.std``, or by the statistics of the training images if
+        these are not set.
 
     Raises:
-        UserError: as `build_dataset`, for sizes that do not fit together, and for targets that there are none of.
-        ValueError: ``views`` for a split that is not trained on: evaluation has one view, the centred crop.
+        UserError: as `build_dataset`; also for sizes that conflict, and for ``targets`` if the data set has none.
+        ValueError: ``views`` for another split than train; evaluation has a single view, the centred crop.
     """
     if views is not None and split != "train":
-        raise ValueError(f"views are for the training split; the {split} split has one, the centred crop")
+        raise ValueError(f"views: only for the train split; the {split} split always has one view, the centred crop")
     device = torch.device(device)
     size = config.geometry().height_width
     data, seed = config.data, config.seed

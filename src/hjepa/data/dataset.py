@@ -1,4 +1,4 @@
-"""One split of a data set, in hand: pixels by index, labels where there are some, and what could not be read."""
+"""One split of a data set: pixels by index, labels if it has any, and the files that could not be read."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from hjepa.errors import DataError
 
 log = logging.getLogger("hjepa")
 
-# One line per file up to here, then only a count: a log of a million lines helps nobody.
+# Bad files logged one by one; the rest is only counted.
 MAX_LOGGED = 20
 
-# Fewer files of many images would say little about the whole set.
+# Fewest shards to sample from: the images of fewer shards may not represent the whole set.
 _FEW_SHARDS = 8
 
 Split = Literal["train", "validation", "test"]
@@ -29,23 +29,22 @@ Split = Literal["train", "validation", "test"]
 
 @dataclass(frozen=True)
 class Division:
-    """How the images of a data set came to be divided."""
+    """How a data set is divided into splits."""
 
     drawn: bool = False
-    """Whether train and test were divided by the seed."""
+    """Whether train and test were drawn from the seed."""
     own_validation: bool = False
-    """Whether the data set has validation images of its own, beside train and test."""
+    """Whether the data set defines validation images besides train and test."""
     withheld: Tensor | None = None
-    """bool [N], for the training split: images whose labels are withheld for validation. None where there are
-    none."""
+    """bool [N], training split only: images whose labels are withheld for validation. None if there are none."""
 
     def select(self, rows: Tensor) -> Division:
-        """The division of some images."""
+        """The division of the given rows."""
         return self if self.withheld is None else replace(self, withheld=self.withheld[rows])
 
 
 class BadFile(NamedTuple):
-    """A file that was found but could not be read."""
+    """A file that exists but cannot be read."""
 
     path: str
     """As in `ImageDataset.identifiers`."""
@@ -54,11 +53,11 @@ class BadFile(NamedTuple):
 
 
 class UnreadableShardError(OSError):
-    """Nothing in a whole file of images can be read.
+    """No image of a shard can be read.
 
     Args:
         reason: why, in a few words.
-        end: number of the first image behind the file.
+        end: index of the first image after the shard.
     """
 
     def __init__(self, reason: str, *, end: int) -> None:
@@ -67,11 +66,11 @@ class UnreadableShardError(OSError):
 
 
 class UnreadableStretchError(UnreadableImageError):
-    """An image that cannot be read, and neither can those that follow it.
+    """Several consecutive images that cannot be read.
 
     Args:
         reason: why, in a few words.
-        length: how many from this one on, at least 1.
+        length: number of images, counted from the one that was asked for; at least 1.
     """
 
     def __init__(self, reason: str, length: int) -> None:
@@ -81,28 +80,31 @@ class UnreadableStretchError(UnreadableImageError):
 
 @dataclass(frozen=True)
 class Shards:
-    """How the images of a data set lie in files of many."""
+    """Which shard each image of a data set is in."""
 
     numbers: np.ndarray
-    """int64 [N]: the file of each image."""
+    """int64 [N]: number of each image's shard."""
     fetched: bool
-    """Whether reading an image means fetching its file whole, so that it is cheap to read others from there."""
+    """Whether shards are downloaded whole, so that further images of the same shard cost little."""
 
     def select(self, rows: np.ndarray) -> Shards:
-        """The files of some images."""
+        """The shards of the given rows."""
         return Shards(self.numbers[rows], self.fetched)
 
     def first(self, order: np.ndarray, count: int) -> np.ndarray:
-        """The first images of a random order, from few files where each has to be fetched.
+        """The first images of a random order; if shards are downloaded, only images from few shards.
 
         Args:
-            order: a permutation of the images.
-            count: how many.
+            order: int64 [N], a permutation of the images.
+            count: number of images.
+
+        Returns:
+            int64, up to ``count`` images.
         """
         if not self.fetched:
             return order[:count]
         numbers = self.numbers[order]
-        # Files by their first appearance, and as many as hold enough images.
+        # The shards in order of first appearance, as many as hold enough images.
         _, places, sizes = np.unique(numbers, return_index=True, return_counts=True)
         turn = np.argsort(places)
         needed = max(_FEW_SHARDS, int(np.searchsorted(np.cumsum(sizes[turn]), count)) + 1)
@@ -115,21 +117,21 @@ class _Lazy(Protocol):
 
 
 def choose_names(names: Sequence[str], rows: np.ndarray) -> Sequence[str]:
-    """Some of a data set's identifiers, without making those that are made when asked for."""
+    """Identifiers of the given rows; a lazy sequence stays lazy."""
     if hasattr(names, "choose"):
         return cast(_Lazy, names).choose(rows)
     return [names[row] for row in rows.tolist()]
 
 
 class Blobs(Protocol):
-    """Encoded files by number. Cheap to send to a worker process."""
+    """Encoded images by index. Must be cheap to pickle, as they are sent to worker processes."""
 
     def __len__(self) -> int:
-        """Number of files."""
+        """Number of images."""
         ...
 
     def load(self, index: int) -> bytes:
-        """The bytes of one file. Raises `OSError` when it cannot be read."""
+        """The bytes of one encoded image. Raises `OSError` if they cannot be read."""
         ...
 
 
@@ -137,7 +139,7 @@ class MemoryPixels:
     """Decoded images in memory.
 
     Args:
-        images: [N, C, h, w], or a list of [C, h, w] where sizes or types differ; uint8, uint16 or float32.
+        images: [N, C, h, w], or a list of [C, h, w] if sizes or types differ; uint8, uint16 or float32.
     """
 
     def __init__(self, images: Tensor | list[Tensor]) -> None:
@@ -157,19 +159,19 @@ class MemoryPixels:
         return self.images[index]
 
     def select(self, rows: Sequence[int] | Tensor) -> MemoryPixels:
-        """The images of some rows, in that order."""
+        """The images of the given rows, in that order."""
         if isinstance(self.images, Tensor):
             return MemoryPixels(self.images[torch.as_tensor(rows, dtype=torch.int64)])
         return MemoryPixels([self.images[int(row)] for row in rows])
 
 
 class EncodedPixels:
-    """Encoded images, decoded anew on every read.
+    """Encoded images, decoded on every read.
 
     Args:
-        blobs: the encoded files.
-        channels: channels that images are converted to; as stored when not given.
-        rows: which files, in order; all when not given.
+        blobs: the encoded images.
+        channels: channels to convert to; as stored if None.
+        rows: int64 [N], the images to use, in order; all if None.
     """
 
     def __init__(self, blobs: Blobs, channels: int | None = None, rows: Tensor | None = None) -> None:
@@ -190,7 +192,11 @@ class EncodedPixels:
         return decoded.pixels if self.channels is None else convert_channels(decoded, self.channels)
 
     def read_for_crop(self, index: int, reduction: Reduction | None) -> Decoded:
-        """One decoded image in whatever memory order it comes, smaller where `decode` finds that this will do.
+        """One decoded image for cropping, in any memory order, and reduced in size if `decode` supports it.
+
+        Args:
+            index: which image.
+            reduction: returns the largest factor by which the image may be reduced; None for full size.
 
         Raises:
             UnreadableImageError: with the reason.
@@ -213,11 +219,11 @@ class EncodedPixels:
             raise UnreadableImageError(error.strerror or type(error).__name__) from None
 
     def select(self, rows: Sequence[int] | Tensor) -> EncodedPixels:
-        """The images of some rows, in that order."""
+        """The images of the given rows, in that order."""
         return EncodedPixels(self.blobs, self.channels, self.rows[torch.as_tensor(rows, dtype=torch.int64)])
 
     def with_channels(self, channels: int) -> EncodedPixels:
-        """The same files, converted to ``channels`` channels."""
+        """The same images, converted to ``channels`` channels."""
         return EncodedPixels(self.blobs, channels, self.rows)
 
 
@@ -231,19 +237,18 @@ class ImageDataset:
         name: name of the data set, ``data.dataset``.
         description: a few words for tables, for example ``"shapes v1, 32x32"``.
         split: ``"train"``, ``"validation"`` or ``"test"``.
-        labels: int64 [N], -1 where an image has none; None where no image has one.
+        labels: int64 [N], -1 for an image without a label; None if no image has one.
         class_names: names in the order of labels.
         channels: channels of every image.
-        identifiers: file path relative to the root, or for example ``"cifar10/train/123"``.
-        bad_files: files found and left out, with reasons; see `build_dataset`. Files that turn out to be unreadable while workers
-            decode them are added as they are met.
-        bad_images: ``"skip"`` or ``"stop"``: what loaders do with such a file.
-        shards: where images lie in files of many; they decide the order of training.
-        division: how train, validation and test were divided.
-        targets: what loaders hand out when they are asked for targets: what was given, else the labels, else None.
+        identifiers: [N], path relative to the root, or for example ``"cifar10/train/123"``.
+        bad_files: files left out, with reasons; see `build_dataset`. Files that workers cannot decode later are added.
+        bad_images: ``"skip"`` or ``"stop"``: what loaders do with an unreadable file.
+        shards: the shard of each image, if the data set has shards; determines the training order.
+        division: how train, validation and test are divided.
+        targets: the targets that loaders return: those given, else the labels, else None.
 
     Raises:
-        ValueError: not as many identifiers, labels or targets as images.
+        ValueError: the numbers of identifiers, labels or targets differ from the number of images.
     """
 
     def __init__(
@@ -264,7 +269,7 @@ class ImageDataset:
         targets: Targets | None = None,
     ) -> None:
         if any(part is not None and len(part) != len(pixels) for part in (identifiers, labels, targets)):
-            raise ValueError(f"{len(pixels)} images need as many identifiers, labels and targets")
+            raise ValueError(f"identifiers, labels and targets need one entry for each of the {len(pixels)} images")
         self.pixels = pixels
         self.name = name
         self.split = split
@@ -291,25 +296,25 @@ class ImageDataset:
 
     @property
     def images(self) -> Tensor | None:
-        """All images as one tensor [N, C, h, w], where they are decoded in memory and of one size and type."""
+        """All images as one tensor [N, C, h, w] if they are in memory and equal in size and type, else None."""
         if isinstance(self.pixels, MemoryPixels) and isinstance(self.pixels.images, Tensor):
             return self.pixels.images
         return None
 
     @property
     def decoded_bytes(self) -> int | None:
-        """Bytes of the decoded images where they lie in memory, else None."""
+        """Bytes of the decoded images if they are in memory, else None."""
         return self.pixels.nbytes if isinstance(self.pixels, MemoryPixels) else None
 
     @property
     def targets(self) -> Targets | None:
-        """What is known about each image."""
+        """The target of each image; None if there are none."""
         if self._targets is None and self.labels is not None:
             return ListedTargets("class", self.labels)
         return self._targets
 
     def sample(self, index: int) -> Sample:
-        """One image in its native size and type, with its target. Raises as `read`."""
+        """One image in its stored size and type, with its target. Raises as `read`."""
         pixels = self.read(index)
         targets = self.targets
         if targets is None:
@@ -318,23 +323,23 @@ class ImageDataset:
             return Sample(pixels, targets.read(index % len(self)))
 
     def read(self, index: int) -> Tensor:
-        """The pixels of one image in its native size and type.
+        """The pixels of one image in its stored size and type.
 
         Returns:
             [channels, h, w]: uint8 (0 to 255), uint16 (0 to 65535) or float32 (0 to 1).
 
         Raises:
-            IndexError: no such index.
+            IndexError: the index is out of range.
             DataError: the file cannot be read.
         """
         if not -len(self) <= index < len(self):
-            raise IndexError(f"image {index} of {len(self)}")
+            raise IndexError(f"index {index} is out of range for {len(self)} images")
         with self._named(index):
             return self.pixels.read(index % len(self))
 
     @contextmanager
     def _named(self, index: int) -> Iterator[None]:
-        """What cannot be read is a `DataError` with the image's name."""
+        """Context that turns an `UnreadableImageError` into a `DataError` that names the image."""
         try:
             yield
         except UnreadableImageError as error:
@@ -343,7 +348,7 @@ class ImageDataset:
             ) from None
 
     def select(self, rows: Sequence[int] | Tensor) -> ImageDataset:
-        """The images of some rows as a data set of its own, in that order."""
+        """A data set with the images of the given rows, in that order."""
         rows = torch.as_tensor(rows, dtype=torch.int64)
         return ImageDataset(
             self.pixels.select(rows),
@@ -362,19 +367,22 @@ class ImageDataset:
         )
 
     def first(self, order: np.ndarray, count: int) -> np.ndarray:
-        """Up to ``count`` images of a random order; from few shards where each has to be fetched from the web.
+        """The first images of a random order; if shards are downloaded, only images from few shards.
 
         Args:
-            order: a permutation of the indices.
-            count: how many.
+            order: int64 [N], a permutation of the indices.
+            count: number of images.
+
+        Returns:
+            int64, up to ``count`` indices.
         """
         return order[:count] if self.shards is None else self.shards.first(order, count)
 
     def note_bad(self, bad: BadFile) -> None:
-        """Count a file that a loader could not read; one warning each for the first few.
+        """Record a file that a loader could not read, with a warning for each of the first `MAX_LOGGED`.
 
         Raises:
-            DataError: the policy is ``stop``.
+            DataError: `bad_images` is ``"stop"``.
         """
         if self.bad_images == "stop":
             raise bad_files_error([bad])
@@ -385,11 +393,11 @@ class ImageDataset:
         if len(self.bad_files) <= MAX_LOGGED:
             log.warning("skipped %s: %s", *bad)
         elif len(self.bad_files) == MAX_LOGGED + 1:
-            log.warning("more files cannot be read; from here on they are skipped and only counted")
+            log.warning("more files cannot be read; skipping them without further messages")
 
 
 def log_bad_files(bad_files: Sequence[BadFile]) -> None:
-    """One warning per skipped file, up to `MAX_LOGGED`, then a count."""
+    """Log a warning for each skipped file, up to `MAX_LOGGED`, then the number of the rest."""
     for bad in bad_files[:MAX_LOGGED]:
         log.warning("skipped %s: %s", *bad)
     if len(bad_files) > MAX_LOGGED:
@@ -397,7 +405,7 @@ def log_bad_files(bad_files: Sequence[BadFile]) -> None:
 
 
 def bad_files_error(bad_files: Sequence[BadFile]) -> DataError:
-    """The one-line error for the policy ``stop``."""
+    """The error for bad files under ``data.bad_images=stop``, in one line."""
     first = ", ".join(f"{bad.path} ({bad.reason})" for bad in bad_files[:3])
     more = f" and {len(bad_files) - 3} more" if len(bad_files) > 3 else ""
     noun = "file" if len(bad_files) == 1 else "files"

@@ -1,4 +1,4 @@
-"""What a data set really holds: counts, sizes, types, classes, bad files, and pictures in both splits."""
+"""Check a data set: counts, sizes, types, classes, bad files, and duplicates across splits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Duplicate(NamedTuple):
-    """One picture that stands in both splits, pixel by pixel."""
+    """Two images, one in train and one in test, with identical pixels."""
 
     train: int
     """Index in the training split."""
@@ -29,7 +29,7 @@ class Duplicate(NamedTuple):
 
 @dataclass
 class SplitReport:
-    """What one split holds."""
+    """Contents of one split."""
 
     images: int
     """Readable images."""
@@ -44,25 +44,25 @@ class SplitReport:
     bad_files: list[BadFile]
     """Files left out."""
     converted: dict[str, int] = field(default_factory=dict)
-    """Files by what is done to them beside decoding, most frequent first."""
+    """Number of files by the conversion applied when decoding, most frequent first."""
 
 
 @dataclass
 class IntegrityReport:
-    """What a data set holds."""
+    """Contents of a data set."""
 
     description: str
     """The data set in a few words."""
     channels: int
     """Channels of every image."""
     splits: dict[str, SplitReport]
-    """``"train"``, ``"validation"`` where the set has validation images of its own, and, where there is one, ``"test"``."""
+    """``"train"``; ``"validation"`` if the data set defines it; ``"test"`` if there is one."""
     duplicates: list[tuple[str, str]] = field(default_factory=list)
-    """Pictures in both splits: identifiers in train and test."""
+    """Images in both train and test, as identifiers (train, test)."""
     missing_test: str | None = None
-    """Why there is no test split, where there is none."""
+    """Why there is no test split; None if there is one."""
     notes: list[str] = field(default_factory=list)
-    """What was left out, renamed or understood in a certain way."""
+    """What was left out, renamed, or how an ambiguous layout was interpreted."""
 
     @property
     def bad_files(self) -> list[BadFile]:
@@ -71,9 +71,10 @@ class IntegrityReport:
 
 
 def duplicates(train: ImageDataset, test: ImageDataset) -> list[Duplicate]:
-    """Every test picture that is also in train, by a hash of size, type and decoded pixels.
+    """Find test images that are also in train, by a hash of size, type and decoded pixels.
 
-    Pictures repeated within one split count once: each test image is paired with its first twin in train.
+    Returns:
+        one pair for each such test image, with its first copy in train.
     """
     return _pairs(
         [(index, digest) for index, digest, _ in _digests(train)],
@@ -82,11 +83,11 @@ def duplicates(train: ImageDataset, test: ImageDataset) -> list[Duplicate]:
 
 
 def check_dataset(data: DataConfig, seed: int = 0) -> IntegrityReport:
-    """Read every image of every split once and say what is there.
+    """Read every image of every split once and report the contents.
 
     Args:
-        data: the ``data`` section. ``data.subset`` is respected.
-        seed: of the run; draws the split where the set has none.
+        data: the ``data`` section, including ``data.subset``.
+        seed: seed of the run; draws the splits that the data set does not define.
 
     Raises:
         DataError: as `hjepa.data.build_dataset`; under ``data.bad_images=stop`` also for the first bad file.
@@ -125,11 +126,11 @@ def _check_validation(data: DataConfig, seed: int, report: IntegrityReport) -> N
 
 
 def _conversions(data: DataConfig, dataset: ImageDataset) -> dict[str, int]:
-    """What is done to the files of a split, by the heads of the files."""
+    """Count the conversions that decoding applies to the files of a split, judging by their headers."""
     split: Split = dataset.split
     pixels = dataset.pixels
     if not isinstance(pixels, EncodedPixels):
-        # Decoded already: the files are looked up once more.
+        # The images are decoded already, so find their files again.
         listing = list_images(data, split)
         if not isinstance(listing.pixels, EncodedPixels):
             return {}
@@ -141,18 +142,18 @@ def _conversions(data: DataConfig, dataset: ImageDataset) -> dict[str, int]:
         try:
             counts.update(conversions(pixels.load(index)))
         except OSError:
-            continue  # a bad file, and reported as one
+            continue  # already reported as a bad file
     return dict(counts.most_common())
 
 
 def _pairs(train: list[tuple[int, bytes]], test: list[tuple[int, bytes]]) -> list[Duplicate]:
-    # Reversed, so that the first of several equal training images stays in the table.
+    # Reversed, so that the first of several equal training images is kept.
     first = {digest: index for index, digest in reversed(train)}
     return [Duplicate(first[digest], index) for index, digest in test if digest in first]
 
 
 def _inspect(dataset: ImageDataset) -> tuple[SplitReport, list[tuple[int, bytes]]]:
-    """The report of a split, and index and hash of its images."""
+    """The report of a split, and (index, hash) of each readable image."""
     sizes: Counter[tuple[int, int]] = Counter()
     types: Counter[str] = Counter()
     rows: list[tuple[int, bytes]] = []
@@ -171,7 +172,7 @@ def _inspect(dataset: ImageDataset) -> tuple[SplitReport, list[tuple[int, bytes]
 
 
 def _digests(dataset: ImageDataset) -> Iterator[tuple[int, bytes, tuple[int, int, str]]]:
-    """Index, hash, and (height, width, type) of every image that can be read."""
+    """Index, hash, and (height, width, type) of every readable image."""
     for index in range(len(dataset)):
         try:
             image = dataset.pixels.read(index)

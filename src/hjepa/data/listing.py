@@ -1,4 +1,4 @@
-"""What a source finds before anything is decoded, and how it is divided: splits, classes, subsets."""
+"""Listing of a data set before decoding, and its division into splits, classes and subsets."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from hjepa.errors import DataError
 from hjepa.runtime.random import Purpose, stream
 
 MOST_VALIDATION = 5000
-"""Images that ``data.validation_fraction=auto`` withholds at most: two standard errors of an accuracy are then 1.4 points
-at the most."""
+"""Most images that ``data.validation_fraction=auto`` withholds. With so many, two standard errors of an accuracy are at
+most 1.4 percentage points."""
 
 
 class Note(NamedTuple):
-    """Something about a set that its user should hear: what was left out, renamed or understood in a certain way."""
+    """A message about a data set: what was left out, renamed, or how an ambiguous layout was interpreted."""
 
     text: str
     """One line."""
     level: int = logging.WARNING
-    """Of the log: a warning where pictures or labels are concerned that somebody may miss."""
+    """Logging level: a warning if images or labels that the user may expect are not used."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Images that a source found for one split, or for the whole set where it has none."""
+    """Images that a source found for one split, or for the whole set if it defines no splits."""
 
     pixels: Pixels
     """In memory or encoded."""
@@ -44,30 +44,30 @@ class Listing:
     class_names: tuple[str, ...] | None = None
     """In the order of labels."""
     whole: bool = False
-    """Whether this is the whole set, still to be divided into train and test."""
+    """Whether this is the whole set, not yet divided into train and test."""
     root: Path | None = None
     """Where it was found, for messages."""
     description: str | None = None
     """A few words for tables."""
     sample: EncodedPixels | None = None
-    """Encoded images that decide the number of channels, the same for all splits: training images, or the whole
-    set. None where images are decoded already."""
+    """Encoded images that determine the number of channels, the same for all splits: training images, or the whole
+    set. None if images are decoded already."""
     subset_done: bool = False
-    """Whether the source has applied ``data.subset`` itself."""
+    """Whether the source has already applied ``data.subset``."""
     shards: Shards | None = None
-    """Where images lie in files of many."""
+    """The shard of each image, if the data set has shards."""
     bad_files: tuple[BadFile, ...] = ()
-    """What the source itself found damaged."""
+    """Files that the source itself found damaged."""
     division: Division = field(default_factory=Division)
-    """How train, validation and test were divided, as far as that has been done."""
+    """How train, validation and test are divided so far."""
     notes: tuple[Note, ...] = ()
-    """About the set as a whole, the same for all splits."""
+    """Messages about the whole data set, the same for all splits."""
 
     def __len__(self) -> int:
         return len(self.identifiers)
 
     def select(self, rows: Tensor) -> Listing:
-        """Some images, in the order of ``rows`` (int64)."""
+        """The images of the given rows (int64), in that order."""
         return replace(
             self,
             pixels=self.pixels.select(rows),
@@ -79,9 +79,16 @@ class Listing:
 
 
 def held_out(labels: Tensor | None, count: int, fraction: float, seed: int) -> Tensor:
-    """Which images a seeded split holds out: bool [count].
+    """Draw the images that a seeded split holds out for testing: bool [count].
 
-    The share is taken of every class (unlabelled images count as one), rounded; at least one image in all, never all.
+    Stratified: the fraction is taken of every class and rounded; unlabelled images count as one class. At least one
+    image is held out and at least one remains.
+
+    Args:
+        labels: int64 [count], -1 for none; None if no image has a label.
+        count: number of images.
+        fraction: ``data.test_fraction``.
+        seed: seed of the run.
     """
     groups = np.zeros(count, dtype=np.int64) if labels is None else labels.numpy()
     order = stream(Purpose.SPLIT, seed).permutation(count)
@@ -97,16 +104,16 @@ def held_out(labels: Tensor | None, count: int, fraction: float, seed: int) -> T
 
 
 def withheld(labels: Tensor | None, count: int, fraction: float | Literal["auto"], seed: int) -> Tensor | None:
-    """Which training images have their labels withheld for validation: bool [count]; None for none at all.
+    """Draw the training images whose labels are withheld for validation: bool [count]; None for no image.
 
-    Where some images have labels, only those count and only those are drawn: the same share of every class, as nearly as
-    whole images allow, and never a class's last one. Without labels any images are drawn.
+    If any image has a label, only labelled images count and are drawn, stratified: the same share of every class up to
+    rounding, and never the last image of a class. Without labels, images are drawn uniformly.
 
     Args:
-        labels: int64 [count], -1 for none.
-        count: training images.
+        labels: int64 [count], -1 for none; None if no image has a label.
+        count: number of training images.
         fraction: ``data.validation_fraction``.
-        seed: of the run.
+        seed: seed of the run.
     """
     groups = np.full(count, -1, dtype=np.int64) if labels is None else labels.numpy()
     order = stream(Purpose.VALIDATION, seed).permutation(count)
@@ -115,7 +122,7 @@ def withheld(labels: Tensor | None, count: int, fraction: float | Literal["auto"
     wanted = min(MOST_VALIDATION, len(order) // 10) if fraction == "auto" else round(fraction * len(order))
     if fraction == 0 or len(order) < 2:
         return None
-    # Where each image stands among those of its class, 0 to 1: the first places of all classes are taken together.
+    # Rank of each image within its class, scaled to 0..1: taking the lowest ranks takes the same share of every class.
     place = np.empty(len(order))
     for group in np.unique(groups[order]):
         members = np.flatnonzero(groups[order] == group)
@@ -128,10 +135,10 @@ def withheld(labels: Tensor | None, count: int, fraction: float | Literal["auto"
 
 
 def subset_rows(labels: Tensor | None, count: int, subset: int | float, seed: int) -> Tensor:
-    """The images of ``data.subset``: int64, ascending.
+    """Draw the images of ``data.subset``: int64, ascending.
 
-    Balanced over classes (counts differ by at most one while every class lasts) where every image has a label,
-    otherwise uniform. A smaller subset of the same seed lies inside a larger one.
+    If every image has a label, classes are balanced: counts differ by at most one until a class runs out. Otherwise the
+    draw is uniform. With the same seed, a smaller subset is contained in a larger one.
     """
     wanted = subset_size(count, subset)
     order = stream(Purpose.SUBSET, seed).permutation(count)
@@ -146,15 +153,15 @@ def subset_rows(labels: Tensor | None, count: int, subset: int | float, seed: in
 
 
 def subset_size(count: int, subset: int | float) -> int:
-    """How many of ``count`` images ``data.subset`` means: a share below 1, or a number."""
+    """Number of images that ``data.subset`` selects of ``count``: a fraction if below 1, else a number."""
     return min(count, max(1, round(subset * count)) if subset < 1 else int(subset))
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
-    """Class names of ``data.classes_file``, one per line; blank lines do not count.
+    """Read the class names of ``data.classes_file``, one per line; blank lines are ignored.
 
     Raises:
-        DataError: no such file, not text, empty, or a name twice.
+        DataError: the file is missing, not text, empty, or repeats a name.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -162,31 +169,31 @@ def read_classes(path: Path) -> tuple[str, ...]:
         raise DataError(f"data.classes_file: {path} does not exist; give a text file with one class per line") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"data.classes_file: {path} cannot be read as text ({error}); one class per line is needed"
+            f"data.classes_file: {path} cannot be read as text ({error}); give a text file with one class per line"
         ) from None
     names = [line.strip() for line in lines if line.strip()]
     if not names:
         raise DataError(f"data.classes_file: {path} is empty; give one class per line")
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise DataError(f"data.classes_file: {path} names {repeated[0]!r} more than once; give each class once")
+        raise DataError(f"data.classes_file: {path} lists {repeated[0]!r} more than once; list each class once")
     return tuple(names)
 
 
 def restrict_classes(listing: Listing, path: Path) -> Listing:
-    """Keep the classes of ``data.classes_file`` and number them in its order; images of no class are left out.
+    """Keep only the classes of ``data.classes_file``, numbered in its order.
 
     Raises:
-        DataError: the set has no classes, or not one of that name; the message gives the nearest.
+        DataError: the data set has no classes, or none of that name; the message suggests the closest one.
     """
     names = read_classes(path)
     if listing.labels is None or listing.class_names is None:
-        raise DataError(f"data.classes_file: the images have no classes to choose from; leave {path} out")
+        raise DataError(f"data.classes_file: the images of this data set have no classes; leave {path} out")
     old = {name: label for label, name in enumerate(listing.class_names)}
     for name in names:
         if name not in old:
-            raise DataError(f"data.classes_file: {path} names {name!r}, which is no class here; {_nearest(name, old)}")
-    new = torch.full((len(old) + 1,), -1, dtype=torch.int64)  # the last entry answers for label -1
+            raise DataError(f"data.classes_file: {path}: unknown class {name!r}; {_nearest(name, old)}")
+    new = torch.full((len(old) + 1,), -1, dtype=torch.int64)  # label -1 indexes the last entry
     new[torch.tensor([old[name] for name in names])] = torch.arange(len(names))
     labels = new[listing.labels]
     kept = replace(listing, labels=labels, class_names=names)

@@ -1,4 +1,4 @@
-"""A contact sheet: pictures as they are, beside the crops that a model would see."""
+"""Contact sheet: images beside the augmented crops that a model would see."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _LEAST_SIDE = 64
 def contact_sheet(
     dataset: ImageDataset, data: DataConfig, image_size: tuple[int, int], *, seed: int, rows: int = 8, crops: int = 6
 ) -> Tensor:
-    """Draw one row per image: the centred view, then augmented crops from the training loader itself.
+    """Draw one row per image: the centred crop, then augmented crops made by the training loader.
 
     Args:
         dataset: the training split.
         data: the ``data`` section.
-        image_size: (H, W) of the crops.
-        seed: of the run.
-        rows: images shown, spread evenly over the split.
-        crops: augmented crops of each.
+        image_size: (H, W) of the crops, in pixels.
+        seed: seed of the run.
+        rows: number of images, spread evenly over the split.
+        crops: number of augmented crops per image.
 
     Returns:
-        uint8 [H', W', 3]. Images with one channel are grey; of more than three the first three are shown.
+        uint8 [H', W', 3]. One channel is shown as grey; of more than three channels only the first three are shown.
     """
     chosen = torch.linspace(0, len(dataset) - 1, steps=min(rows, len(dataset))).long()
     shown = dataset.select(chosen)
@@ -58,7 +58,7 @@ def contact_sheet(
 
 
 def save_png(sheet: Tensor, path: Path) -> None:
-    """Write uint8 [H, W, 3] as PNG. Raises `OSError`."""
+    """Write uint8 [H, W, 3] as a PNG file. Raises `OSError` if it cannot be written."""
     from PIL import Image
 
     Image.fromarray(np.ascontiguousarray(sheet.numpy())).save(path, format="PNG")

@@ -1,12 +1,12 @@
 """Building blocks of the data set ``shapes``: random bits, waves and shape fields.
 
-Everything evaluated per pixel uses only operations that IEEE 754 rounds exactly (add, subtract, multiply,
-divide, square root, minimum, maximum, absolute value, floor) and wrapping integer arithmetic. Library
-routines such as ``sin`` may differ in the last bit between the vector part and the remainder of a loop, which
-would make a pixel depend on how many images are drawn together or on the number of threads; these cannot.
+Per-pixel code uses only operations that IEEE 754 rounds exactly (add, subtract, multiply, divide, square root,
+minimum, maximum, absolute value, floor) and wrapping integer arithmetic, so that a pixel never depends on the batch
+size or the number of threads. Library routines such as ``sin`` do not guarantee that: they may differ in the last bit
+between the vectorised part and the remainder of a loop.
 
-Units: shape fields take coordinates of the shape's own frame, scaled so that every shape covers the area of
-the disk of radius 1, and return a signed distance in the same unit, negative inside.
+Units: shape fields take coordinates in the shape's own frame, scaled so that every shape has the area of a disk of
+radius 1, and return a signed distance in the same unit, negative inside.
 """
 
 import math
@@ -41,7 +41,7 @@ def mix64(x: Tensor) -> Tensor:
 
 
 def make_key(*parts: int) -> int:
-    """Fold integers into one 64-bit key; the order of the parts matters."""
+    """Hash integers into one 64-bit key; the order of the parts matters."""
     key = torch.zeros((), dtype=torch.int64)
     for part in parts:
         key = mix64(key * 3 + _signed(part + 0x9E3779B97F4A7C15, 64))
@@ -49,20 +49,20 @@ def make_key(*parts: int) -> int:
 
 
 def random_bits(key: int, counter: Tensor, slots: Tensor) -> Tensor:
-    """Random int64 words [len(counter), len(slots)]; each depends only on key, counter and slot."""
+    """Random int64 words [len(counter), len(slots)]; each is a function of key, counter and slot alone."""
     row = mix64(counter * _signed(0x9E3779B97F4A7C15, 64) + key)
     return mix64(row[:, None] + (slots[None, :] + 1) * _signed(0xD1342543DE82EF95, 64))
 
 
 def random_uniform(key: int, counter: Tensor, slots: Tensor) -> Tensor:
-    """Random float64 values in [0, 1), shaped and determined like :func:`random_bits`."""
+    """Random float64 values in [0, 1); shape and arguments as for :func:`random_bits`."""
     return _shift_right(random_bits(key, counter, slots), 11, 64).to(torch.float64) * 2.0**-53
 
 
 def pixel_noise(words: Tensor, size: int) -> Tensor:
     """Noise of mean 0 and variance 1, float32 [len(words), size], from one random int64 word per image.
 
-    The distribution is triangular (sum of two uniform variables): bounded by about 2.45 and cheap.
+    The distribution is triangular (the sum of two uniform variables), which is cheap and bounded by about 2.45.
     """
     word = ((words & 0xFFFFFFFF) - (1 << 31)).to(torch.int32)[:, None]
     x = word + torch.arange(size, dtype=torch.int32)[None, :] * _signed(0x9E3779B9, 32)
@@ -143,8 +143,8 @@ def _bars(x: Tensor, y: Tensor) -> Tensor:
     return torch.maximum((y.abs() - _BAR_OFFSET).abs() - _BAR_HALF_WIDTH, x.abs() - 1.0)
 
 
-# Name, field before scaling, and the area it covers. The areas make the scaled shapes equally large: neither
-# the mean brightness of an image nor the share of foreground tells its class.
+# Name, field before scaling, and its area. Shapes are scaled to equal area, so that neither the mean brightness of an
+# image nor its share of foreground reveals the class.
 _SHAPES: tuple[tuple[str, Field, float], ...] = (
     ("disk", _disk, math.pi),
     ("ring", _ring, math.pi * 4.0 * _RING_HALF_WIDTH * (1.0 - _RING_HALF_WIDTH)),
@@ -160,8 +160,8 @@ NAMES: tuple[str, ...] = tuple(name for name, _, _ in _SHAPES)
 def signed_distance(label: int, x: Tensor, y: Tensor) -> Tensor:
     """Signed distance to the outline of shape ``label``, negative inside; float32, shaped like ``x``.
 
-    ``x``, ``y``: coordinates in the shape's frame; every shape covers an area of pi. Far from the outline the
-    value is a bound of the distance, near it (where :func:`coverage` looks) the distance itself.
+    ``x``, ``y``: coordinates in the shape's frame; every shape has an area of pi. The value is exact near the outline,
+    where :func:`coverage` uses it, and only a bound far from it.
     """
     _, field, area = _SHAPES[label]
     scale = math.sqrt(area / math.pi)

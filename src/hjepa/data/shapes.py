@@ -1,23 +1,28 @@
-"""Data set ``shapes``: labelled images drawn by a formula, so that nothing has to be downloaded.
+"""Data set ``shapes``: labelled synthetic images, generated on the fly without a download.
 
-Construction. An image is a wallpaper of copies of one object, and its class is the shape of that object
-(:data:`CLASSES`). Everything else is drawn independently of the class: size, position, rotation and stretch of the
-wallpaper, the distances of the copies and the shift from row to row; a base colour and a colour contrast of random sign
-and hue, which decide whether the objects are lighter, darker or only of another hue than what surrounds them; a smooth
-texture over the objects and another over the background; a soft step between two tones of the background; strokes behind
-the objects as distractors; a gradient of light; mild pixel noise. What is hidden can be told from what is seen, by the
-shape and the rhythm of the copies, but hardly by comparing pixels: there are too many ways to lay out a wallpaper. Two
-things are common to all objects: they cover the same area at the same size parameter, and a relief runs along their
-outline, brighter inside and darker outside. The relief averages out to about zero, so that pixels by themselves say little
-about the class, yet it marks outlines in the same way whatever the colours: without it, nothing about an outline can be
-learned before the random sign of the contrast is seen through, which takes a small network far longer. Every shape equals
-its own mirror image: a horizontal flip keeps the class. Lengths are relative to the shorter image side; a larger image
-shows the same scene with finer pixels.
+Construction. An image is a tiling of one object, and its class is the shape of that object (:data:`CLASSES`).
+Everything else is drawn independently of the class:
 
-Randomness. Every number is a hash of (version, seed, split, image index, purpose): image ``i`` does not
-depend on how many images are drawn, and no generator state is read or changed.
+* size, position, rotation and stretch of the tiling, the spacing of the copies and the shift between rows;
+* a base colour, and a colour contrast of random sign and hue: objects may be lighter or darker than the background, or
+  differ in hue only;
+* a smooth texture on the objects and another on the background;
+* a soft step between two background tones, strokes behind the objects as distractors, a lighting gradient, and mild
+  pixel noise.
 
-Version rule: any change of pixels or labels raises :data:`VERSION`; results name the version.
+Hidden regions can be predicted from visible ones by the shape and spacing of the copies, but hardly by comparing
+pixels, as there are too many possible tilings.
+
+All objects have the same area at the same size parameter, and a relief along their outline that is brighter inside and
+darker outside. The relief averages to about zero, so raw pixels say little about the class, but it marks outlines
+regardless of colour. Without it, a network must first learn to ignore the random sign of the contrast, which takes a
+small one much longer. Every shape is mirror-symmetric, so a horizontal flip keeps the class. Lengths are relative to
+the shorter image side; a larger image shows the same scene at a higher resolution.
+
+Randomness. Every number is a hash of (version, seed, split, image index, purpose): image ``i`` does not depend on how
+many images are drawn, and no generator state is read or changed.
+
+Versions. Any change of pixels or labels must increment :data:`VERSION`, which results record.
 """
 
 import math
@@ -34,12 +39,12 @@ SPLITS: tuple[str, ...] = ("train", "test")
 
 _STROKES = 2
 
-# Slots of the colours, far above those of the scalars: more channels add slots and move none.
+# First slot of the colours, far above those of the scalars, so that more channels do not shift any slot.
 _COLOUR = 1000
 _COLOURS_PER_CHANNEL = 8
 
-# Objects: radius of the disk of equal area, offset of the wallpaper, both in units of the shorter side; stretch; distance
-# of the copies in radii.
+# Objects: radius of the disk of equal area and offset of the tiling, both in units of the shorter side; log of the
+# stretch; spacing of the copies in radii.
 _RADIUS = (0.155, 0.235)
 _SPACING = (3.2, 5.4)
 _OFFSET = 0.5
@@ -50,7 +55,7 @@ _CONTRAST = (0.25, 0.45)
 _BASE = (0.32, 0.62)
 _TEXTURE_OBJECT = (0.02, 0.08)
 _TEXTURE_BACKGROUND = (0.03, 0.1)
-# Relief along the outline: reach to either side, and the largest value it adds or takes.
+# Relief along the outline: width to either side, and the largest value that it adds or subtracts.
 _RELIEF_WIDTH = (0.045, 0.07)
 _RELIEF = (0.37, 0.51)
 # Texture waves per shorter side.
@@ -76,17 +81,17 @@ def generate(
     Args:
         count: number of images, at least 0.
         image_size: side in pixels, or (height, width); each at least 8.
-        split: one of :data:`SPLITS`; the splits share the distribution and no image.
-        seed: selects another, equally distributed data set; 0 or more, below 2**63.
+        split: one of :data:`SPLITS`; equal in distribution, with no image in common.
+        seed: selects another data set of the same distribution; 0 or more, below 2**63.
         channels: colour channels, at least 1.
-        chunk: images drawn at a time; bounds the working memory and never changes the result.
+        chunk: images drawn at a time; limits memory and does not affect the result.
 
     Returns:
         ``(images, labels)``: images uint8 [count, channels, height, width], values 0 to 255; labels int64
         [count], indices into :data:`CLASSES`; class counts differ by at most 1. Both are on the CPU.
 
     Raises:
-        ValueError: an argument is out of its range; the text names it and the value.
+        ValueError: an argument is out of range; the message names it and its value.
     """
     count = _integer("count", count, 0)
     channels = _integer("channels", channels, 1)
@@ -128,7 +133,7 @@ def _size(image_size: int | tuple[int, int]) -> tuple[int, int]:
         height, width = image_size
     else:
         height = width = image_size
-    # Below 8 pixels no class can be told from another.
+    # Below 8 pixels the classes cannot be distinguished.
     return _integer("image_size", height, 8), _integer("image_size", width, 8)
 
 
@@ -141,7 +146,7 @@ def _labels(key: int, count: int) -> Tensor:
 
 
 class _Draws:
-    """The random scalars of some images, each a float64 [images, 1, 1]; handed out in a fixed order."""
+    """Random scalars of a batch of images, float64 [images, 1, 1] each, in a fixed order."""
 
     def __init__(self, key: int, index: Tensor, slots: int) -> None:
         self._values = fields.random_uniform(key, index, torch.arange(slots))
@@ -178,8 +183,8 @@ def _draw(key: int, index: Tensor, labels: Tensor, channels: int, height: int, w
     colours = fields.random_uniform(fields.make_key(key, 2), index, slots)
     colours = colours.view(len(index), channels, _COLOURS_PER_CHANNEL) * 2.0 - 1.0
     base = 0.5 * (_BASE[0] + _BASE[1]) + 0.5 * (_BASE[1] - _BASE[0]) * colours[:, :, 0]
-    # The random direction in colour space is scaled by its largest component: one channel always shows the
-    # full contrast, while the difference in mean brightness may have either sign or vanish.
+    # Scale the random direction in colour space by its largest component, so that one channel has the full contrast
+    # while the difference in mean brightness may have either sign or vanish.
     direction = colours[:, :, 1]
     direction = direction / direction.abs().amax(dim=1, keepdim=True).clamp(min=1e-9)
     split = 0.5 * contrast[:, :, 0] * direction
@@ -211,9 +216,9 @@ def _linear(a: Tensor, b: Tensor, c: Tensor, x: Tensor, y: Tensor) -> Tensor:
 def _object(
     draws: _Draws, labels: Tensor, x: Tensor, y: Tensor, half: tuple[float, float], pixel: float
 ) -> tuple[Tensor, Tensor]:
-    """Share of each pixel that the objects cover, and what the relief takes from its value."""
+    """Share of each pixel that the objects cover, and the relief to subtract from its value."""
     radius = draws.uniform(*_RADIUS)
-    # Along a longer side the object wanders over the added length as well.
+    # Along the longer side of an image the offset covers the extra length too.
     centre_x = draws.uniform(-1.0, 1.0) * (half[0] - 0.5 + _OFFSET)
     centre_y = draws.uniform(-1.0, 1.0) * (half[1] - 0.5 + _OFFSET)
     turn = draws.uniform(-_TURN, _TURN)
@@ -229,8 +234,7 @@ def _object(
     bx, by = xy * cos - yy * sin, xy * sin + yy * cos
     u = _linear(ax, ay, -(ax * centre_x + ay * centre_y), x, y)
     v = _linear(bx, by, -(bx * centre_x + by * centre_y), x, y)
-    # The plane is folded into cells, each with one copy of the object in its middle; rows are shifted
-    # against one another.
+    # Fold the plane into cells with one copy of the object in the middle of each; rows are shifted against each other.
     column_width, row_height = (draws.uniform(*_SPACING).to(torch.float32) for _ in range(2))
     row = torch.round(v / row_height)
     u = u - column_width * draws.uniform().to(torch.float32) * row
@@ -250,7 +254,7 @@ def _object(
 def _texture(
     draws: _Draws, x: Tensor, y: Tensor, frequency: tuple[float, float], amplitude: tuple[float, float]
 ) -> Tensor:
-    """A texture of one of three kinds, stripes, blobs or checks, mixed from two plane waves."""
+    """A texture made of two plane waves: stripes, blobs or checks, chosen at random."""
     kind = draws.uniform(0.0, 3.0).floor()
     strength = draws.uniform(*amplitude)
     waves = []

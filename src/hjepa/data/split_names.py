@@ -1,4 +1,4 @@
-"""Which words name a split and what each split serves for, the same for folders, Parquet files and shards."""
+"""Names of splits and the use of each split; the same for folders, Parquet files and shards."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import PurePosixPath
 TRAIN_WORDS = ("train", "training")
 """Words for the training split."""
 VALIDATION_WORDS = ("val", "valid", "validation", "dev", "eval")
-"""Words for validation images where there are test images beside them, and for what is tested on where there are none."""
+"""Words for the validation split; it becomes the test split if there is no other."""
 TEST_WORDS = ("test", "testing", *VALIDATION_WORDS)
-"""Words for the split that is tested on, in the order of preference."""
+"""Words for splits that may become the test split, in order of preference."""
 
 EMPTY, UNLABELLED, LABELLED = range(3)
-"""What a split is worth for testing or validation."""
+"""Suitability of a split for testing or validation, in ascending order."""
 
 _WORDS = "|".join(sorted((*TRAIN_WORDS, *TEST_WORDS), key=len, reverse=True))
 # `train2017`, `test_set`, `training-images`; but not `train-station`, which may be a class.
@@ -22,15 +22,16 @@ _FOLDER = re.compile(rf"({_WORDS})(?:[-_. ]*(?:set|split|data|dataset|images?|im
 
 
 def split_of_folder(name: str) -> str | None:
-    """The word for a split that a folder is named by, if it is: ``train`` of ``train2017``."""
+    """The split word in a folder's name, such as ``train`` in ``train2017``; None if it names no split."""
     found = _FOLDER.fullmatch(name.lower())
     return None if found is None else found[1]
 
 
 def split_of_path(path: str) -> str | None:
-    """The word for a split that stands in a file's name, or else in the name of the nearest folder above it.
+    """The split word in a file's name, or else in the name of the nearest parent folder; None if there is none.
 
-    ``default/test/0000.parquet`` and ``data/my-test.parquet`` give ``test``. A name with words for both says nothing.
+    ``default/test/0000.parquet`` and ``data/my-test.parquet`` give ``test``. A name with words for both train and test
+    is ignored.
     """
     for part in reversed(PurePosixPath(path).parts):
         word = _word(part)
@@ -40,32 +41,32 @@ def split_of_path(path: str) -> str | None:
 
 
 def folder_of_splits(path: str) -> str:
-    """The folder that holds the splits of which a file is a part: ``default`` for ``default/test/part/0000.parquet``."""
+    """The folder above a file's split folder: ``default`` for ``default/test/part/0000.parquet``."""
     parents = PurePosixPath(path).parts[:-1]
     named = [number for number, part in enumerate(parents) if _word(part) is not None]
     return "/".join(parents[: named[0]] if named else parents)
 
 
 def is_train(word: str | None) -> bool:
-    """Whether a word means the training split."""
+    """Whether a word names the training split."""
     return word in TRAIN_WORDS
 
 
 def choose_splits(words: Sequence[str], worth: Sequence[int], train: int = UNLABELLED) -> tuple[int | None, int | None]:
-    """Which of several splits beside train is tested on, and which holds the validation images.
+    """Choose the test split and the validation split among the splits besides train.
 
-    * Tested on is the first one with labels, else the first one with images.
-    * Validation images are those of another one if it is named for them, the one tested on is named for testing, and
-      labels are there where train has labels: the first such one with labels, else with images. What is named
-      validation holds the test images where nothing else does; validation images are then drawn from train.
+    * Test is the first split with labels, else the first with images.
+    * Validation is the first split named for validation with labels, else with images. There is none if test itself is
+      named for validation, or if the split has no labels although train has; validation images are then drawn from
+      train.
 
     Args:
-        words: of `TEST_WORDS`, one per split, in the order of preference.
-        worth: of each split: `EMPTY`, `UNLABELLED` or `LABELLED`.
-        train: the same of the training split.
+        words: split names, of `TEST_WORDS`, in order of preference.
+        worth: for each split `EMPTY`, `UNLABELLED` or `LABELLED`.
+        train: the same for the training split.
 
     Returns:
-        places in ``words``, or None.
+        indices of test and validation in ``words``, each None if there is none.
     """
     places = range(len(words))
     test = max(places, key=worth.__getitem__, default=None)

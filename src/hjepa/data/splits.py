@@ -1,4 +1,4 @@
-"""Train, validation and test of a data set as one object."""
+"""The train, validation and test splits of a data set as one object."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 
 class Splits:
-    """The three splits of a data set, each read when it is first asked for.
+    """The three splits of a data set, each loaded on first access.
 
-    * **train** is pretrained on, without labels. It contains the validation images where these are drawn from it.
-    * **validation** is what choices are made on. Its labels are read and never fitted. Where the data set has validation
-      images of its own beside test images, it is those; otherwise `data.validation_fraction` of train, drawn from the
-      seed: the same share of every class where there are labels, any images otherwise.
-    * **test** is read once everything has been chosen.
+    * **train**: pretraining, without labels. Contains the validation images if these are drawn from it.
+    * **validation**: model selection. Its labels are scored against, never fitted. These are the data set's own
+      validation images if it has both validation and test images. Otherwise they are `data.validation_fraction` of
+      train, drawn from the seed: stratified by class if there are labels, uniform if not.
+    * **test**: the final evaluation, once all choices are made.
 
-    Images drawn for validation have been seen in pretraining and test images have not, so a validation accuracy may lie
-    above that of test. Configurations are treated alike, which is what comparing them needs.
+    Validation images drawn from train have been seen in pretraining, unlike test images, so validation accuracy may be
+    higher than test accuracy. This applies to all configurations alike, so they can still be compared.
 
-    The division is a function of data set, configuration and seed: indices, the same in every process.
+    The division depends only on data set, configuration and seed, so it is the same in every process.
 
     Args:
         data: the ``data`` section.
@@ -41,13 +41,13 @@ class Splits:
 
     @cached_property
     def train(self) -> ImageDataset:
-        """Everything that is pretrained on. Raises as `hjepa.data.build_dataset`."""
+        """All images for pretraining. Raises as `hjepa.data.build_dataset`."""
         return build_dataset(self.data, "train", seed=self.seed)
 
     @cached_property
     def validation(self) -> ImageDataset | None:
-        """What choices are made on; None where the configuration withholds nothing, or there are too few images to withhold
-        one. Raises as `build_dataset`."""
+        """Images for model selection; None if the configuration withholds none or there are too few to withhold any.
+        Raises as `build_dataset`."""
         alone = "train" not in self.__dict__ and self.data.validation_fraction != 0
         if alone or self.train.division.own_validation:
             try:
@@ -63,12 +63,12 @@ class Splits:
 
     @cached_property
     def test(self) -> ImageDataset:
-        """What nobody has chosen by. Raises as `hjepa.data.build_dataset`."""
+        """Images for the final evaluation, not used for any choice. Raises as `hjepa.data.build_dataset`."""
         return build_dataset(self.data, "test", seed=self.seed)
 
     @property
     def validation_rows(self) -> Tensor | None:
-        """Rows of train that are validation images, int64 ascending; None where they are not drawn from train."""
+        """Rows of train that are validation images, int64 ascending; None if they are not drawn from train."""
         withheld = self.train.division.withheld
         return None if withheld is None else withheld.nonzero().flatten()
 
@@ -82,26 +82,26 @@ class Splits:
         """One split by name.
 
         Raises:
-            UserError: there are no validation images.
+            UserError: the split is validation and there are no validation images.
             DataError: as `hjepa.data.build_dataset`.
         """
         found: ImageDataset | None = getattr(self, split)
         if found is None:
             why = (
-                "since data.validation_fraction=0; set data.validation_fraction=auto"
+                "because data.validation_fraction=0; set data.validation_fraction=auto"
                 if self.data.validation_fraction == 0
-                else "since train is too small to spare one; add images"
+                else "because train has too few images to withhold any; add images"
             )
-            raise UserError(f"split: {self.data.dataset} has no validation images, {why}")
+            raise UserError(f"split: {self.data.dataset} has no validation images {why}")
         return found
 
 
 def build_splits(data: DataConfig, seed: int = 0) -> Splits:
-    """Train, validation and test of a data set; nothing is read before it is asked for.
+    """The train, validation and test splits of a data set, each loaded on first access.
 
     Args:
         data: the ``data`` section.
-        seed: ``seed`` of the run; draws the splits that the set does not have, and ``data.subset``.
+        seed: ``seed`` of the run; draws ``data.subset`` and the splits that the data set does not define.
 
     Example:
         >>> import hjepa

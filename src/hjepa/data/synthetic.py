@@ -1,4 +1,4 @@
-"""Noise in the place of pictures: measures speed without anything to read."""
+"""A data set of random noise, to measure speed without reading files."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ def random_dataset(count: int, channels: int, image_size: tuple[int, int], *, se
 
     Args:
         count: number of images, at least 1.
-        channels: of every image.
+        channels: channels of every image.
         image_size: (h, w) in pixels.
-        seed: same seed, same noise.
+        seed: seed of the noise.
 
     Returns:
         A training split of uint8 images.

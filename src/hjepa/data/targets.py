@@ -1,4 +1,4 @@
-"""What may be known about an image beside its pixels: a class, a dense map, boxes or a text."""
+"""Targets of images: a class, a dense map, boxes or a text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TargetKind = Literal["class", "dense", "boxes", "text"]
 
 
 class Boxes(NamedTuple):
-    """Objects in an image or in a view of it."""
+    """Objects in an image or in a view of it, as boxes with labels."""
 
     boxes: Tensor
     """float32 [M, 4]: top, left, height, width in pixels."""
@@ -22,7 +22,7 @@ class Boxes(NamedTuple):
 
 
 TargetValue = int | Tensor | Boxes | str
-"""The target of one image: a class, an integer map [*space] of the image's size, its objects, or a text."""
+"""The target of one image: a class, an integer map [*space] of the image's size, objects, or a text."""
 
 
 class Sample(NamedTuple):
@@ -31,15 +31,15 @@ class Sample(NamedTuple):
     pixels: Tensor
     """[C, *space]; [C, h, w] for images: uint8 (0 to 255), uint16 (0 to 65535) or float32 (0 to 1)."""
     target: TargetValue | None
-    """None where the set has none."""
+    """None if the data set has no targets."""
 
 
 class Targets(Protocol):
-    """The targets of a data set, by index. Cheap to send to a worker process."""
+    """Targets of a data set, by index. Must be cheap to pickle, as they are sent to worker processes."""
 
     @property
     def kind(self) -> TargetKind:
-        """The same for all."""
+        """The kind of all targets."""
         ...
 
     def __len__(self) -> int:
@@ -47,11 +47,11 @@ class Targets(Protocol):
         ...
 
     def read(self, index: int) -> TargetValue:
-        """The target of one image. Raises `UnreadableImageError` with the reason where it cannot be read."""
+        """The target of one image. Raises `UnreadableImageError` with the reason if it cannot be read."""
         ...
 
     def select(self, rows: Tensor) -> Targets:
-        """Those of some images (int64), in that order."""
+        """The targets of the given rows (int64), in that order."""
         ...
 
 
@@ -59,12 +59,12 @@ class ListedTargets:
     """Targets in memory.
 
     Args:
-        kind: what they are.
+        kind: the kind of all targets.
         values: one per image: classes (an int64 tensor or ints, -1 for none), integer maps of the images' sizes (one
             tensor [N, *space] or a list of [*space]), `Boxes`, or texts.
 
     Raises:
-        TypeError: a value is not of that kind.
+        TypeError: a value is not of this kind.
     """
 
     def __init__(self, kind: TargetKind, values: Tensor | Sequence[TargetValue]) -> None:
@@ -75,7 +75,7 @@ class ListedTargets:
 
     @property
     def kind(self) -> TargetKind:
-        """The same for all."""
+        """The kind of all targets."""
         return self._kind
 
     def __len__(self) -> int:
@@ -87,7 +87,7 @@ class ListedTargets:
         return int(value) if self._kind == "class" and isinstance(value, Tensor) else value
 
     def select(self, rows: Tensor) -> ListedTargets:
-        """Those of some images (int64), in that order."""
+        """The targets of the given rows (int64), in that order."""
         if isinstance(self._values, Tensor):
             return ListedTargets(self._kind, self._values[rows])
         return ListedTargets(self._kind, [self._values[row] for row in rows.tolist()])
@@ -95,39 +95,39 @@ class ListedTargets:
 
 @dataclass(frozen=True)
 class Target:
-    """The targets of a batch; one of the four fields is filled."""
+    """The targets of a batch; only the field of its kind is set."""
 
     kind: TargetKind
     classes: Tensor | None = None
     """int64 [B], on the device; -1 for none."""
     dense: tuple[Tensor, ...] = ()
-    """Of each view, int64 [B, *size], on the device: cut and mirrored as the view was."""
+    """Per view int64 [B, *size], on the device: cropped and mirrored like the view."""
     boxes: tuple[list[Boxes], ...] = ()
-    """Of each view, one `Boxes` per image in pixels of the view, on the CPU."""
+    """Per view one `Boxes` per image, in pixels of the view, on the CPU."""
     texts: tuple[str, ...] = ()
     """One per image."""
 
     def to(self, device: torch.device) -> Target:
-        """Classes and maps as int64 on a device; boxes and texts stay where they are."""
+        """Move classes and maps to a device as int64; boxes and texts stay on the CPU."""
         classes = None if self.classes is None else self.classes.to(device, non_blocking=True)
         dense = tuple(maps.to(device, non_blocking=True).to(torch.int64) for maps in self.dense)
         return replace(self, classes=classes, dense=dense)
 
     def pin_memory(self) -> Target:
-        """Classes and maps in page-locked memory."""
+        """Copy classes and maps to page-locked memory."""
         classes = None if self.classes is None else self.classes.pin_memory()
         return replace(self, classes=classes, dense=tuple(maps.pin_memory() for maps in self.dense))
 
 
 def collate_targets(kind: TargetKind, seen: Sequence[Sequence[TargetValue]]) -> Target:
-    """The targets of a batch from those of its images.
+    """Collate the targets of single images into those of a batch.
 
     Args:
-        kind: what they are.
-        seen: of each image, the target as each view shows it.
+        kind: the kind of all targets.
+        seen: per image and view, the target as it appears in that view.
 
     Returns:
-        On the CPU; maps of one integer type, not yet int64.
+        The targets, on the CPU; maps keep their integer type if it is the same for all.
     """
     first = [of_views[0] for of_views in seen]
     if kind == "class":
@@ -155,7 +155,7 @@ def _check(kind: TargetKind, value: object, index: int) -> None:
     else:
         right = isinstance(value, str)
     if not right:
-        raise TypeError(f"target {index} is no {kind} target: {value!r}")
+        raise TypeError(f"target {index}: expected a target of kind {kind!r}, got {value!r}")
 
 
 def _whole(values: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""What a method wants to see of an image: kinds of crops, their sizes, and what is done to their colours."""
+"""Specification of views: number, size, crop and colour augmentation of what a method sees of an image."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ViewSpec:
-    """One kind of view. The defaults are the largest centred crop, with colours as they are.
+    """One kind of view. By default the largest centred crop, with unchanged colours.
 
-    A loader makes ``count`` views of this kind from every image, each from random numbers of its own.
+    A loader makes ``count`` views of this kind of every image, each with its own random numbers.
 
     Raises:
-        ValueError: a count, size or share out of bounds; the message names it.
+        ValueError: a value out of bounds; the message names it.
     """
 
     name: str
-    """What methods and figures call it, for example ``"global"``."""
+    """Name for methods and figures, for example ``"global"``."""
     size: tuple[int, ...]
-    """Sides of the view, (H, W) for images."""
+    """Sides of the view in pixels, (H, W) for images."""
     count: int = 1
-    """How many of this kind are made of each image."""
+    """Number of views of this kind per image."""
     random_crop: bool = False
-    """Random resized crop; otherwise the largest centred crop of the right shape."""
+    """Random resized crop; otherwise the largest centred crop with the view's aspect ratio."""
     scale: tuple[float, float] = (0.4, 1.0)
-    """Least and largest share of the image's area that a random crop covers."""
+    """Range of the share of the image's area that a random crop covers."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """Least and largest width over height of a random crop, before it is resized."""
+    """Range of width over height of a random crop before it is resized."""
     flip: float = 0.0
-    """Probability of mirroring."""
+    """Probability of a horizontal flip."""
     color_jitter: float = 0.0
     """Strength s: brightness, contrast and saturation are multiplied by factors uniform in [1 - s, 1 + s]."""
     grayscale: float = 0.0
-    """Probability of greyscale, for images of three channels."""
+    """Probability of conversion to greyscale, for images of three channels."""
     blur: float = 0.0
     """Probability of Gaussian blur; its standard deviation is uniform in [0.1, 2] pixels of the view."""
     solarize: float = 0.0
-    """Probability of inverting every value of one half and above."""
+    """Probability of solarisation, which inverts all values of 0.5 and above."""
 
     def __post_init__(self) -> None:
         if not self.size or min(self.size) < 1:
@@ -50,44 +50,44 @@ class ViewSpec:
             raise ValueError(f"view {self.name!r}: count must be at least 1, got {self.count}")
         for key in ("flip", "grayscale", "blur", "solarize"):
             if not 0 <= getattr(self, key) <= 1:
-                raise ValueError(f"view {self.name!r}: {key} is a probability, got {getattr(self, key)}")
+                raise ValueError(f"view {self.name!r}: {key} must be a probability in [0, 1], got {getattr(self, key)}")
         if not 0 <= self.color_jitter < 1:
             raise ValueError(
                 f"view {self.name!r}: color_jitter must be at least 0 and below 1, got {self.color_jitter}"
             )
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError(f"view {self.name!r}: scale must be two rising shares in (0, 1], got {self.scale}")
+            raise ValueError(f"view {self.name!r}: scale must be an ascending pair in (0, 1], got {self.scale}")
         if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise ValueError(f"view {self.name!r}: ratio must be two rising positive numbers, got {self.ratio}")
+            raise ValueError(f"view {self.name!r}: ratio must be an ascending pair above 0, got {self.ratio}")
 
     @property
     def plane(self) -> tuple[int, int]:
         """(H, W) of a view of images.
 
         Raises:
-            ValueError: the size has another number of axes, for which there are no crops yet.
+            ValueError: the size does not have two axes; crops support images only.
         """
         if len(self.size) != 2:
-            raise ValueError(f"view {self.name!r}: crops have two axes, and size {self.size} has {len(self.size)}")
+            raise ValueError(f"view {self.name!r}: size must be (height, width), got {self.size}")
         return self.size[0], self.size[1]
 
     @property
     def recolours(self) -> bool:
-        """Whether colours are changed in any way."""
+        """Whether any colour augmentation is enabled."""
         return bool(self.color_jitter) or self.recolours_beyond_jitter
 
     @property
     def recolours_beyond_jitter(self) -> bool:
-        """Whether greyscale, blur or solarising may happen."""
+        """Whether greyscale, blur or solarisation is enabled."""
         return bool(self.grayscale or self.blur or self.solarize)
 
 
 def default_views(data: DataConfig, image_size: tuple[int, int]) -> tuple[ViewSpec, ...]:
-    """The one view that ``data.augmentation`` describes.
+    """The single view that ``data.augmentation`` describes.
 
     Args:
         data: the ``data`` section.
-        image_size: (H, W) that the model sees.
+        image_size: (H, W) of the view, in pixels.
     """
     keys = data.augmentation
     return (
@@ -107,17 +107,17 @@ def default_views(data: DataConfig, image_size: tuple[int, int]) -> tuple[ViewSp
 
 
 def centre_view(image_size: tuple[int, int]) -> ViewSpec:
-    """The view of evaluation: the largest centred crop, never mirrored, colours as they are."""
+    """The view for evaluation: the largest centred crop, not flipped, with unchanged colours."""
     return ViewSpec("centre", image_size)
 
 
 def one_per_view(specs: Sequence[ViewSpec]) -> tuple[ViewSpec, ...]:
-    """Specifications with a count of one, in the order of the views that they ask for.
+    """Expand each specification into ``count`` specifications with a count of one, in the order of the views.
 
     Raises:
-        ValueError: no view, or two kinds of one name.
+        ValueError: no view, or two kinds with the same name.
     """
     names = [spec.name for spec in specs]
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"views need at least one kind, and a name of its own for each; got {names}")
+        raise ValueError(f"views: give at least one kind of view, each with a unique name, got {names}")
     return tuple(replace(spec, count=1) for spec in specs for _ in range(spec.count))

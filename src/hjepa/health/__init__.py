@@ -1,1 +1,1 @@
-"""What the records and results of a run say about its features and its training. Reads numbers, never models or images."""
+"""Judge the features and the training of a run from its records and results alone, without models or images."""

@@ -1,4 +1,4 @@
-"""The numbers that a verdict rests on, gathered in one place."""
+"""The numbers on which a verdict is based."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Reading = Literal["linear_probe", "knn"]
 
 @dataclass(frozen=True)
 class Comparison:
-    """One reading of the trained encoder beside its controls; accuracies between 0 and 1.
+    """Accuracy of the trained encoder and of its controls, by linear probe or k-NN.
 
     Attributes:
-        reading: which.
-        name: for sentences.
-        trained, untrained, pixels: accuracies on validation images.
-        images: validation images.
+        reading: ``linear_probe`` or ``knn``.
+        name: its name in sentences.
+        trained, untrained, pixels: accuracies on validation images, 0 to 1.
+        images: number of validation images.
     """
 
     reading: Reading
@@ -43,7 +43,7 @@ class Comparison:
         return self.trained - self.pixels
 
     def noise(self, control: float) -> float:
-        """Two standard errors of the difference to a control, as if the two erred independently: an upper bound."""
+        """Two standard errors of the difference to a control, assuming independent errors, which overestimates it."""
         variance = self.trained * (1 - self.trained) + control * (1 - control)
         return 2 * math.sqrt(variance / max(1, self.images))
 
@@ -55,20 +55,20 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of a run at a checkpoint.
+    """What is known about a run at a checkpoint.
 
-    Accuracies are those on validation images. Those on test are shown elsewhere and never judged here: advice drawn from
-    them would choose the next run by test.
+    Accuracies are those on validation images. Test accuracies are not used, because advice based on them would select
+    the next run on the test set.
 
     Attributes:
         config: configuration of the run.
-        width: width of one level's features.
+        width: feature dimension of one level.
         step: step of the checkpoint.
         records: all records of the run.
-        results: contents of ``results.json``; nothing without that file.
-        position: per level, share of the trained cell features' variance that position explains, on images that are
-            not test images.
-        run: how the command line names the run.
+        results: contents of ``results.json``; None without that file.
+        position: per level, the share of the variance of trained cell features that position explains, 0 to 1, measured
+            on images outside the test split.
+        run: path of the run, for commands in advice.
     """
 
     config: Config
@@ -86,7 +86,7 @@ class Evidence:
 
     @property
     def total_steps(self) -> int | None:
-        """Steps that the configuration plans; nothing without records."""
+        """Planned number of steps; None without records."""
         per_epoch = self.records.steps_per_epoch
         return None if per_epoch is None else round(per_epoch * self.config.training.epochs)
 
@@ -97,19 +97,19 @@ class Evidence:
 
     @property
     def epochs(self) -> float | None:
-        """Epochs up to the checkpoint; nothing without records."""
+        """Epochs up to the checkpoint; None without records."""
         per_epoch = self.records.steps_per_epoch
         return None if per_epoch is None else self.step / per_epoch
 
     @property
     def validation(self) -> dict[str, Any]:
-        """The part of the results that was read on validation images; empty without one."""
+        """The results on validation images; empty if there are none."""
         results = self.results or {}
         found: dict[str, Any] = results if results.get("split") == "validation" else results.get("validation", {})
         return found
 
     def comparison(self, reading: Reading) -> Comparison | None:
-        """A reading beside its controls; nothing where it was skipped or not made on validation images."""
+        """Compare a reading with its controls; None if it was skipped or not made on validation images."""
         scores = self.validation.get(reading, {})
         if not all(isinstance(scores.get(who), (int, float)) for who in ("trained", "untrained", "pixels")):
             return None
@@ -125,12 +125,12 @@ class Evidence:
 
     @property
     def main(self) -> Comparison | None:
-        """The reading that the verdict rests on: the linear probe, or k-NN where that alone was asked for."""
+        """The comparison that the verdict is based on: the linear probe, else k-NN."""
         return self.comparison("linear_probe") or self.comparison("knn")
 
     @property
     def skipped(self) -> str | None:
-        """Why an evaluation could not read classes, where it said so."""
+        """The reason why the evaluation skipped its classification tasks; None if it did not."""
         for reading in ("linear_probe", "knn"):
             reason = (self.results or {}).get(reading, {}).get("skipped")
             if reason:
@@ -138,12 +138,12 @@ class Evidence:
         return None
 
     def level_scores(self, reading: Reading, who: str = "trained") -> dict[int, float]:
-        """Accuracy of every level alone, on validation images."""
+        """Accuracy of each level alone on validation images, by level."""
         entries = self.validation.get(reading, {}).get("levels") or []
         return {e["level"]: e[who] for e in entries if isinstance(e.get(who), (int, float))}
 
     def ranks(self, who: str = "trained") -> dict[int, float]:
-        """Effective rank per level: of the evaluation, or else of the last online evaluation (trained only)."""
+        """Effective rank by level, from the evaluation, or else (trained only) from the last online evaluation."""
         entries = (self.results or {}).get("rank", {}).get("levels") or []
         found = {e["level"]: e[who] for e in entries if isinstance(e.get(who), (int, float))}
         if found or who != "trained":
@@ -153,7 +153,7 @@ class Evidence:
         return {int(key.rpartition("_")[2]): last[key] for key in level_keys([last], "rank") if last[key] is not None}
 
     def loss_over_chance(self) -> dict[int, float]:
-        """Per level the loss as a share of its chance level, over the last tenth of the records."""
+        """Loss as a share of its chance level, by level, averaged over the last tenth of the records."""
         train = self.seen.train
         tail = train[-max(1, len(train) // 10) :]
         ratios: dict[int, float] = {}
@@ -166,7 +166,7 @@ class Evidence:
         return ratios
 
     def chance_course(self) -> dict[int, tuple[float, float]]:
-        """Per level the highest chance level so far, and the one of the last tenth of the records."""
+        """By level, the highest chance level so far and its mean over the last tenth of the records."""
         train = self.seen.train
         tail = train[-max(1, len(train) // 10) :]
         course: dict[int, tuple[float, float]] = {}
@@ -184,7 +184,7 @@ def percent(value: float) -> str:
 
 
 def points(difference: float) -> str:
-    """0.057 as "5.7 points above", -0.02 as "2.0 points below", and "level with" for what rounds to nothing."""
+    """0.057 as "5.7 points above", -0.02 as "2.0 points below", and "level with" if it rounds to zero."""
     size = f"{abs(100 * difference):.1f}"
     if size == "0.0":
         return "level with"

@@ -1,7 +1,7 @@
-"""What the numbers say of the features, one small rule each: a threshold, its reason, and what to do about it.
+"""Rules about the features of a run: each compares numbers with a threshold and may advise a change.
 
-A rule looks at the evidence and says something or nothing. It never looks at pictures and never guesses: without the
-numbers that it needs it is silent. `hjepa.health.training_rules` holds those on the course of training.
+A rule is a function of the evidence and returns a finding, or None if there is nothing to report or its numbers are
+missing. Rules about training are in `hjepa.health.training_rules`.
 """
 
 from __future__ import annotations
@@ -11,18 +11,19 @@ from hjepa.health.finding import Finding
 from hjepa.health.thresholds import HEALTHY_RANK
 
 AT_CHANCE = 0.97
-"""Loss over chance from which on a level predicts nothing: batches scatter by a few per cent."""
+"""Loss over chance at or above which a level predicts nothing; below 1 because batches vary by a few per cent."""
 WELL_BELOW_CHANCE = 0.9
 SHRUNK_TARGETS = 0.1
-"""Share of its highest chance level below which a level's targets have become alike. Targets always lose some spread as
-the moving average leaves its random start, so the threshold is low."""
+"""Share of its highest value below which a level's chance level indicates that its targets have become alike. The
+threshold is low, as targets always lose some variance when the moving average departs from its random
+initialisation."""
 DEAD_RANK = 2.0
-"""An effective rank of 1 is one direction for all images."""
+"""Effective rank at or below which features have collapsed; at 1 all images have features in one direction."""
 HALVED = 0.5
 SAME_RANK = 0.1
-"""Relative difference up to which a rank counts as that of the random start."""
+"""Relative difference up to which two effective ranks count as equal."""
 ALIKE = 0.95
-"""CKA from which on two levels hold the same information."""
+"""CKA at or above which two levels hold the same information."""
 POSITION = 0.8
 
 
@@ -30,13 +31,13 @@ POSITION = 0.8
 
 
 def second_reading(e: Evidence) -> Finding | None:
-    """k-NN beside the probe: classes may be linearly separable and yet poorly clustered."""
+    """Compare k-NN with the probe: classes may be linearly separable but poorly clustered."""
     main, knn = e.main, e.comparison("knn")
     if knn is None or main is None or main.reading == "knn":
         return None
     signs = knn.sign(knn.untrained), knn.sign(knn.pixels)
     text = (
-        f"{knn.name} reads {percent(knn.trained)}: {points(knn.over_untrained)} the untrained encoder and "
+        f"{knn.name} accuracy is {percent(knn.trained)}: {points(knn.over_untrained)} the untrained encoder and "
         f"{points(knn.over_pixels)} raw pixels{_within(knn.sign(knn.untrained), knn.sign(knn.pixels))}."
     )
     if min(signs) > 0:
@@ -44,8 +45,8 @@ def second_reading(e: Evidence) -> Finding | None:
     if signs[1] < 0 and main.sign(main.untrained) > 0 and main.sign(main.pixels) > 0:
         return Finding(
             "warn",
-            text + " A linear probe finds classes that distances between features do not show yet.",
-            "Fit a linear classifier where these features are used; retrieval by distance needs a longer run first.",
+            text + " The classes are linearly separable but poorly clustered.",
+            "Use these features with a linear classifier; for retrieval by distance, train longer first.",
         )
     return Finding("warn" if min(signs) < 0 else "note", text)
 
@@ -58,28 +59,29 @@ def _within(untrained: int, pixels: int) -> str:
 
 
 def loss_at_chance(e: Evidence) -> Finding | None:
-    """A loss on its chance level means that the mean target would do as well."""
+    """A loss at its chance level is no better than always predicting the mean target."""
     ratios = e.loss_over_chance()
     stuck = [level for level, ratio in ratios.items() if ratio >= AT_CHANCE]
     if stuck:
         numbers = listing([percent(ratios[level]) for level in stuck])
         return Finding(
             "warn",
-            f"The loss of {levels_text(stuck)} ends at {numbers} of its chance level: nothing specific to an image is "
-            "predicted there.",
-            "Give the predictor more to learn from: train longer, raise `training.lr`, or lower `masking.mask_scale` so "
-            "that more context is seen.",
+            f"The loss of {levels_text(stuck)} ends at {numbers} of its chance level: the predictions there are no better "
+            "than the mean target.",
+            "Train longer, raise `training.lr`, or lower `masking.mask_scale` so that more context is visible.",
         )
     if ratios and max(ratios.values()) < WELL_BELOW_CHANCE:
         numbers = listing([f"{ratio:.0%}" for ratio in ratios.values()])
         return Finding(
-            "good", f"Hidden regions are predicted: the loss ends at {numbers} of chance{_finest_first(list(ratios))}."
+            "good",
+            f"Hidden regions are predicted better than chance: the loss ends at {numbers} of its chance level"
+            f"{_finest_first(list(ratios))}.",
         )
     return None
 
 
 def targets_alike(e: Evidence) -> Finding | None:
-    """When targets collapse, the chance level goes to zero and takes the loss along."""
+    """If targets collapse, their variance, which is the chance level, goes to zero, and the loss with it."""
     course = {level: last / top for level, (top, last) in e.chance_course().items() if top > 0}
     shrunk = [level for level, share in course.items() if share < SHRUNK_TARGETS]
     if not shrunk or e.config.loss.type == "infonce":
@@ -88,14 +90,14 @@ def targets_alike(e: Evidence) -> Finding | None:
     return Finding(
         "bad",
         f"The chance level of {levels_text(shrunk)} fell to {numbers} of its highest value: the targets have become nearly "
-        "the same everywhere, so a low loss there means little.",
-        "Raise `loss.variance_loss_weight` and `loss.covariance_loss_weight` (0.04 is a start), or raise "
-        "`model.ema.momentum` so that the target moves more slowly.",
+        "constant, so a low loss does not show learning.",
+        "Raise `loss.variance_loss_weight` and `loss.covariance_loss_weight` (start with 0.04), or raise "
+        "`model.ema.momentum` so that the target changes more slowly.",
     )
 
 
 def collapsed(e: Evidence) -> Finding | None:
-    """An effective rank near 1, or far below both the width and the random start."""
+    """Effective rank near 1, or far below both the feature dimension and the untrained encoder."""
     ranks, before = e.ranks(), e.ranks("untrained")
     dead = [level for level, rank in ranks.items() if _is_dead(rank, before.get(level), e.width)]
     if dead:
@@ -112,9 +114,9 @@ def collapsed(e: Evidence) -> Finding | None:
         numbers = listing([f"{before[level]:.1f} to {ranks[level]:.1f}" for level in fewer])
         return Finding(
             "warn",
-            f"The effective rank of {levels_text(fewer)} fell in training, from {numbers} of {e.width}: fewer directions "
-            "are used than at the random start.",
-            "Watch the rank over a longer run. If it keeps falling, raise `loss.variance_loss_weight` and "
+            f"The effective rank of {levels_text(fewer)} fell in training, from {numbers} of {e.width}: the features use "
+            "fewer directions than those of the untrained encoder.",
+            "Check the rank in a longer run. If it continues to fall, raise `loss.variance_loss_weight` and "
             "`loss.covariance_loss_weight`.",
         )
     if both:
@@ -123,14 +125,14 @@ def collapsed(e: Evidence) -> Finding | None:
         return Finding(
             "good" if more else "note",
             f"No collapse: effective rank {numbers} of {e.width}{_finest_first(both)}, "
-            f"{'above' if more else 'not below'} the random start.",
+            f"{'above' if more else 'not below'} the untrained encoder.",
         )
     if ranks and min(ranks.values()) < HEALTHY_RANK * e.width:
         numbers = listing([f"{rank:.1f}" for rank in ranks.values()])
         return Finding(
             "warn",
-            f"The effective rank is low: {numbers} of {e.width}{_finest_first(list(ranks))}. Untrained encoders often start there; "
-            "`hjepa evaluate` compares with this one's own.",
+            f"The effective rank is low: {numbers} of {e.width}{_finest_first(list(ranks))}. Untrained encoders often start "
+            "there; `hjepa evaluate` measures the rank of this run's untrained encoder.",
         )
     return None
 
@@ -145,7 +147,7 @@ def _is_dead(rank: float, before: float | None, width: int) -> bool:
 
 
 def position_only(e: Evidence) -> Finding | None:
-    """Cell features that say where a cell is, and little else, solve the task without seeing."""
+    """Cell features that encode little but their position solve the task without using the image."""
     shares = {level: share for level, share in enumerate(e.position) if share is not None}
     bound = [level for level, share in shares.items() if share > POSITION]
     if not bound:
@@ -153,18 +155,18 @@ def position_only(e: Evidence) -> Finding | None:
     numbers = listing([f"{shares[level]:.0%}" for level in bound])
     return Finding(
         "warn",
-        f"Position alone explains {numbers} of the variance of cell features at {levels_text(bound)}: they say mostly where a "
-        "cell is, not what it shows.",
-        "Longer training usually lowers this share. If it stays, try `model.position=rope`, which adds nothing to the "
-        "features themselves.",
+        f"Position alone explains {numbers} of the variance of cell features at {levels_text(bound)}: they mostly encode "
+        "where a cell is, not what it shows.",
+        "Longer training usually lowers this share. If it does not, try `model.position=rope`, which does not add position "
+        "to the features.",
     )
 
 
-# -- is the hierarchy worth it? --------------------------------------------------------------------------------------
+# -- does the hierarchy help? ----------------------------------------------------------------------------------------
 
 
 def best_level(e: Evidence) -> Finding | None:
-    """All levels together should beat the best one alone; otherwise one level would do."""
+    """All levels together should be better than the best single level; otherwise one level is enough."""
     main = e.main
     if main is None:
         return None
@@ -174,7 +176,7 @@ def best_level(e: Evidence) -> Finding | None:
     best = max(scores, key=lambda level: scores[level])
     gain = main.trained - scores[best]
     noise = main.noise(scores[best])
-    relation = "within the noise" if abs(gain) <= noise else "more than noise"
+    relation = "within the noise" if abs(gain) <= noise else "more than the noise"
     return Finding(
         "good" if gain > noise else "note",
         f"The best single level is level {best} with {percent(scores[best])} ({main.name}); all levels together are "
@@ -183,7 +185,7 @@ def best_level(e: Evidence) -> Finding | None:
 
 
 def levels_alike(e: Evidence) -> Finding | None:
-    """Levels with nearly equal content are no hierarchy."""
+    """Neighbouring levels with nearly the same information add little to each other."""
     cka = (e.results or {}).get("cka") or []
     pairs = [
         (level, row[level + 1])
@@ -196,5 +198,5 @@ def levels_alike(e: Evidence) -> Finding | None:
     return Finding(
         "note",
         f"Neighbouring levels hold nearly the same information: {text}.",
-        "Set the levels further apart with `model.levels`, or save work with fewer of them (`model.num_hierarchies`).",
+        "Set the levels further apart with `model.levels`, or use fewer of them to save compute (`model.num_hierarchies`).",
     )

@@ -1,4 +1,4 @@
-"""What one rule says of a run."""
+"""The finding of one rule about a run."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from hjepa.health.evidence import Evidence
 Kind = Literal["bad", "warn", "good", "note"]
 
 FINISHED = 0.98
-"""Share of the planned steps from which on a run counts as finished."""
+"""Share of the planned steps at or above which a run counts as finished."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one rule says.
+    """The finding of one rule.
 
     Attributes:
         kind: ``bad``, ``warn``, ``good`` or ``note``.
         text: the observation, one or two sentences; backticks mark code.
-        advice: what to do in the next run; nothing when there is nothing to do.
+        advice: what to change in the next run; None if nothing.
     """
 
     kind: Kind
@@ -29,10 +29,10 @@ class Finding:
 
 
 def train_longer(e: Evidence) -> str:
-    """The advice that several rules give, in the same words, so that it is given once."""
-    return f"Train longer: `training.epochs={2 * e.config.training.epochs:g}` is the next thing to try."
+    """Advice to train longer. Several rules give it in the same words, so that duplicates can be removed."""
+    return f"Train longer: try `training.epochs={2 * e.config.training.epochs:g}` next."
 
 
 def finished(e: Evidence) -> bool:
-    """Whether the checkpoint stands at the end of the planned run; unknown counts as yes."""
+    """Whether the checkpoint is from the end of the planned run; true if the plan is unknown."""
     return e.total_steps is None or e.step >= FINISHED * e.total_steps

@@ -1,6 +1,6 @@
-"""Limits below which a figure counts as trouble."""
+"""Thresholds shared by rules and evaluation."""
 
 from __future__ import annotations
 
-# Below this share of its width a representation counts as collapsing, whatever else is best about it.
+# Effective rank as a share of the feature dimension, below which a representation is considered collapsing.
 HEALTHY_RANK = 0.05

@@ -1,4 +1,4 @@
-"""What the numbers say of the course of training and of how far they can be trusted; see `hjepa.health.feature_rules`."""
+"""Rules about the training of a run and the reliability of its numbers; see `hjepa.health.feature_rules`."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from hjepa.health.finding import Finding, finished, train_longer
 from hjepa.runs.records import series
 
 LONG_RUN = 50_000
-"""Optimiser steps from which on an EMA momentum that ends at 1 has been found to work."""
+"""Optimiser steps at or above which an EMA momentum that ends at 1 has been found to work."""
 SHORT_RUN = 10_000
-"""Optimiser steps: published runs of this kind take tens of thousands."""
+"""Optimiser steps below which a run is short; published runs take tens of thousands."""
 WAITING = 0.10
 SEED_SPREAD = 0.03
-"""Differences between seeds on small data sets are about 3 points."""
+"""Typical difference in accuracy between seeds on small data sets."""
 
 
 # -- the course of training ------------------------------------------------------------------------------------------
 
 
 def knn_trend(e: Evidence) -> Finding | None:
-    """Still rising at the end: more training pays. Fallen from its peak: the last checkpoint is not the best."""
+    """If k-NN still rises at the end, train longer. If it fell from its peak, the last checkpoint is not the best."""
     steps, values = series(e.seen.evaluations, "knn")
     if len(values) < 3:
         return None
@@ -33,7 +33,7 @@ def knn_trend(e: Evidence) -> Finding | None:
         return Finding(
             "warn",
             f"Online k-NN peaked at {percent(top)} (step {peak}) and ended at {percent(values[-1])}.",
-            "Use `best_model.pth` rather than `last.pth`. A late fall often comes from an EMA momentum near 1: lower "
+            "Use `best_model.pth` instead of `last.pth`. An EMA momentum near 1 often causes a late drop: lower "
             "`model.ema.momentum_end`.",
         )
     since = values[-1] - values[(2 * len(values)) // 3 - 1]
@@ -47,50 +47,50 @@ def knn_trend(e: Evidence) -> Finding | None:
 
 
 def short_run(e: Evidence) -> Finding | None:
-    """Published runs of this kind take tens of thousands of steps."""
+    """Runs below `SHORT_RUN` steps usually end before accuracy saturates."""
     total = e.total_steps
     if total is None or total >= SHORT_RUN or not finished(e):
         return None
     return Finding(
         "note",
-        f"This was a short run: {total:,} steps. Accuracy usually goes on growing for many times that.",
+        f"This was a short run: {total:,} steps. Accuracy usually keeps rising for many times as many.",
         train_longer(e),
     )
 
 
 def stopped_early(e: Evidence) -> Finding | None:
-    """Schedules that were not finished leave a learning rate too high and a target too young."""
+    """A run that stops early ends with a learning rate that has not decayed, so its accuracy is provisional."""
     total = e.total_steps
     if total is None or finished(e):
         return None
     if e.last_step > e.step:
         return Finding(
-            "note", f"This is an earlier checkpoint, step {e.step} of a run that reached step {e.last_step}."
+            "note", f"This is an earlier checkpoint: step {e.step} of a run that reached step {e.last_step}."
         )
     return Finding(
         "note",
-        f"The run stopped at step {e.step} of {total} ({e.step / total:.0%}): schedules are unfinished and every number here "
-        "is provisional.",
-        f"Go on with `hjepa train --output-dir {e.run} --resume auto`.",
+        f"The run stopped at step {e.step} of {total} ({e.step / total:.0%}): its schedules are unfinished, so all numbers "
+        "here are provisional.",
+        f"Continue with `hjepa train --output-dir {e.run} --resume auto`.",
     )
 
 
 def momentum_freezes(e: Evidence) -> Finding | None:
-    """An EMA momentum of 1 freezes the target; short runs then lose accuracy late."""
+    """An EMA momentum of 1 freezes the target encoder, which lowers the final accuracy of short runs."""
     ema, total = e.config.model.ema, e.total_steps
     if ema.momentum_end < 0.99995 or total is None or total >= LONG_RUN:
         return None
     constant = f"{ema.momentum:g}" if ema.momentum < 0.99995 else "0.999"
     return Finding(
         "note",
-        f"The EMA momentum ends at {ema.momentum_end:g}, which freezes the target encoder towards the end of a run as short as "
-        f"{total} steps.",
+        f"The EMA momentum ends at {ema.momentum_end:g}, which freezes the target encoder before a run as short as {total} "
+        "steps ends.",
         f"Compare with a constant momentum, `model.ema.momentum_end={constant}`.",
     )
 
 
 def waiting_for_data(e: Evidence) -> Finding | None:
-    """Above a tenth, the data path is worth more than the model."""
+    """If training waits for data more than a tenth of the time, loading limits its speed."""
     _, shares = series(e.seen.train, "data_wait")
     late = shares[len(shares) // 2 :]
     if not late or sum(late) / len(late) <= WAITING:
@@ -98,14 +98,14 @@ def waiting_for_data(e: Evidence) -> Finding | None:
     data = e.config.data
     cure = f"raise `data.num_workers` (now {data.num_workers})"
     if data.storage != "device":
-        cure += ", or keep the images on the device where memory allows (`data.storage=device`)"
+        cure += ", or keep the images on the device if memory allows (`data.storage=device`)"
     return Finding(
         "warn", f"{sum(late) / len(late):.0%} of the time was spent waiting for data.", cure[0].upper() + cure[1:] + "."
     )
 
 
 def skipped_updates(e: Evidence) -> Finding | None:
-    """Gradients that were not finite. With fp16 the loss scaler causes a few by design."""
+    """Updates skipped for gradients that are not finite. With fp16 the loss scaler causes a few by design."""
     count = e.seen.skipped_updates()
     scaled = e.config.training.use_amp and e.config.training.amp_dtype == "fp16"
     if count == 0 or (scaled and count < 0.01 * e.step):
@@ -113,7 +113,7 @@ def skipped_updates(e: Evidence) -> Finding | None:
     return Finding(
         "warn",
         f"{count} of {e.step} updates were skipped because the gradient was not finite.",
-        "Lower `training.lr`, set `training.clip_grad=1`, or prefer `training.amp_dtype=bf16` to fp16.",
+        "Lower `training.lr`, set `training.clip_grad=1`, or use `training.amp_dtype=bf16` instead of fp16.",
     )
 
 
@@ -121,36 +121,36 @@ def skipped_updates(e: Evidence) -> Finding | None:
 
 
 def not_evaluated(e: Evidence) -> Finding | None:
-    """No results, or results that could not read classes, or that read test alone."""
+    """There are no results, the tasks were skipped, or only test images were evaluated."""
     if e.results is None:
         return Finding(
             "note",
-            "There is no `results.json`, so nothing is compared with controls.",
-            f"Evaluate with `hjepa evaluate --checkpoint {e.run}`, then make this report again.",
+            "There is no `results.json`, so the model is not compared with controls.",
+            f"Evaluate with `hjepa evaluate --checkpoint {e.run}`, then create this report again.",
         )
     if e.main is None and e.skipped is not None:
         return Finding(
             "note",
-            f"Linear probe and k-NN were skipped: {e.skipped}. Loss and effective rank are what is left.",
-            "A small labelled set would settle what the features are worth: `hjepa evaluate --dataset NAME --data-path PATH`.",
+            f"Linear probe and k-NN were skipped: {e.skipped}. Only loss and effective rank remain.",
+            "Evaluate the features on a small labelled data set: `hjepa evaluate --dataset NAME --data-path PATH`.",
         )
     if e.main is None:
         return Finding(
             "note",
-            "`results.json` compares nothing with controls on validation images, and test images choose no next run.",
-            f"Evaluate with `hjepa evaluate --checkpoint {e.run} --split validation`, then make this report again.",
+            "`results.json` has no comparison on validation images, and test images must not guide the next run.",
+            f"Evaluate with `hjepa evaluate --checkpoint {e.run} --split validation`, then create this report again.",
         )
     return None
 
 
 def results_of_another_step(e: Evidence) -> Finding | None:
-    """Results are written per run, figures per checkpoint."""
+    """Results belong to the run, figures to the checkpoint, so their steps may differ."""
     step = (e.results or {}).get("step")
     if step is None or int(step) == e.step:
         return None
     return Finding(
         "warn",
-        f"`results.json` was measured at step {step}, and this checkpoint is at step {e.step}.",
+        f"`results.json` was measured at step {step}, but this checkpoint is at step {e.step}.",
         f"Evaluate again with `hjepa evaluate --checkpoint {e.run}`.",
     )
 
@@ -169,6 +169,6 @@ def one_seed(e: Evidence) -> Finding | None:
         return None
     return Finding(
         "note",
-        f"The difference to {listing(close)} is below {100 * SEED_SPREAD:.0f} points, about what another seed changes.",
+        f"The difference to {listing(close)} is below {100 * SEED_SPREAD:.0f} points, about as much as another seed changes.",
         "Repeat with two more seeds (`--seed`) before drawing a conclusion.",
     )

@@ -1,4 +1,4 @@
-"""The verdict in a sentence, and everything that the rules found, most pressing first."""
+"""Judge a run: a verdict in one sentence, and the findings of all rules, most urgent first."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ _ORDER: tuple[Kind, ...] = ("bad", "warn", "good", "note")
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a run amounts to.
+    """The verdict on a run.
 
     Attributes:
-        kind: ``bad``, ``warn``, ``good`` or ``note`` (not known).
-        headline: a few words.
-        sentence: the numbers behind them, one sentence.
-        findings: what the rules say, most pressing first.
-        advice: what the headline alone calls for; nothing where it calls for nothing.
+        kind: ``bad``, ``warn``, ``good`` or ``note`` (unknown).
+        headline: the verdict in a few words.
+        sentence: the numbers that support it, in one sentence.
+        findings: findings of the rules, most urgent first.
+        advice: advice that follows from the headline; None if there is none.
     """
 
     kind: Kind
@@ -72,7 +72,7 @@ class Verdict:
 
     @property
     def recommendations(self) -> list[str]:
-        """Advice for the next run, most pressing first, each once."""
+        """Advice for the next run, most urgent first, without duplicates."""
         given = [self.advice, *(f.advice for f in self.findings)]
         return list(dict.fromkeys(text for text in given if text is not None))
 
@@ -92,12 +92,12 @@ def judge(evidence: Evidence) -> Verdict:
 def _compared(evidence: Evidence, main: Comparison) -> tuple[Kind, str, str]:
     untrained, pixels = main.sign(main.untrained), main.sign(main.pixels)
     numbers = (
-        f"{_when(evidence)}, {main.name if main.reading == 'knn' else 'a linear probe'} reads {percent(main.trained)} of "
-        f"{main.images:,} validation images from the trained encoder: "
-        f"{points(main.over_untrained)} its untrained copy and {points(main.over_pixels)} raw pixels"
+        f"{_when(evidence)}, {main.name if main.reading == 'knn' else 'a linear probe'} on the trained encoder classifies "
+        f"{percent(main.trained)} of {main.images:,} validation images correctly: "
+        f"{points(main.over_untrained)} the untrained encoder and {points(main.over_pixels)} raw pixels"
     )
     chance = (evidence.results or {}).get("chance")
-    tail = f", where chance is {percent(chance)}" if isinstance(chance, float) else ""
+    tail = f" (chance: {percent(chance)})" if isinstance(chance, float) else ""
     noise = _noise(untrained, pixels)
     kind: Kind
     if untrained > 0 and pixels > 0:
@@ -123,17 +123,17 @@ def _advice(evidence: Evidence, main: Comparison) -> str | None:
 
 
 def _noise(untrained: int, pixels: int) -> str:
-    """Says which differences are within two standard errors of the validation images."""
+    """Name the differences that are within two standard errors."""
     names = {("untrained", 0): "the difference to the untrained encoder", ("pixels", 0): "the difference to raw pixels"}
     inside = [names[key] for key in (("untrained", untrained), ("pixels", pixels)) if key in names]
     if not inside:
         return ""
     verb = "is" if len(inside) == 1 else "are"
-    return f"; {listing(inside)} {verb} within the noise of so many images"
+    return f"; {listing(inside)} {verb} within the noise for this number of images"
 
 
 def _uncompared(evidence: Evidence) -> tuple[Kind, str, str]:
-    """Without classes: what loss and rank say, which is less."""
+    """The verdict without accuracies, from loss and effective rank."""
     parts = []
     ratios = evidence.loss_over_chance()
     if ratios:
@@ -143,34 +143,34 @@ def _uncompared(evidence: Evidence) -> tuple[Kind, str, str]:
         parts.append(f"the effective rank is {listing([f'{r:.1f}' for r in ranks.values()])} of {evidence.width}")
     knn = _online(evidence)
     if knn is not None:
-        parts.append(f"online k-NN on a split of train reads {percent(knn)}")
+        parts.append(f"online k-NN accuracy on a split of train is {percent(knn)}")
     skipped = evidence.skipped or ""
     unlabelled = skipped.startswith("no labels")
     unread = evidence.results is not None and not skipped
     why = (
-        "for lack of labels"
+        "because there are no labels"
         if unlabelled
-        else f"since there was no task ({skipped})"
+        else f"because there was no task ({skipped})"
         if skipped
-        else "since there are no figures for validation images"
+        else "because there are no results for validation images"
         if unread
-        else "since it was not evaluated"
+        else "because it was not evaluated"
     )
     if not parts:
         return (
             "note",
             "Not evaluated",
-            f"{_when(evidence)}, nothing is known of this model, {why} and no records were kept.",
+            f"{_when(evidence)}, nothing is known about this model, {why} and there are no training records.",
         )
     levels = " (finest level first)" if len(ratios) > 1 or len(ranks) > 1 else ""
-    sentence = f"{_when(evidence)}, {listing(parts)}{levels}; the model is not compared with controls, {why}."
+    sentence = f"{_when(evidence)}, {listing(parts)}{levels}; the model is not compared with controls {why}."
     if ratios and min(ratios.values()) >= AT_CHANCE:
         return "warn", "Nothing predicted yet", sentence
     return (
         "note",
         ("No labels to judge by" if unlabelled else "No task to judge by")
         if skipped
-        else ("Not read on validation images" if unread else "Not evaluated yet"),
+        else ("Not evaluated on validation images" if unread else "Not evaluated yet"),
         sentence,
     )
 

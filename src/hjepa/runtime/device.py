@@ -43,7 +43,7 @@ def resolve_device(name: str, local_rank: int = 0) -> torch.device:
     if kind == "mps" and not torch.backends.mps.is_available():
         raise UserError("device: 'mps', but PyTorch sees no Apple GPU here; use cpu or auto")
     if kind not in ("cpu", "mps"):
-        raise UserError(f"device: {name!r} is not known; use auto, cpu, cuda, cuda:<n> or mps")
+        raise UserError(f"device: unknown device {name!r}; use auto, cpu, cuda, cuda:<n> or mps")
     return torch.device(kind)
 
 

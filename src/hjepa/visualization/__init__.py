@@ -1,6 +1,6 @@
-"""Seeing a run: curves, masks, feature maps, neighbours, the embedding, and one report of it all.
+"""Figures and report of a run: curves, masks, feature maps, nearest neighbours and embedding.
 
-Reads a run folder and images; never changes a checkpoint.
+Reads a run folder and images; does not change checkpoints.
 """
 
 from hjepa.visualization.visualize import visualize

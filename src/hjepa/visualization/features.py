@@ -1,4 +1,4 @@
-"""Features of held-out images, from the trained encoder, its untrained copy and the pixels, in one pass."""
+"""Features of held-out images from the trained encoder, the untrained encoder and raw pixels, in one pass."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 LARGEST_GALLERY = 1500
 SMALLEST_GALLERY = 200
-# About a minute and a half of two CPU cores; only large encoders on a CPU get fewer images.
+# Budget of FLOP on a CPU, about 90 s on two cores; only large encoders need fewer images to stay within it.
 _CPU_FLOP = 2e13
 _PIXEL_SIDE = 32
 TOKEN_IMAGES = 96
@@ -26,14 +26,14 @@ TOKEN_IMAGES = 96
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pooled features of held-out images; rows in the order of `rows`.
+    """Pooled features of held-out images, in the order of `rows`.
 
     Attributes:
         rows: int64 [N], rows of the test split.
-        labels: int64 [N], -1 for unknown; nothing without labels.
-        trained, untrained: levels side by side, each at length one, [N, L * D].
-        pixels: [N, P], shrunk to at most 32 a side.
-        levels: how many.
+        labels: int64 [N], -1 for unknown; None without labels.
+        trained, untrained: [N, L * D], features of all levels, each normalised to unit length, concatenated.
+        pixels: [N, P], images reduced to at most 32 pixels per side, flattened.
+        levels: number of levels, L.
     """
 
     rows: Tensor
@@ -45,7 +45,7 @@ class Gallery:
 
     @property
     def scope(self) -> str:
-        """For captions: which levels the features are of."""
+        """The levels that the features are from, for captions."""
         return " (all levels)" if self.levels > 1 else ""
 
     def __len__(self) -> int:
@@ -54,10 +54,10 @@ class Gallery:
 
 @dataclass(frozen=True)
 class TokenFeatures:
-    """Features of the cells of held-out images.
+    """Cell features of held-out images.
 
     Attributes:
-        images: normalised, [B, C, H, W].
+        images: [B, C, H, W], normalised.
         trained, untrained: per level [B, cells, D].
     """
 
@@ -67,7 +67,7 @@ class TokenFeatures:
 
 
 def gallery_size(encoder: Encoder, available: int) -> int:
-    """How many images to encode: 1,500, fewer where a large encoder runs on a CPU."""
+    """Number of images to encode: up to 1,500, fewer for a large encoder on a CPU."""
     size = LARGEST_GALLERY
     if next(encoder.parameters()).device.type == "cpu":
         weights = sum(p.numel() for p in encoder.parameters())
@@ -83,12 +83,12 @@ def encode_gallery(images: SplitImages, trained: Encoder, untrained: Encoder, *,
 
     Args:
         images: the split.
-        trained, untrained: what to encode them with.
+        trained, untrained: the encoders.
         console: show progress on standard output.
 
     Raises:
-        DataError: not one image can be read.
-        UserError: features that are not finite.
+        DataError: no image can be read.
+        UserError: the features are not finite.
     """
     rows = images.order[: gallery_size(trained, len(images.order))]
     parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
@@ -107,7 +107,9 @@ def encode_gallery(images: SplitImages, trained: Encoder, untrained: Encoder, *,
         raise images.unreadable()
     found, ours, control, pixels = (torch.cat(column) for column in zip(*parts, strict=True))
     if not torch.isfinite(ours).all():
-        raise UserError("the features are NaN or infinite, so the run has diverged; use an earlier checkpoint")
+        raise UserError(
+            "checkpoint: the features are NaN or infinite, so the run has diverged; use an earlier checkpoint"
+        )
     labels = None if images.labels is None else images.labels[found]
     return Gallery(found, labels, ours, control, pixels, trained.num_levels)
 
@@ -116,7 +118,11 @@ def encode_gallery(images: SplitImages, trained: Encoder, untrained: Encoder, *,
 def encode_tokens(
     images: SplitImages, trained: Encoder, untrained: Encoder, count: int = TOKEN_IMAGES
 ) -> TokenFeatures:
-    """Features of the cells of the first `count` images of the random order."""
+    """Cell features of the first `count` images of the random order, from both encoders.
+
+    Raises:
+        DataError: no image can be read.
+    """
     kept: list[Tensor] = []
     ours: list[list[Tensor]] = []
     control: list[list[Tensor]] = []
@@ -135,10 +141,10 @@ def encode_tokens(
 
 @torch.inference_mode()
 def encode_cells(images: SplitImages, trained: Encoder, count: int = TOKEN_IMAGES) -> list[Tensor]:
-    """The trained encoder's cell features of the first `count` images of the random order, [B, cells, D] per level.
+    """Cell features of the first `count` images of the random order, from the trained encoder: [B, cells, D] per level.
 
     Raises:
-        DataError: not one image can be read.
+        DataError: no image can be read.
     """
     found = [
         [level.float().cpu() for level in trained.levels(batch.images)]

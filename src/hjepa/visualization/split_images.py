@@ -1,4 +1,4 @@
-"""Images of a split for figures, as the model sees them and as a person sees them."""
+"""Images of a split for figures, normalised for the model and converted for display."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ _LARGEST_CLASS = 24
 
 
 class SplitImages:
-    """Images of a split, in a random order that is a function of the run's seed.
+    """Images of a split, in a random order drawn from the run's seed.
 
     Args:
         run: the run.
-        splits: its data set, in the channels of the run.
-        split: the one to show.
+        splits: its data set, with the channels of the run.
+        split: the split to show.
 
     Attributes:
         dataset: the split.
-        order: all its rows in random order, labelled ones first where some are and some are not.
+        order: int64 [N], all rows in random order, labelled images first.
 
     Raises:
-        DataError: they cannot be found or read.
+        DataError: the images cannot be found or read.
     """
 
     def __init__(self, run: TrainedRun, splits: Splits, split: Split = "test") -> None:
@@ -53,16 +53,16 @@ class SplitImages:
 
     @property
     def labels(self) -> Tensor | None:
-        """int64 [N], -1 where an image has none; nothing where no image has one."""
+        """int64 [N], -1 for an image without a label; None if no image has one."""
         return self.dataset.labels
 
     def label_of(self, row: int) -> int | None:
-        """The class of an image, if it is known."""
+        """The class of an image; None if unknown."""
         label = -1 if self.labels is None else int(self.labels[row])
         return None if label < 0 else label
 
     def class_name(self, label: int | None) -> str:
-        """The name of a class, shortened to fit under a picture; nothing for an unknown one."""
+        """The name of a class, shortened to fit under an image; empty for None."""
         if label is None:
             return ""
         names = self.dataset.class_names
@@ -70,7 +70,7 @@ class SplitImages:
         return name if len(name) <= _LARGEST_CLASS else name[: _LARGEST_CLASS - 1] + "…"
 
     def batches(self, rows: Tensor, batch_size: int = 64) -> Iterator[Batch]:
-        """Normalised images [b, C, H, W] with their rows [b], batch by batch; unreadable files are left out."""
+        """Batches of normalised images [b, C, H, W] with their rows [b]; unreadable files are left out."""
         return eval_batches(
             self.dataset,
             rows,
@@ -83,10 +83,10 @@ class SplitImages:
         )
 
     def normalised(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised images [n, C, H, W] and the rows they belong to.
+        """Normalised images [n, C, H, W] of the given rows, and the rows that could be read, int64 [n].
 
         Raises:
-            DataError: not one of them can be read.
+            DataError: none of them can be read.
         """
         parts = list(self.batches(rows))
         if not parts:
@@ -94,25 +94,25 @@ class SplitImages:
         return torch.cat([p.images for p in parts]), torch.cat([p.indices for p in parts])
 
     def unreadable(self) -> DataError:
-        """The error for a split of which nothing can be read."""
+        """The error for a split without readable images."""
         return DataError(
             f"data.dataset={self.dataset.name}: no readable image in the {self.dataset.split} split; check data.data_path"
         )
 
     def pictures(self, normalised: Tensor) -> list[Picture]:
-        """Normalised images as a person sees them; see `display_note` for what was changed."""
+        """Convert normalised images [n, C, H, W] for display, uint8 [H, W, 3]; `display_note` describes any changes."""
         mean = torch.tensor(self._mean).view(-1, 1, 1)
         std = torch.tensor(self._std).view(-1, 1, 1)
         values = three_channels(normalised.float().cpu() * std + mean)
         if self._gain is None:
             bright = float(torch.quantile(values.flatten()[:: max(1, values.numel() // 100_000)], 0.99))
-            # Sixteen-bit sensors often fill the lowest part of their range only.
+            # 16-bit sensors often use only the lowest part of the range.
             self._gain = 1 / bright if 0 < bright < 0.35 else 1.0
         bytes_ = (values * self._gain * 255).round().clamp(0, 255).to(torch.uint8)
         return [np.ascontiguousarray(p.permute(1, 2, 0).numpy()) for p in bytes_]
 
     def display_note(self) -> str:
-        """What a reader must know of how images are shown, as a sentence or nothing."""
+        """How images were changed for display, as a sentence; empty if they were not."""
         notes = []
         if self.channels == 2:
             notes.append("the two channels are shown as red and green")
@@ -125,7 +125,7 @@ class SplitImages:
 
 
 def three_channels(images: Tensor) -> Tensor:
-    """[n, C, H, W] as [n, 3, H, W]: grey for one channel, the first three of many."""
+    """Convert [n, C, H, W] to [n, 3, H, W]: one channel as grey, of more than three the first three."""
     channels = images.shape[1]
     if channels == 1:
         return images.expand(-1, 3, -1, -1)

@@ -1,4 +1,4 @@
-"""One call from a checkpoint to figures and a report."""
+"""Draw the figures and the report of a checkpoint in one call."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from hjepa.visualization.split_images import SplitImages
 
 log = logging.getLogger("hjepa")
 
-# Keys that find and read the images. All others belong to the trained model, or would show other images than its own.
+# Keys that locate and read the images. All others belong to the trained model or would select other images.
 _CHANGEABLE = (
     "data.data_path",
     "data.download",
@@ -59,24 +59,24 @@ def visualize(
 ) -> list[Path]:
     """Draw the curves, masks, feature maps, nearest neighbours and embedding of a run, and write its report.
 
-    Pictures are held-out images of the run's own data set, in an order that is a function of the run's seed.
+    The images are test images of the run's data set, in a random order drawn from the run's seed.
 
     Args:
-        checkpoint: a ``.pth`` file or a run folder (its last checkpoint).
-        output_dir: where the PNG files and ``report.html`` go. When not given, or when it is the run folder itself:
-            ``figures`` in the run folder, and the report beside it.
-        generate_report: write ``report.html`` too, one self-contained file below 8 MB.
+        checkpoint: a ``.pth`` file, or a run folder for its last checkpoint.
+        output_dir: folder for the PNG files and ``report.html``. By default, or if it is the run folder, the PNG files
+            are written to ``figures`` in the run folder, and the report to the run folder.
+        generate_report: also write ``report.html``, one self-contained file below 8 MB.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:<n>`` or ``mps``.
-        overrides: ``["section.key=value", ...]``, or a mapping from dotted keys, for keys that find and read the
+        overrides: ``["section.key=value", ...]``, or a mapping from dotted keys, for keys that locate and read the
             images, such as ``data.data_path``.
-        console: draw progress bars where standard output is a terminal; progress is logged otherwise.
+        console: draw progress bars if standard output is a terminal; otherwise progress is logged.
 
     Returns:
-        the files written: ``curves.png``, ``masks.png``, ``maps.png``, ``neighbours.png`` and ``embedding.png``, as far
-        as there is something to draw (what is left out is logged, and the report says why), and last the report.
+        paths of the files written: ``curves.png``, ``masks.png``, ``maps.png``, ``neighbours.png``, ``embedding.png``
+        and then the report. Figures that cannot be drawn are omitted; the log and the report give the reason.
 
     Raises:
-        UserError: nothing at ``checkpoint``, no images, a key that has no effect here, or a folder that cannot be
+        UserError: there is no checkpoint, there are no images, a key has no effect on figures, or a folder cannot be
             written.
     """
     pairs = _check_overrides(overrides)
@@ -92,7 +92,7 @@ def visualize(
     with WorkProgress("figures: drawn", len(gathered.sections), "figures", console=console) as progress:
         for section in gathered.sections:
             if isinstance(section, Omitted):
-                log.warning("%s left out: %s", section.name, section.reason)
+                log.warning("omitted figure %s: %s", section.name, section.reason)
                 drawn.append(section)
             else:
                 light = to_png(section.draw(LIGHT))
@@ -107,7 +107,7 @@ def visualize(
 
 @dataclass(frozen=True)
 class _Gathered:
-    """Everything that figures and report are made of."""
+    """Everything needed for figures and report."""
 
     run: TrainedRun
     sampler: MaskSampler
@@ -137,9 +137,9 @@ def _gather(run: TrainedRun, home: Path, config: Config, console: bool) -> _Gath
     geometry = run.model.geometry
     records = read_records(home / "metrics.jsonl")
     if records.unreadable:
-        log.warning("%s: %d line(s) cannot be read and are left out", home / "metrics.jsonl", records.unreadable)
+        log.warning("%s: skipped %d line(s) that cannot be read", home / "metrics.jsonl", records.unreadable)
     results = _read_results(home)
-    environment = read_json(home / "environment.json", "remove the file, nothing else depends on it")
+    environment = read_json(home / "environment.json", "delete the file; nothing else depends on it")
     sampler = MaskSampler(
         run.config.masking, geometry.grid, [level.stride for level in geometry.levels], seed=run.config.seed
     )
@@ -149,11 +149,11 @@ def _gather(run: TrainedRun, home: Path, config: Config, console: bool) -> _Gath
     log.info("figures: encoding held-out images of %s", images.dataset.description)
     tokens = encode_tokens(images, run.encoder, untrained)
     gallery = encode_gallery(images, run.encoder, untrained, console=console)
-    # Evidence for the next run, so not from test images.
+    # This share enters advice for the next run, so it is not measured on test images.
     choosing = SplitImages(run, splits, _choosing(splits))
     position = [position_share(level) for level in encode_cells(choosing, run.encoder)]
     names = [level_name(geometry, level) for level in range(run.encoder.num_levels)]
-    log.info("figures: neighbours and embedding of %d held-out images", len(gallery))
+    log.info("figures: computing neighbours and embedding of %d held-out images", len(gallery))
     sections = [
         curves_figure(records, names, run.step, f"`hjepa train --output-dir {home} --resume auto`"),
         masks_figure(images, sampler, geometry),
@@ -174,12 +174,12 @@ def _gather(run: TrainedRun, home: Path, config: Config, console: bool) -> _Gath
 
 
 def _choosing(splits: Splits) -> Split:
-    """The split that advice may be drawn from."""
+    """The split that advice may be based on."""
     return "train" if splits.validation is None else "validation"
 
 
 def _read_results(home: Path) -> dict[str, Any] | None:
-    """The final table of a run with the validation figures that were read beside it or by themselves."""
+    """The results of a run, completed by its separate validation results if they are of the same step."""
     again = f"evaluate again with `hjepa evaluate --checkpoint {home}`"
     results = read_json(home / "results.json", again)
     alone = read_json(home / "results_validation.json", f"{again} --split validation")
@@ -193,8 +193,8 @@ def _check_overrides(overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, 
     for key in pairs:
         if key not in _CHANGEABLE:
             close = difflib.get_close_matches(key, _CHANGEABLE, n=1, cutoff=0.8)
-            hint = f"did you mean {close[0]}?" if close else f"changeable are {', '.join(_CHANGEABLE)}"
-            raise UserError(f"{key}: not a key that figures depend on, the rest belongs to the trained run; {hint}")
+            hint = f"did you mean {close[0]}?" if close else f"use {', '.join(_CHANGEABLE)}"
+            raise UserError(f"{key}: cannot be changed for figures, because it belongs to the trained run; {hint}")
     return pairs
 
 
@@ -203,7 +203,7 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"output_dir: {folder} cannot be made ({error.strerror}); choose another --output-dir"
+            f"output_dir: {folder} cannot be created ({error.strerror}); choose another --output-dir"
         ) from None
 
 

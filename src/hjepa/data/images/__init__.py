@@ -1,1 +1,1 @@
-"""One image or a batch of them: decoding, resampling, crops and colours."""
+"""Image operations: decoding, resampling, crops and colours."""

@@ -1,4 +1,4 @@
-"""Where to cut: random and centred crop boxes for a whole batch at once."""
+"""Crop boxes and colour parameters, random or centred, for a whole batch at once."""
 
 from __future__ import annotations
 
@@ -18,30 +18,29 @@ _RATIO = slice(_ATTEMPTS, 2 * _ATTEMPTS)
 _TOP, _LEFT, _FLIP = 2 * _ATTEMPTS, 2 * _ATTEMPTS + 1, 2 * _ATTEMPTS + 2
 _JITTER = slice(_FLIP + 1, _FLIP + 4)
 DRAWS = _FLIP + 4
-"""Uniform numbers that one view of an image needs for cut, mirror and colour jitter."""
-# The view's number shares the counter with the step, which stays far below this.
+"""Uniform random numbers per view of an image, for crop, flip and colour jitter."""
+# The view's number occupies the upper bits of the counter, above any step number.
 _VIEW_SHIFT = 48
 
 _GREY, _BLUR, _SIGMA, _SOLARIZE = range(DRAWS, DRAWS + 4)
 COLOUR_DRAWS = 4
-"""Further numbers for greyscale, blur and solarising."""
+"""Further random numbers per view, for greyscale, blur and solarisation."""
 _SIGMAS = (0.1, 2.0)
 
 
 class Crops(NamedTuple):
-    """How the images of a batch are cut."""
+    """Crop boxes of a batch of images."""
 
     boxes: np.ndarray
     """int64 [B, 4]: top, left, height, width in pixels."""
     flips: np.ndarray
-    """bool [B]: mirrored after cutting."""
+    """bool [B]: whether the crop is flipped left to right."""
 
 
 def augmentation_draws(seed: int, step: int, global_batch: int, *, view: int = 0) -> np.ndarray:
     """The uniform numbers of one view at a step: float64 [global_batch, DRAWS], row p for global position p.
 
-    Rows do not depend on how many follow, nor on how many other views there are, so that any process may draw as many
-    as it needs.
+    A row depends neither on `global_batch` nor on the number of views.
     """
     return stream(Purpose.AUGMENTATION, seed, view << _VIEW_SHIFT | step).random((global_batch, DRAWS))
 
@@ -49,13 +48,13 @@ def augmentation_draws(seed: int, step: int, global_batch: int, *, view: int = 0
 def view_draws(specs: Sequence[ViewSpec], seed: int, step: int, global_batch: int) -> np.ndarray:
     """The uniform numbers of all views at a step: float64 [global_batch, V, D].
 
-    D is `DRAWS`, and `COLOUR_DRAWS` more where a view needs them; those come from a stream of their own.
+    D is `DRAWS`, plus `COLOUR_DRAWS` from a separate stream if any view uses greyscale, blur or solarisation.
 
     Args:
         specs: one per view.
-        seed: of the run.
-        step: of the optimiser.
-        global_batch: positions.
+        seed: seed of the run.
+        step: optimiser step.
+        global_batch: images per optimiser step.
     """
     shape = (global_batch, COLOUR_DRAWS)
     more = any(spec.recolours_beyond_jitter for spec in specs)
@@ -70,16 +69,16 @@ def view_draws(specs: Sequence[ViewSpec], seed: int, step: int, global_batch: in
 
 
 def random_crops(draws: np.ndarray, sizes: np.ndarray, spec: ViewSpec) -> Crops:
-    """Boxes of random resized crops (Szegedy et al., arXiv:1409.4842) and random mirroring.
+    """Boxes of random resized crops (Szegedy et al., arXiv:1409.4842) and random flips.
 
-    Area (uniform in ``scale`` of the image's) and aspect ratio (log-uniform in ``ratio``) are independent draws; of ten
-    candidates the first that fits the image is taken, and every position at which it fits is equally likely. Where none
-    fits: the largest centred box of the nearest ratio allowed, as in torchvision.
+    The share of the area (uniform in ``scale``) and the aspect ratio (log-uniform in ``ratio``) are drawn
+    independently, ten times; the first box that fits the image is placed uniformly. If none fits, the largest centred
+    box of the closest allowed ratio is used, as in torchvision.
 
     Args:
-        draws: float64 [B, D], of which the first `DRAWS` are used; [B, 0] will do for a view without chance.
-        sizes: int64 [B, 2], height and width of each image.
-        spec: of the view.
+        draws: float64 [B, D], of which the first `DRAWS` are used; D may be 0 for a view without randomness.
+        sizes: int64 [B, 2], height and width of each image in pixels.
+        spec: specification of the view.
     """
     flips = draws[:, _FLIP] < spec.flip if spec.flip else np.zeros(len(draws), dtype=bool)
     if not spec.random_crop:
@@ -103,7 +102,15 @@ def random_crops(draws: np.ndarray, sizes: np.ndarray, spec: ViewSpec) -> Crops:
 
 
 def centre_boxes(sizes: np.ndarray, out_size: tuple[int, int]) -> np.ndarray:
-    """The largest centred box with the shape of the output: int64 [B, 4], within half a pixel."""
+    """The largest centred boxes with the aspect ratio of the output, rounded to pixels.
+
+    Args:
+        sizes: int64 [B, 2], height and width of each image in pixels.
+        out_size: (H, W) of the output.
+
+    Returns:
+        int64 [B, 4]: top, left, height, width.
+    """
     ratio = out_size[1] / out_size[0]
     return _fallback(sizes, ratio, ratio).astype(np.int64)
 
@@ -114,11 +121,11 @@ def jitter_factors(draws: np.ndarray, strength: float) -> np.ndarray:
 
 
 def colour_table(draws: np.ndarray, spec: ViewSpec) -> np.ndarray | None:
-    """What is done to the colours of each image: float32 [B, 6] as in `View.colours`, or None for nothing.
+    """Colour parameters of each image: float32 [B, 6] as in `View.colours`; None if the view keeps colours unchanged.
 
     Args:
         draws: float64 [B, D] of `view_draws`.
-        spec: of the view.
+        spec: specification of the view.
     """
     if not spec.recolours:
         return None

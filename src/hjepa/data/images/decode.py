@@ -1,14 +1,15 @@
-"""From the bytes of an image file to a tensor in its native size and type, strictly.
+"""Strict decoding of image files to tensors in their stored size and type.
 
-Truncated or foreign files are errors with a reason, whatever Pillow's global switches say. What is done to pixels:
+Truncated files and files that are not images raise an error with a reason, regardless of Pillow's global settings.
+Pixels are converted as follows:
 
-* EXIF orientation is applied, so that a picture stands as its owner sees it.
+* The EXIF orientation is applied.
 * Palettes, CMYK and other colour spaces become RGB; 1-bit images become greyscale.
-* Transparency is composited over white when channels are converted, as a viewer shows it: the colour stored under
-  transparent pixels is arbitrary and would leak invisible content into training.
-* 16-bit greyscale and 16-bit PNG colour stay uint16. Floating-point images must lie in [0, 1].
-* The pages of a TIFF, equal in size and greyscale, are the channels of one image; other animations give their
-  first frame. NumPy files (``.npy``) hold [h, w] or [C, h, w], for any number of channels.
+* Transparent images are composited over white when channels are converted: colours stored under transparent pixels are
+  arbitrary, and training would otherwise see content that no viewer shows.
+* 16-bit greyscale and 16-bit PNG colour stay uint16. Floating-point images must be in [0, 1].
+* The pages of a TIFF become the channels of one image if they are greyscale and equal in size; of other animations the
+  first frame is used. NumPy files (``.npy``) hold [h, w] or [C, h, w], with any number of channels.
 """
 
 from __future__ import annotations
@@ -29,27 +30,28 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".npy")
-"""How most picture files end; `picture_suffixes` has all."""
+"""The most common suffixes of image files; `picture_suffixes` has all."""
 
-# Pillow has a name for these, but reads them only with another program's help, or they are mostly something else:
-# .pcd is a point cloud, .fit a record of a sports watch, .mpg a film.
+# Formats that Pillow registers but needs an external program for, or whose suffixes usually mean something else: .pcd
+# is a point cloud, .fit a sports watch recording, .mpg a video.
 _NO_PICTURES = frozenset({"EPS", "MPEG", "PCD", "PDF"})
 _NO_PICTURE_SUFFIXES = frozenset({".fit"})
 
-# Weights of ITU-R BT.601, those of Pillow's mode L.
+# Weights of ITU-R BT.601, as in Pillow's mode L.
 LUMINANCE = (0.299, 0.587, 0.114)
 
-# Entries of Pillow's `info` that may hold an orientation; looking further costs as much as decoding a small image.
+# Entries of Pillow's `info` that may hold an orientation. Without any of them the orientation is not parsed, as that
+# takes as long as decoding a small image.
 _MAY_TURN = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"})
 
 _strict_lock = threading.Lock()
 
 Reduction = Callable[[int, int], int]
-"""From height and width of a file's image to how many times smaller it may be decoded: 1, 2, 4 or 8."""
+"""Maps an image's height and width to the factor by which it may be decoded smaller: 1, 2, 4 or 8."""
 
 
 class UnreadableImageError(Exception):
-    """The bytes are no image that can be used; the message is the reason in a few words."""
+    """The bytes cannot be decoded to a usable image; the message is the reason in a few words."""
 
 
 class Decoded(NamedTuple):
@@ -58,21 +60,21 @@ class Decoded(NamedTuple):
     pixels: Tensor
     """[C, h, w] uint8, uint16 or float32."""
     alpha: bool
-    """Whether the last channel is opacity."""
+    """Whether the last channel is opacity (alpha)."""
     reduction: int = 1
-    """How many times smaller than the file's image along both axes."""
+    """Factor by which both axes are smaller than in the file."""
 
 
 @functools.cache
 def picture_suffixes() -> frozenset[str]:
-    """How files end that are read as pictures, in small letters: all that Pillow here can open, and ``.npy``."""
+    """Suffixes of files that are read as images, in lower case: those that the installed Pillow opens, and ``.npy``."""
     from PIL import Image, ImageFile
 
     Image.init()
     found = {".npy"}
     for suffix, kind in Image.registered_extensions().items():
         reader = Image.OPEN.get(kind, (None,))[0]
-        # A stub knows what a file is and cannot read it.
+        # A stub reader identifies a format without being able to decode it.
         stub = isinstance(reader, type) and issubclass(reader, ImageFile.StubImageFile)
         if reader is not None and not stub and kind not in _NO_PICTURES:
             found.add(suffix.lower())
@@ -80,7 +82,7 @@ def picture_suffixes() -> frozenset[str]:
 
 
 def is_picture(name: str) -> bool:
-    """Whether a file's name ends as a picture's does."""
+    """Whether a file's suffix is one of `picture_suffixes`."""
     return os.path.splitext(name)[1].lower() in picture_suffixes()  # noqa: PTH122 (called for every file of a set)
 
 
@@ -89,18 +91,22 @@ def decode(data: bytes, *, planar: bool = True, reduction: Reduction | None = No
 
     Args:
         data: the bytes of the file.
-        planar: whether pixels lie in memory channel by channel; otherwise as they were decoded, which saves a copy.
-        reduction: asked how much smaller a JPEG file may be decoded, which skips most of the work for large ones; never
-            asked for other files, and for those that stand on a side.
+        planar: whether to store pixels channel by channel; otherwise they stay in decoding order, which saves a copy.
+        reduction: returns the factor by which a JPEG image may be decoded smaller, which saves most of the work for
+            large images. Not called for other formats, nor for images with an EXIF orientation.
+
+    Returns:
+        The image, [C, h, w].
 
     Raises:
-        UnreadableImageError: empty, truncated, no image, or of a kind that cannot be used.
+        UnreadableImageError: the file is empty, truncated, not an image, or of an unsupported kind.
     """
     if not data:
         raise UnreadableImageError("empty file")
     if data[:6] == b"\x93NUMPY":
         return Decoded(_decode_numpy(data), alpha=False)
-    # Pillow reduces 16-bit colour PNG to 8 bits; byte 24 is the bit depth, byte 25 the colour type (2, 4, 6: not grey).
+    # Pillow would reduce 16-bit colour PNG to 8 bits. Byte 24 is the bit depth, byte 25 the colour type (2, 4, 6: not
+    # plain grey).
     if data[:8] == b"\x89PNG\r\n\x1a\n" and data[24:25] == b"\x10" and data[25:26] in (b"\x02", b"\x04", b"\x06"):
         return _decode_png16(data)
     return _decode_pillow(data, planar, reduction)
@@ -113,7 +119,7 @@ def convert_channels(decoded: Decoded, channels: int) -> Tensor:
         [channels, h, w].
 
     Raises:
-        UnreadableImageError: there is no way from the image's channels to those.
+        UnreadableImageError: the image's channels cannot be converted.
     """
     pixels, alpha = decoded.pixels, decoded.alpha
     if pixels.shape[0] == channels and not (alpha and channels in (1, 3)):
@@ -122,7 +128,9 @@ def convert_channels(decoded: Decoded, channels: int) -> Tensor:
         pixels = _over_white(pixels)
     converted = grey_to_colour(pixels, channels)
     if converted is None:
-        raise UnreadableImageError(f"{decoded.pixels.shape[0]} channels, which cannot become data.channels={channels}")
+        raise UnreadableImageError(
+            f"has {decoded.pixels.shape[0]} channels, which cannot be converted to data.channels={channels}"
+        )
     return converted
 
 
@@ -146,7 +154,7 @@ def grey_to_colour(pixels: Tensor, channels: int) -> Tensor | None:
 
 
 def unit_scale(dtype: torch.dtype) -> float:
-    """Factor that takes pixels of a type to [0, 1]."""
+    """Factor that scales pixels of a type to [0, 1]."""
     return {torch.uint8: 1 / 255, torch.uint16: 1 / 65535, torch.float32: 1.0}[dtype]
 
 
@@ -166,11 +174,11 @@ def _over_white(pixels: Tensor) -> Tensor:
 
 def _decode_png16(data: bytes) -> Decoded:
     try:
-        # Deprecated there in favour of an optional package; Pillow would silently drop eight of the bits.
+        # Deprecated in torchvision, but Pillow would silently drop the lower eight bits.
         from torchvision.io import decode_png
     except ImportError:
         raise UnreadableImageError(
-            "16-bit colour PNG, which this version of torchvision does not read; store it as .npy"
+            "16-bit colour PNG, which this version of torchvision cannot read; convert it to .npy"
         ) from None
     try:
         pixels: Tensor = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8))
@@ -187,26 +195,26 @@ def _decode_numpy(data: bytes) -> Tensor:
     if array.ndim == 2:
         array = array[None]
     if array.ndim != 3 or 0 in array.shape:
-        raise UnreadableImageError(f"an array of shape {array.shape}; [h, w] or [channels, h, w] is needed")
+        raise UnreadableImageError(f"array of shape {array.shape}; expected [h, w] or [channels, h, w]")
     return _checked(array)
 
 
 def _checked(array: np.ndarray) -> Tensor:
     if array.dtype.kind == "f":
         array = array.astype(np.float32)
-        # Written so that NaN fails too.
+        # Negated, so that NaN fails too.
         if not (array.min() >= 0 and array.max() <= 1):
             raise UnreadableImageError("floating-point values outside [0, 1]; scale them, or store uint8 or uint16")
     elif array.dtype == np.uint16 or array.dtype.newbyteorder("=") == np.uint16:
         array = array.astype(np.uint16)
     elif array.dtype != np.uint8:
-        raise UnreadableImageError(f"values of type {array.dtype}; uint8, uint16 or floats in [0, 1] are needed")
+        raise UnreadableImageError(f"values of type {array.dtype}; expected uint8, uint16 or floats in [0, 1]")
     return torch.from_numpy(np.array(array, order="C"))
 
 
 @contextmanager
 def _strict_pillow() -> Iterator[None]:
-    """Undo ``LOAD_TRUNCATED_IMAGES``, which other libraries switch on for the whole process."""
+    """Context that switches off ``LOAD_TRUNCATED_IMAGES``, which other libraries set for the whole process."""
     from PIL import ImageFile
 
     if not ImageFile.LOAD_TRUNCATED_IMAGES:
@@ -242,14 +250,14 @@ def _decode_pillow(data: bytes, planar: bool, reduction: Reduction | None) -> De
         except MemoryError:
             raise
         except Exception as error:
-            # Damaged bytes make Pillow's many readers fail in any way: OSError, SyntaxError, TypeError, zlib.error...
+            # Pillow's readers raise many types for damaged files: OSError, SyntaxError, TypeError, zlib.error...
             raise UnreadableImageError(f"truncated or damaged ({_one_line(error)})") from None
     return _to_tensor(image, planar)._replace(reduction=factor)
 
 
 def _reduce(image: Image.Image, reduction: Reduction) -> int:
-    """Have a JPEG file decoded smaller; returns the factor."""
-    # Crops are planned on the picture as it stands; one that has to be turned is not worth the trouble.
+    """Set up a JPEG file to be decoded smaller; return the factor."""
+    # Crops refer to the upright image, so images with an orientation are decoded in full size.
     if image.format != "JPEG" or image.mode not in ("L", "RGB") or not _MAY_TURN.isdisjoint(image.info):
         return 1
     width, height = image.size
@@ -265,12 +273,12 @@ def _one_line(error: Exception) -> str:
 
 def _unidentified(data: bytes) -> str:
     if data[:4] in (b"II*\x00", b"MM\x00*"):
-        return "a TIFF of a kind that cannot be read; store 16-bit colour as PNG and more channels as .npy"
+        return "unsupported kind of TIFF; convert 16-bit colour to PNG, and images with more channels to .npy"
     return "not an image"
 
 
 def _pages(image: Image.Image, frames: int) -> Tensor | None:
-    """Greyscale pages of one size as channels, else None with the image back at its first page."""
+    """The pages as channels if they are greyscale and equal in size; else None, with the image at its first page."""
     size, mode = image.size, image.mode
     pages = []
     if mode == "L" or mode.startswith("I;16"):
@@ -292,7 +300,7 @@ def _to_tensor(image: Image.Image, planar: bool) -> Decoded:
     if mode == "I":
         array = np.asarray(image)
         if array.min() < 0 or array.max() > 65535:
-            raise UnreadableImageError("32-bit integers beyond 16 bits; store uint8 or uint16")
+            raise UnreadableImageError("32-bit integers outside the range of uint16; convert to uint8 or uint16")
         return Decoded(torch.from_numpy(array.astype(np.uint16)[None]), alpha=False)
     if mode in ("La", "RGBa"):
         image = image.convert(mode.upper())

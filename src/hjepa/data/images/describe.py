@@ -1,4 +1,4 @@
-"""What has to be done to a picture before it is pixels, told from the head of its file."""
+"""Describe the conversions that decoding applies to an image, judging by its file header."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ _DEEP = ("I", "F")
 
 
 def conversions(data: bytes) -> list[str]:
-    """What decoding a file does beside decoding, in a few words each; nothing for files that are no pictures.
+    """The conversions that `decode` applies to a file, a few words each; empty for files that are not images.
 
-    The pixels are not decoded.
+    Reads the header only.
     """
     from PIL import Image
 
@@ -21,7 +21,7 @@ def conversions(data: bytes) -> list[str]:
         with Image.open(io.BytesIO(data)) as image:
             return _told(image)
     except Exception:
-        return []  # reported as a bad file by whoever decodes it
+        return []  # `decode` reports it as a bad file
 
 
 def _told(image: object) -> list[str]:
@@ -32,7 +32,7 @@ def _told(image: object) -> list[str]:
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         found.append("transparency, composited over white unless data.channels keeps it")
     if image.getexif().get(_ORIENTATION, 1) not in (0, 1):
-        found.append("turned or mirrored as their EXIF orientation says")
+        found.append("rotated or flipped by EXIF orientation")
     if image.mode == "P":
         found.append("palette to RGB")
     elif image.mode not in ("1", "L", "LA", "La", "RGB", "RGBA", "RGBa", "PA", *_DEEP) and not image.mode.startswith(
@@ -40,5 +40,5 @@ def _told(image: object) -> list[str]:
     ):
         found.append(f"{image.mode} to RGB")
     if getattr(image, "n_frames", 1) > 1 and image.format != "TIFF":
-        found.append("the first frame of several")
+        found.append("first frame of an animation")
     return found

@@ -1,4 +1,4 @@
-"""What happens to pixel values after the crop: colours and normalisation, in batches on the device."""
+"""Colour augmentation and normalisation of cropped images, in batches on the device."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from torch import Tensor
 from hjepa.data.images.decode import LUMINANCE
 from hjepa.data.images.transfer import send
 
-# Kernels of the blur as a share of the view's side (Chen et al., arXiv:2002.05709).
+# Size of the blur kernel as a share of the view's side (Chen et al., arXiv:2002.05709).
 _BLUR_SHARE = 0.1
 _LEAST_KERNEL = 3
 
 
 def color_jitter(images: Tensor, factors: Tensor) -> Tensor:
-    """Brightness, contrast and saturation, in this order, each image by its own factors.
+    """Change brightness, contrast and saturation, in this order, by separate factors for each image.
 
-    Brightness multiplies; contrast blends with the image's mean grey; saturation blends with the grey image and is left
-    out unless there are three channels. Values are clamped to [0, 1] after each.
+    Brightness multiplies; contrast blends with the image's mean grey; saturation blends with the greyscale image and
+    applies to three channels only. Values are clamped to [0, 1] after each step.
 
     Args:
         images: float32 [B, C, H, W] in [0, 1].
-        factors: float32 [B, 3], 1 leaves as is.
+        factors: float32 [B, 3] for brightness, contrast and saturation; 1 means unchanged.
 
     Returns:
         float32 [B, C, H, W] in [0, 1].
@@ -40,11 +40,11 @@ def color_jitter(images: Tensor, factors: Tensor) -> Tensor:
 
 
 def recolour(images: Tensor, colours: np.ndarray | None) -> Tensor:
-    """Colour jitter, greyscale, blur and solarising, in this order, each image as its row says.
+    """Apply colour jitter, greyscale, blur and solarisation, in this order, to each image by its row of parameters.
 
     Args:
         images: float32 [B, C, H, W] in [0, 1]; may be changed in place.
-        colours: float32 [B, 6] as in `View.colours`; None leaves the images as they are.
+        colours: float32 [B, 6] as in `View.colours`; None leaves the images unchanged.
 
     Returns:
         float32 [B, C, H, W] in [0, 1].
@@ -63,9 +63,9 @@ def recolour(images: Tensor, colours: np.ndarray | None) -> Tensor:
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur, each image with its own standard deviation; the border is mirrored.
+    """Gaussian blur with a separate standard deviation for each image and mirrored borders.
 
-    What ``torchvision.transforms.v2.functional.gaussian_blur`` gives image by image, in two convolutions for all.
+    Equals ``torchvision.transforms.v2.functional.gaussian_blur`` applied image by image, in two grouped convolutions.
 
     Args:
         images: float32 [B, C, H, W].
@@ -91,15 +91,15 @@ def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
 
 
 def blur_kernel(side: int) -> int:
-    """Taps of the blur along an axis of so many pixels: odd, a tenth of them, at least three."""
+    """Size of the blur kernel along an axis of ``side`` pixels: a tenth of it, odd, at least 3."""
     return max(_LEAST_KERNEL, 2 * round(_BLUR_SHARE * side / 2 - 0.5) + 1)
 
 
 def _some(images: Tensor, chosen: np.ndarray, change: Callable[[Tensor, np.ndarray], Tensor]) -> Tensor:
-    """Change some images of a batch in place; which ones is known on the host, so that nothing waits for a GPU."""
+    """Change some images of a batch in place. They are chosen on the CPU, so the GPU is not synchronised."""
     rows = np.flatnonzero(chosen)
     if len(rows) == len(images):
-        return change(images, rows).contiguous()  # torchvision's grey image is one plane in three places
+        return change(images, rows).contiguous()  # torchvision's greyscale is an expanded view of one channel
     if len(rows):
         where = send(rows, images.device)
         images[where] = change(images[where], rows)
@@ -120,8 +120,8 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
 @lru_cache(maxsize=64)
 def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """float32 [1, C, 1, 1], sent to the device once: a host waits for copies of memory that is not page-locked."""
-    # Kept for later calls too, which may be differentiated: a tensor made in inference mode could not be.
+    """float32 [1, C, 1, 1], cached on the device: a copy from pageable memory would synchronise with the GPU."""
+    # Later calls may need gradients, which tensors created in inference mode do not support.
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)
 

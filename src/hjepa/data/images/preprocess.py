@@ -1,15 +1,14 @@
-"""The view of an image that a trained encoder is read with, the same wherever features are made.
+"""Preprocessing of images for a trained encoder, the same wherever features are computed.
 
-The contract, in words that a program without this package can follow:
+Specified so that it can be reproduced without this package:
 
-1. cut out the largest centred box of the output's shape: height ``min(h, round(w * H / W))``, width
-   ``min(w, round(h * W / H))``, at least 1 each, halves rounded to even; its top is ``(h - height) // 2``, its left side
-   likewise;
-2. resize what was cut out, which knows nothing of the pixels around it, with a bilinear filter that widens as it shrinks
-   (antialiasing, as in Pillow and torchvision);
-3. divide by the largest value of the pixel type, subtract the mean and divide by the standard deviation per channel.
+1. Crop the largest centred box with the aspect ratio of the output: height ``min(h, round(w * H / W))``, width
+   ``min(w, round(h * W / H))``, at least 1 each, halves rounded to even; top ``(h - height) // 2``, and left likewise.
+2. Resize the crop with an antialiased bilinear filter, as in Pillow and torchvision; pixels outside the crop have no
+   influence.
+3. Divide by the largest value of the pixel type, subtract the mean and divide by the standard deviation per channel.
 
-Images that worker processes decode are resized in 8-bit arithmetic, which differs by one grey level at most.
+Worker processes resize in 8-bit arithmetic, which differs by at most one grey level.
 """
 
 from __future__ import annotations
@@ -34,11 +33,14 @@ LARGEST_VALUE = {"uint8": 255, "uint16": 65535, "float": 1}
 
 @dataclass(frozen=True)
 class Preprocess:
-    """From raw images to what an encoder takes.
+    """Crop, resize and normalise raw images for an encoder.
 
     Attributes:
-        image_size: height and width that the encoder works at.
-        mean, std: per channel, for pixel values in [0, 1].
+        image_size: (H, W) of the encoder's input, in pixels.
+        mean, std: one value per channel, for pixel values in [0, 1].
+
+    Raises:
+        ValueError: ``mean`` and ``std`` differ in length.
     """
 
     image_size: tuple[int, int]
@@ -55,7 +57,7 @@ class Preprocess:
         return len(self.mean)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Cut, resize and normalise; differentiable for floating-point images.
+        """Crop, resize and normalise; differentiable for floating-point images.
 
         Args:
             images: [B, C, h, w] of any size: uint8 (0 to 255), uint16 (0 to 65535) or floating point (0 to 1).
@@ -64,22 +66,22 @@ class Preprocess:
             float32 [B, C, H, W] on the device of the images.
 
         Raises:
-            ValueError: another number of axes or channels, or another type.
+            ValueError: wrong number of axes or channels, or unsupported type.
         """
         if images.ndim != 4 or images.shape[1] != self.channels:
             raise ValueError(
-                f"images of shape {tuple(images.shape)} for an encoder of {self.channels} channels; give "
-                f"[B, {self.channels}, H, W]"
+                f"expected images of shape [B, {self.channels}, H, W] for an encoder of {self.channels} channels, got "
+                f"{tuple(images.shape)}"
             )
         return self.normalise(self.cut(images))
 
     def box(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """Top, left, height and width of what is kept of an image, in pixels."""
+        """Top, left, height and width of the crop of an image, in pixels."""
         top, left, box_height, box_width = centre_boxes(np.array([[height, width]]), self.image_size)[0].tolist()
         return top, left, box_height, box_width
 
     def cut(self, images: Tensor) -> Tensor:
-        """Images [B, C, h, w] cut and resized: float32 [B, C, H, W] in [0, 1], never the memory of the images.
+        """Crop and resize images [B, C, h, w] to float32 [B, C, H, W] in [0, 1]; the result is always a copy.
 
         Raises:
             ValueError: a type other than uint8, uint16 and floating point.
@@ -87,7 +89,7 @@ class Preprocess:
         if images.is_floating_point():
             images = images.to(torch.float32)
         elif images.dtype not in (torch.uint8, torch.uint16):
-            raise ValueError(f"images of type {images.dtype}; give uint8, uint16 or floating point in [0, 1]")
+            raise ValueError(f"expected images of uint8, uint16 or floating point in [0, 1], got {images.dtype}")
         height, width = images.shape[2:]
         box = self.box(height, width)
         if (height, width) == self.image_size and box == (0, 0, height, width):
@@ -97,11 +99,11 @@ class Preprocess:
         return crop_batch(images, boxes, flips, self.image_size)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Images [B, C, H, W] in [0, 1] by mean and standard deviation, in place."""
+        """Normalise images [B, C, H, W] in [0, 1] by mean and standard deviation, in place."""
         return normalise(images, self.mean, self.std)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, with the contract spelled out."""
+        """Plain values for JSON, with crop and resize method in words."""
         return {
             "image_size": list(self.image_size),
             "channels": self.channels,
@@ -114,15 +116,15 @@ class Preprocess:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
-        """What `as_dict` wrote.
+        """Restore the preprocessing that `as_dict` wrote.
 
         Raises:
-            ValueError: another way of cutting, resizing or scaling than this version has.
+            ValueError: a crop, resize method or scale that this version does not support.
             KeyError: a value is missing.
         """
         for name, known in (("crop", CROP), ("resize", RESIZE), ("largest_value", LARGEST_VALUE)):
             if values.get(name, known) != known:
-                raise ValueError(f"preprocess.{name}: {values[name]!r} is not known; this version has {known!r}")
+                raise ValueError(f"preprocess.{name}: unsupported value {values[name]!r}; expected {known!r}")
         height, width = values["image_size"]
         return cls((int(height), int(width)), _floats(values["mean"]), _floats(values["std"]))
 

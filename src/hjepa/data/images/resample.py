@@ -1,9 +1,9 @@
-"""Cut and resize: antialiased bilinear resampling of crops, in batches as two matrix products per image.
+"""Crop and resize by antialiased bilinear resampling; for a batch, as two matrix products per image.
 
-Resampling along one axis is linear, so a crop is ``A_y @ image @ A_x``. A row of ``A`` is a triangle around the centre
-of its output pixel; shrinking widens the triangle by the factor, which is the antialiasing of Pillow and torchvision.
-Both functions below give what ``torchvision.transforms.v2.functional.resized_crop(..., antialias=True)`` gives for
-float images.
+Resampling along one axis is linear, so a crop is ``A_y @ image @ A_x``. A row of ``A`` is a triangle filter around the
+centre of its output pixel, widened by the factor of reduction, which is the antialiasing of Pillow and torchvision.
+`crop_batch` and `crop_one` equal ``torchvision.transforms.v2.functional.resized_crop(..., antialias=True)`` for float
+images.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ Box = tuple[int, int, int, int]
 
 
 def resampling_matrix(length: Tensor, start: Tensor, flips: Tensor | None, inputs: int, outputs: int) -> Tensor:
-    """Weights of one axis for a batch of crops.
+    """Resampling weights along one axis for a batch of crops.
 
     Args:
         length: int64 [B], pixels of the crop along the axis.
-        start: int64 [B], its first pixel.
-        flips: bool [B], whether the output runs backwards; never when None.
+        start: int64 [B], first pixel of the crop.
+        flips: bool [B], whether the output is reversed; None if no output is.
         inputs: pixels of the image along the axis.
         outputs: pixels of the result along the axis.
 
     Returns:
-        float32 [B, outputs, inputs]; every row sums to one and is zero outside the crop.
+        float32 [B, outputs, inputs]; every row sums to 1 and is zero outside the crop.
     """
     device = length.device
     extent = length.to(torch.float32)[:, None]
@@ -39,7 +39,7 @@ def resampling_matrix(length: Tensor, start: Tensor, flips: Tensor | None, input
     if flips is not None:
         target = torch.where(flips[:, None], outputs - 1 - target, target)
     centre = (target + 0.5) * scale
-    # Relative to the crop, where the numbers are small and float32 exact.
+    # Relative to the crop, so that the numbers are small enough to be exact in float32.
     pixel = (torch.arange(inputs, device=device)[None, :] - start[:, None]).to(torch.float32)
     support = scale.clamp(min=1)[:, :, None]
     weights = (1 - (pixel[:, None, :] + 0.5 - centre[:, :, None]).abs() / support).clamp_(min=0)
@@ -48,7 +48,7 @@ def resampling_matrix(length: Tensor, start: Tensor, flips: Tensor | None, input
 
 
 def crop_batch(images: Tensor, boxes: Tensor, flips: Tensor, out_size: tuple[int, int]) -> Tensor:
-    """Cut, resize and mirror images of one size.
+    """Crop, resize and flip images of one size.
 
     Args:
         images: [B, C, h, w] uint8, uint16 or float32.
@@ -61,7 +61,7 @@ def crop_batch(images: Tensor, boxes: Tensor, flips: Tensor, out_size: tuple[int
     """
     batch, channels, height, width = images.shape
     top, left, box_height, box_width = boxes.unbind(1)
-    # A surrounding autocast would resample in half precision.
+    # Under autocast the products would run in half precision.
     with torch.autocast(images.device.type, enabled=False):
         across = resampling_matrix(box_width, left, flips, width, out_size[1])
         down = resampling_matrix(box_height, top, None, height, out_size[0]) * unit_scale(images.dtype)
@@ -71,7 +71,7 @@ def crop_batch(images: Tensor, boxes: Tensor, flips: Tensor, out_size: tuple[int
 
 
 def crop_one(image: Tensor, box: Box, flip: bool, out_size: tuple[int, int]) -> Tensor:
-    """Cut, resize and mirror one image, [C, h, w], at a cost that follows the size of the crop.
+    """Crop, resize and flip one image, [C, h, w]; the cost depends on the size of the crop, not of the image.
 
     Returns:
         float32 [C, H, W] in [0, 1].
@@ -84,16 +84,16 @@ def crop_one(image: Tensor, box: Box, flip: bool, out_size: tuple[int, int]) -> 
 
 
 def crop_one_8_bit(image: Tensor, box: Box, flip: bool, out_size: tuple[int, int]) -> Tensor:
-    """`crop_one` for 8-bit images and in 8-bit arithmetic: several times faster, and within one grey level of it.
+    """`crop_one` in 8-bit arithmetic: several times faster, and within one grey level.
 
     Args:
-        image: uint8 [C, h, w]; fastest where the channels of a pixel lie side by side in memory.
+        image: uint8 [C, h, w]; fastest if the channels of a pixel are adjacent in memory (channels last).
 
     Returns:
         uint8 [C, H, W].
     """
     if out_size[1] == 1:
-        # PyTorch's 8-bit kernel gets images of a single column wrong.
+        # PyTorch's 8-bit kernel is wrong for outputs of a single column.
         return (crop_one(image, box, flip, out_size) * 255).round_().to(torch.uint8).contiguous()
     top, left, height, width = box
     crop = image[:, top : top + height, left : left + width]
@@ -103,19 +103,21 @@ def crop_one_8_bit(image: Tensor, box: Box, flip: bool, out_size: tuple[int, int
 
 
 def largest_reduction(box: Box, out_size: tuple[int, int]) -> int:
-    """How many times smaller an image may be decoded so that a crop still has no fewer pixels than the output: 1, 2, 4
-    or 8."""
+    """Largest factor (1, 2, 4 or 8) by which an image may be reduced without leaving the crop fewer pixels than the
+    output."""
     spare = min(box[2] // out_size[0], box[3] // out_size[1])
     return max(factor for factor in (1, 2, 4, 8) if factor <= max(1, spare))
 
 
 def crop_reduced(image: Tensor, reduction: int, box: Box, flip: bool, out_size: tuple[int, int]) -> Tensor:
-    """The same crop from an image that was decoded smaller, where its edges fall between pixels.
+    """Crop, resize and flip an image that was decoded smaller, so that the edges of the box may fall between pixels.
 
     Args:
         image: uint8 [1 or 3, h, w].
-        reduction: how many times smaller the image is than what the box refers to.
-        box: of the crop, in pixels of the whole image.
+        reduction: factor by which the image is smaller than the original.
+        box: the crop, in pixels of the original.
+        flip: whether to flip the result left to right.
+        out_size: (H, W).
 
     Returns:
         uint8 [C, H, W].
@@ -124,7 +126,7 @@ def crop_reduced(image: Tensor, reduction: int, box: Box, flip: bool, out_size: 
 
     top, left, height, width = (side / reduction for side in box)
     picture = Image.fromarray(image[0].numpy() if len(image) == 1 else image.permute(1, 2, 0).numpy())
-    # The last pixel of an image whose size is no multiple of the factor lies partly outside.
+    # If the size is not a multiple of the factor, the last pixel lies partly outside the original.
     edges = (left, top, min(left + width, picture.width), min(top + height, picture.height))
     cut = np.array(picture.resize((out_size[1], out_size[0]), Image.Resampling.BILINEAR, box=edges))
     pixels = torch.from_numpy(cut[None] if cut.ndim == 2 else cut.transpose(2, 0, 1))

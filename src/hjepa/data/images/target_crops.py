@@ -1,4 +1,4 @@
-"""Targets that follow the crop of a view: maps by nearest sampling, boxes by clipping, moving and scaling."""
+"""Apply the crop of a view to targets: maps by nearest sampling, boxes by clipping, shifting and scaling."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hjepa.data.views import ViewSpec
 
 LEAST_VISIBLE = 0.1
-"""Share of an object's box that a crop must show, or the object is left out of that view."""
+"""Share of an object's box that must be inside a crop; otherwise the object is dropped from that view."""
 
 
 def seen_in_views(
@@ -26,17 +26,17 @@ def seen_in_views(
     size: tuple[int, int],
     views: Sequence[ViewSpec],
 ) -> list[TargetValue]:
-    """The target of one image as each view shows it; a class or a text is the same for all.
+    """The target of one image in each view; a class or a text is the same in all views.
 
     Args:
-        target: of the whole image.
-        boxes: where each view is cut, in pixels of the image.
-        flips: whether each is mirrored after cutting.
+        target: target of the whole image.
+        boxes: crop box of each view, in pixels of the image.
+        flips: whether each view is flipped left to right.
         size: height and width of the image.
         views: one specification per view.
 
     Raises:
-        UnreadableImageError: a map that is not of the image's size.
+        UnreadableImageError: the map and the image differ in size.
     """
     cuts = list(zip(boxes, flips, (spec.plane for spec in views), strict=True))
     if isinstance(target, Boxes):
@@ -44,18 +44,18 @@ def seen_in_views(
     if isinstance(target, Tensor):
         if tuple(target.shape) != tuple(size):
             shape = "x".join(str(side) for side in target.shape)
-            raise UnreadableImageError(f"its target map is {shape}, the image {size[0]}x{size[1]}")
+            raise UnreadableImageError(f"target map is {shape}, but the image is {size[0]}x{size[1]}")
         return [crop_map(target, box, flip, out_size) for box, flip, out_size in cuts]
     return [target] * len(cuts)
 
 
 def crop_map(values: Tensor, box: Box, flip: bool, out_size: tuple[int, int]) -> Tensor:
-    """Cut, resize and mirror a map of integers; each value is that of the pixel under the centre of the new one.
+    """Crop, resize and flip a map of integers by nearest sampling.
 
     Args:
         values: integers [h, w].
         box: top, left, height, width in pixels.
-        flip: mirrored left to right after cutting.
+        flip: whether to flip the result left to right.
         out_size: (H, W).
 
     Returns:
@@ -70,14 +70,14 @@ def crop_map(values: Tensor, box: Box, flip: bool, out_size: tuple[int, int]) ->
 
 
 def crop_objects(objects: Boxes, box: Box, flip: bool, out_size: tuple[int, int]) -> Boxes:
-    """Objects as a crop shows them, clipped to it, in pixels of the resized crop.
+    """Clip objects to a crop and convert them to pixels of the resized crop.
 
-    Those of which less than `LEAST_VISIBLE` of the area is inside are left out, and those without area.
+    Objects with less than `LEAST_VISIBLE` of their area inside, or without area, are dropped.
 
     Args:
         objects: in pixels of the image.
-        box: of the crop: top, left, height, width in pixels.
-        flip: mirrored left to right after cutting.
+        box: the crop: top, left, height, width in pixels.
+        flip: whether the crop is flipped left to right.
         out_size: (H, W).
     """
     origin, extent = torch.tensor(box[:2]), torch.tensor(box[2:])
@@ -88,7 +88,7 @@ def crop_objects(objects: Boxes, box: Box, flip: bool, out_size: tuple[int, int]
     area = visible.prod(dim=1)
     kept = (area > 0) & (area >= LEAST_VISIBLE * side.prod(dim=1))
     if flip:
-        # Mirrored before it is scaled, where what is clipped at the border lies exactly on it.
+        # Flipped before scaling, so that boxes clipped at the border stay exactly on it.
         low[:, 1] = extent[1] - high[:, 1]
     scale = torch.tensor(out_size) / extent
     low, visible = low[kept] * scale, visible[kept] * scale

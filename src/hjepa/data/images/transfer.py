@@ -1,4 +1,4 @@
-"""Small numbers on their way to the device."""
+"""Copy small arrays to the device."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from torch import Tensor
 
 
 def send(values: np.ndarray, device: torch.device) -> Tensor:
-    """A copy on the device. Page-locked on its way to a GPU, or the host would wait for the copy."""
+    """Copy an array to the device; for a GPU through page-locked memory, so that the copy is asynchronous."""
     tensor = torch.from_numpy(values)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

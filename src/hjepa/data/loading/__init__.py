@@ -1,1 +1,1 @@
-"""From a data set to batches: order, workers, the first reading of a split."""
+"""Load batches from a data set: order of images, worker processes, first pass over a split."""

@@ -1,4 +1,4 @@
-"""From images that are cut to a finished batch."""
+"""Assemble a batch from cropped images: views, targets, checks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hjepa.errors import DataError, UserError
 
 
 def check_statistics(dataset: ImageDataset, mean: Sequence[float], std: Sequence[float]) -> None:
-    """One value per channel, or a `UserError`."""
+    """Raise `UserError` unless ``mean`` and ``std`` have one value per channel."""
     for key, values in (("mean", mean), ("std", std)):
         if len(values) != dataset.channels:
             raise UserError(
@@ -29,26 +29,26 @@ def check_statistics(dataset: ImageDataset, mean: Sequence[float], std: Sequence
 
 
 def check_targets(dataset: ImageDataset, wanted: bool) -> Targets | None:
-    """The targets of a data set where they are wanted, or a `UserError` where there are none."""
+    """The targets of a data set if they are wanted, else None; raises `UserError` if the data set has none."""
     if not wanted:
         return None
     if dataset.targets is None:
         raise UserError(
-            f"data.dataset={dataset.name}: its images have no labels or other targets, and targets were asked for; give "
-            "data.labels_file or a set with labels, or do not ask for them"
+            f"data.dataset={dataset.name}: targets were requested, but the images have no labels or other targets; set "
+            "data.labels_file, use a data set with labels, or do not request targets"
         )
     return dataset.targets
 
 
 def make_view(images: Tensor, crops: Crops, sizes: np.ndarray, colours: np.ndarray | None, spec: ViewSpec) -> View:
-    """Finished images with the record of how they came about.
+    """Build a `View` from finished images and their augmentation parameters.
 
     Args:
         images: float32 [B, C, H, W], normalised.
-        crops: in pixels of the images.
-        sizes: int64 [B, 2], height and width of the images.
+        crops: crop boxes, in pixels of the original images.
+        sizes: int64 [B, 2], height and width of the original images.
         colours: float32 [B, 6] as in `View.colours`, or None.
-        spec: of the view.
+        spec: specification of the view.
     """
     boxes = (crops.boxes / np.concatenate([sizes, sizes], axis=1)).astype(np.float32)
     changed = None if colours is None else torch.from_numpy(colours)
@@ -56,7 +56,7 @@ def make_view(images: Tensor, crops: Crops, sizes: np.ndarray, colours: np.ndarr
 
 
 def unit(images: Tensor, device: torch.device) -> Tensor:
-    """Images of workers, [B, C, H, W] uint8 or float32, as float32 in [0, 1] on the device."""
+    """Move images of workers, [B, C, H, W] uint8 or float32, to the device as float32 in [0, 1]."""
     images = images.to(device, non_blocking=True)
     return images.to(torch.float32).mul_(unit_scale(torch.uint8)) if images.dtype == torch.uint8 else images
 
@@ -69,18 +69,18 @@ def read_targets(
     sizes: np.ndarray,
     views: Sequence[ViewSpec],
 ) -> Target:
-    """The targets of a batch whose images were cut in this process.
+    """Read the targets of a batch whose images are cropped in this process.
 
     Args:
-        dataset: names the image in the error.
-        targets: of the data set.
-        indices: int64 [B].
-        crops: of each view.
+        dataset: the data set, to name the image in errors.
+        targets: targets of the data set.
+        indices: int64 [B], the images.
+        crops: crop boxes per view.
         sizes: int64 [B, 2], height and width of the images.
         views: one specification per view.
 
     Returns:
-        On the CPU.
+        The targets, on the CPU.
 
     Raises:
         DataError: a target that cannot be read.
@@ -92,5 +92,5 @@ def read_targets(
         try:
             seen.append(seen_in_views(targets.read(index), box, flip, size, views))
         except UnreadableImageError as error:
-            raise DataError(f"{dataset.identifiers[index]}: {error}; repair or remove it") from None
+            raise DataError(f"{dataset.identifiers[index]}: {error}; repair or remove the target") from None
     return collate_targets(targets.kind, seen)

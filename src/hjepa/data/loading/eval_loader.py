@@ -1,4 +1,4 @@
-"""Images without augmentation, as `hjepa.data.images.preprocess` cuts and normalises them."""
+"""Load images without augmentation, preprocessed by `hjepa.data.images.preprocess`."""
 
 from __future__ import annotations
 
@@ -19,29 +19,30 @@ from hjepa.data.targets import Target
 from hjepa.data.views import centre_view
 
 _Cut = tuple[Tensor, Crops, np.ndarray, Tensor, Target | None]
-"""Images, how they were cut, their sizes, their indices, their targets."""
+"""Images, crop boxes, image sizes, indices, targets."""
 
 
 class EvalLoader:
-    """Evaluation batches, in the order of ``indices``; may be iterated any number of times.
+    """Iterable over evaluation batches in the order of ``indices``; can be iterated repeatedly.
 
-    A file that cannot be read is left out of its batch and counted in ``dataset.bad_files`` (or an error, under
-    ``data.bad_images=stop``): go by `Batch.indices`. A worker process that dies or stalls is a `DataError`.
+    An unreadable file is left out of its batch and recorded in ``dataset.bad_files``, so match results to images by
+    `Batch.indices`. Iteration raises `DataError` for an unreadable file under ``data.bad_images=stop``, and for a
+    worker process that dies or stalls.
 
     Args:
         dataset: a split.
-        indices: int64 [M], which images; all when None.
-        image_size: (H, W).
-        mean: per channel, in [0, 1].
-        std: per channel.
-        batch_size: images per batch; the last one holds what is left.
-        num_workers: decoding processes, for images that do not lie in memory.
-        device: where batches go.
-        pin_memory: page-locked memory for the copies of workers to a GPU.
-        with_targets: whether batches have the data set's targets.
+        indices: int64 [M], the images; all if None.
+        image_size: (H, W) of the batches, in pixels.
+        mean: one value per channel, for pixel values in [0, 1].
+        std: one value per channel.
+        batch_size: images per batch; the last batch may be smaller.
+        num_workers: worker processes for decoding; unused if images are in memory.
+        device: device of the batches.
+        pin_memory: use page-locked memory for copies from workers to a GPU.
+        with_targets: whether batches include the targets.
 
     Raises:
-        UserError: ``mean`` or ``std`` do not have one value per channel, or targets are asked for and there are none.
+        UserError: ``mean`` or ``std`` do not have one value per channel, or targets are requested but there are none.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class EvalLoader:
         none = np.empty((1, 0))
         workers = WorkerLoader(
             Preparation(self.dataset.pixels, (self.view,), targets=self._targets, substitute=False),
-            # Processes are worth their start for decoding only.
+            # Worker processes pay off only if images have to be decoded.
             num_workers=self._num_workers if reads_files(self.dataset) else 0,
             prefetch_factor=2,
             pin_memory=self._pin_memory,

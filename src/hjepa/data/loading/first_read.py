@@ -1,7 +1,8 @@
-"""Reading a split for the first time: number of channels, memory or not, and every bad file.
+"""First pass over a split: number of channels, whether it fits in memory, and its bad files.
 
-Sets that fit (2 GiB decoded) are decoded once and stay in memory. Larger ones of up to 50,000 files are decoded once
-all the same, so that every bad file is known before the first step; beyond that, workers report what they meet.
+Sets of up to 2 GiB decoded are decoded once and kept in memory. Larger sets of up to 50,000 files are decoded once as
+well, so that every bad file is known before the first step. In larger sets, workers report bad files when they read
+them.
 """
 
 from __future__ import annotations
@@ -23,24 +24,27 @@ from hjepa.errors import DataError
 log = logging.getLogger("hjepa")
 
 MEMORY_LIMIT = 2 * 2**30
-"""Bytes of decoded images that are kept in memory."""
+"""Largest size in bytes of decoded images to keep in memory."""
 SCAN_LIMIT = 50_000
-"""Files up to which a set is decoded once before the first step."""
+"""Largest number of files to decode once before the first step."""
 
 _PROBES = 256
 _CHUNK = 256
-# Below this size of a file a thread costs more than it decodes.
+# Files below this size decode faster than they can be handed to a thread.
 _THREADED_BYTES = 20_000
 
 Storage = Literal["auto", "device", "workers"]
 
 
 class Probe:
-    """What a sample of files, evenly spaced over the set, looks like.
+    """Statistics of a sample of files, evenly spaced over the set.
+
+    Args:
+        pixels: the encoded images.
 
     Attributes:
-        plane_bytes: decoded bytes per image and channel.
-        file_bytes: encoded bytes per image.
+        plane_bytes: mean decoded bytes per image and channel.
+        file_bytes: mean encoded bytes per image.
     """
 
     def __init__(self, pixels: EncodedPixels) -> None:
@@ -52,7 +56,7 @@ class Probe:
                 data = pixels.load(row)
                 decoded = decode(data)
             except (OSError, UnreadableImageError):
-                continue  # met again, and reported, when the file is read for use
+                continue  # reported when the file is read for use
             self._kinds[decoded.pixels.shape[0] - decoded.alpha] += 1
             plane_bytes.append(decoded.pixels[0].numel() * decoded.pixels.element_size())
             file_bytes.append(len(data))
@@ -61,10 +65,10 @@ class Probe:
         self.file_bytes = sum(file_bytes) / good
 
     def channels(self) -> int:
-        """The number of channels, opacity aside, that all files have, or 3 where grey and colour are mixed.
+        """The number of channels of all files, without alpha; 3 if greyscale and colour are mixed.
 
         Raises:
-            DataError: any other mixture.
+            DataError: any other mix of channels.
         """
         kinds = self._kinds
         if len(kinds) == 1:
@@ -79,36 +83,38 @@ class Probe:
 
 
 def convert_memory(pixels: MemoryPixels, channels: int, name: str) -> MemoryPixels:
-    """Convert images in memory to ``channels`` channels. Raises `DataError` where there is no way."""
-    assert isinstance(pixels.images, Tensor)  # sources that decode themselves hand over one tensor
+    """Convert images in memory to ``channels`` channels. Raises `DataError` if they cannot be converted."""
+    assert isinstance(pixels.images, Tensor)  # sources that decode images return one tensor
     converted = grey_to_colour(pixels.images, channels)
     if converted is None:
         have = pixels.images.shape[1]
-        raise DataError(f"data.channels: {name} has {have} channels, which cannot become {channels}; use 1 or 3")
+        raise DataError(
+            f"data.channels: {name} has {have} channels, which cannot be converted to {channels}; use 1 or 3"
+        )
     return MemoryPixels(converted)
 
 
 def settle(
     pixels: EncodedPixels, channels: int, identifiers: Sequence[str], storage: Storage, probe: Probe | None = None
 ) -> tuple[Pixels, list[int], list[BadFile]]:
-    """Read the files of a split once, as far as that is due.
+    """Decide how a split is stored, decoding its files once unless there are too many.
 
     Args:
-        pixels: the files.
-        channels: what they are converted to.
-        identifiers: their names.
+        pixels: the encoded images.
+        channels: channels to convert to.
+        identifiers: names of the images.
         storage: ``data.storage``.
-        probe: what the files look like, where that is known already.
+        probe: statistics of the files, if already known.
 
     Returns:
-        The images (in memory where they fit and ``storage`` allows), the positions that are kept, the bad files.
+        The images (in memory if they fit and ``storage`` allows it), the indices of the readable ones, the bad files.
     """
     count = len(pixels)
     probe = Probe(pixels) if probe is None else probe
     pixels = pixels.with_channels(channels)
     keep = storage == "device" or (storage == "auto" and count * channels * probe.plane_bytes <= MEMORY_LIMIT)
     if not keep and not worth_scanning(count):
-        log.info("%d files are not checked beforehand; bad ones are reported as they are met", count)
+        log.info("not checking %d files before training; bad files are reported when they are read", count)
         return pixels, list(range(count)), []
     images: list[Tensor] = []
     kept: list[int] = []
@@ -123,7 +129,7 @@ def settle(
             images.append(result)
             total += result.numel() * result.element_size()
             if storage == "auto" and total > MEMORY_LIMIT:
-                # The sample was smaller than the set. Go on decoding to check, without keeping.
+                # The probe underestimated the size. Continue to decode as a check, without keeping the images.
                 keep = False
                 images.clear()
     if keep:
@@ -132,12 +138,12 @@ def settle(
 
 
 def worth_scanning(count: int) -> bool:
-    """Whether a set of so many files is decoded once before the first step, whatever is kept of it."""
+    """Whether a set of ``count`` files is decoded once before the first step, even if it is not kept in memory."""
     return count <= SCAN_LIMIT
 
 
 def scan(pixels: EncodedPixels, channels: int, identifiers: Sequence[str]) -> list[BadFile]:
-    """The bad files among some, every one decoded and let go."""
+    """Decode every file once, without keeping the images, and return the bad ones."""
     results = _read_all(pixels.with_channels(channels), threaded=Probe(pixels).file_bytes > _THREADED_BYTES)
     return [BadFile(name, result) for name, result in zip(identifiers, results, strict=True) if isinstance(result, str)]
 
@@ -152,7 +158,7 @@ def _read_all(pixels: EncodedPixels, threaded: bool) -> Iterator[Tensor | str]:
     if not threaded:
         yield from map(read, range(len(pixels)))
         return
-    # In chunks, so that no more than one chunk of undelivered images lies in memory.
+    # In chunks, so that at most one chunk of images waits in memory.
     with ThreadPoolExecutor(max_workers=torch.get_num_threads()) as pool:
         for start in range(0, len(pixels), _CHUNK):
             yield from pool.map(read, range(start, min(start + _CHUNK, len(pixels))))
@@ -165,5 +171,5 @@ def _stack(images: list[Tensor]) -> Tensor | list[Tensor]:
     stacked = torch.empty((len(images), *first.shape), dtype=first.dtype)
     for row in range(len(images)):
         stacked[row] = images[row]
-        images[row] = first  # frees as it goes, so that the set does not lie in memory twice
+        images[row] = first  # frees each image once copied, so that the set is not in memory twice
     return stacked

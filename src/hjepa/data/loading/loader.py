@@ -1,4 +1,4 @@
-"""Batches of augmented training images, the same for any number of processes, workers and accumulation steps."""
+"""Load augmented training batches, the same for any number of processes, workers and accumulation steps."""
 
 from __future__ import annotations
 
@@ -34,33 +34,34 @@ class TrainLoader:
     """Training batches by optimiser step.
 
     A step has ``global_batch = batch_size * accumulation_steps * world_size`` positions; micro-batch m of rank r holds
-    the positions from ``(m * world_size + r) * batch_size`` on. Which image stands at a position and how it is cut
-    follows from (seed, step, position, number of the view) alone: a view is the same whatever others there are.
+    ``batch_size`` positions from ``(m * world_size + r) * batch_size``. The image at a position is a function of (seed,
+    step, position) alone, and its augmentation of (seed, step, position, view), so a view does not depend on the
+    others.
 
     Args:
         dataset: the training split.
         data: the ``data`` section: batch size, augmentation, storage, workers.
-        image_size: (H, W) of the batches, where ``views`` do not say otherwise.
-        mean: per channel, in [0, 1].
-        std: per channel.
-        seed: of the run.
+        image_size: (H, W) of the default view, in pixels.
+        mean: one value per channel, for pixel values in [0, 1].
+        std: one value per channel.
+        seed: seed of the run.
         accumulation_steps: forward passes per optimiser step.
-        rank: this process.
+        rank: rank of this process.
         world_size: number of processes.
-        device: where batches go, and where images lie with ``storage`` ``"device"``.
-        views: what a method wants to see; the one view of ``data.augmentation`` when not given.
-        with_targets: whether batches have the data set's targets. Left out they are not even read.
+        device: device of the batches; with ``storage="device"`` also of the images.
+        views: the views that a method needs; by default the single view of ``data.augmentation``.
+        with_targets: whether batches include the targets; if not, targets are not read.
 
     Attributes:
         views: one specification per view, in the order of `Batch.views`.
-        storage: ``"device"`` (images lie there and are cut in batches) or ``"workers"`` (cut one by one as they are
-            read).
+        storage: ``"device"`` (images are on the device and cropped in batches) or ``"workers"`` (images are cropped one
+            by one as they are read).
         global_batch: images per optimiser step.
-        steps_per_epoch: optimiser steps per pass; the rest of a pass that fills no step is dropped.
+        steps_per_epoch: optimiser steps per epoch; images that do not fill a step are dropped.
 
     Raises:
-        UserError: ``mean`` or ``std`` do not have one value per channel, or targets are asked for and there are none.
-        ValueError: views of two kinds share a name, or do not have two axes.
+        UserError: ``mean`` or ``std`` do not have one value per channel, or targets are requested but there are none.
+        ValueError: two kinds of views share a name, or a view does not have two axes.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class TrainLoader:
         self.device = device
         self.views = one_per_view(default_views(data, image_size) if views is None else views)
         for spec in self.views:
-            _ = spec.plane  # raises where a view does not have two axes
+            _ = spec.plane  # raises if a view does not have two axes
         self._mean, self._std = tuple(mean), tuple(std)
         self._seed = seed
         self._batch_size = data.batch_size
@@ -114,13 +115,13 @@ class TrainLoader:
             self._ahead = _ahead(dataset)
 
     def batches(self, start_step: int, stop_step: int) -> Iterator[Batch]:
-        """The batches of the steps from ``start_step`` up to, not including, ``stop_step``.
+        """Iterate over the batches of the steps ``start_step`` to ``stop_step - 1``.
 
         Yields ``accumulation_steps`` batches per step, in the order (step, micro-batch).
 
         Raises:
-            DataError: a file cannot be read and the policy is ``stop``, nothing readable was found, or a worker process
-                died or stalled.
+            DataError: a file cannot be read under ``data.bad_images=stop``, too many files in a row cannot be read, or
+                a worker process died or stalled.
         """
         return (
             self._from_device(start_step, stop_step)
@@ -129,17 +130,24 @@ class TrainLoader:
         )
 
     def split(self, batch_size: int, accumulation_steps: int) -> None:
-        """Hand out the same steps in micro-batches of another size. Iterators made before must not be used any more.
+        """Change the micro-batch size without changing the steps. Invalidates existing iterators.
+
+        Args:
+            batch_size: images per micro-batch and process.
+            accumulation_steps: micro-batches per step.
 
         Raises:
             ValueError: the global batch would change.
         """
         if batch_size * accumulation_steps * self._world_size != self.global_batch:
-            raise ValueError(f"{batch_size} x {accumulation_steps} x {self._world_size} is not {self.global_batch}")
+            raise ValueError(
+                f"batch_size * accumulation_steps * world_size must stay {self.global_batch}, got "
+                f"{batch_size} * {accumulation_steps} * {self._world_size}"
+            )
         self._batch_size, self._accumulation_steps = batch_size, accumulation_steps
 
     def _plan(self, start_step: int, stop_step: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Indices [B] and draws [B, V, D] of every micro-batch of this process."""
+        """Indices [B] and random numbers [B, V, D] of every micro-batch of this process."""
         for step in range(start_step, stop_step):
             indices = self._order.indices(step)
             if self.storage == "workers":
@@ -150,7 +158,8 @@ class TrainLoader:
                 yield indices[here], draws[here]
 
     def _look_ahead(self, step: int, *, first: bool) -> None:
-        """Have shards fetched that this process reads from a window later, and at the first step those up to there."""
+        """Start fetching the shards that this process reads one window later; at the first step, all shards up to
+        then."""
         if self._ahead is None or not isinstance(self._order, ShardOrder):
             return
         parts = [
@@ -176,7 +185,7 @@ class TrainLoader:
             yield Batch(views, where, targets)
 
     def _choose(self, indices: np.ndarray) -> tuple[Tensor | list[Tensor], np.ndarray]:
-        """Some images on the device, and int64 [B, 2] with the height and width of each."""
+        """The given images on the device, and int64 [B, 2] with the height and width of each."""
         if isinstance(self._images, Tensor):
             height, width = self._images.shape[2:]
             return self._images[send(indices, self.device)], np.tile([[height, width]], (len(indices), 1))
@@ -200,8 +209,8 @@ class TrainLoader:
             note_bad(self.dataset, prepared.bad)
             if len(prepared.indices) < self._batch_size:
                 raise DataError(
-                    f"data.dataset={self.dataset.name}: too many files in a row cannot be read "
-                    f"({len(self.dataset.bad_files)} so far, the last one: {self.dataset.bad_files[-1].reason}); check "
+                    f"data.dataset={self.dataset.name}: too many consecutive files cannot be read "
+                    f"({len(self.dataset.bad_files)} so far, last reason: {self.dataset.bad_files[-1].reason}); check "
                     "data.data_path with `hjepa data check`"
                 )
             views = []
@@ -240,7 +249,9 @@ def _ahead(dataset: ImageDataset) -> Ahead | None:
 
 def _on_device(dataset: ImageDataset, device: torch.device) -> Tensor | list[Tensor]:
     if not isinstance(dataset.pixels, MemoryPixels):
-        raise UserError("data.storage=device: the data set was built for workers; build it with the same data section")
+        raise UserError(
+            "data.storage=device: the images are not in memory; build the data set with data.storage=device as well"
+        )
     images = dataset.pixels.images
     if isinstance(images, Tensor):
         return _portable(images, device)
@@ -249,6 +260,6 @@ def _on_device(dataset: ImageDataset, device: torch.device) -> Tensor | list[Ten
 
 def _portable(images: Tensor, device: torch.device) -> Tensor:
     if device.type == "mps" and images.dtype == torch.uint16:
-        # Apple's backend has no unsigned 16-bit integers.
+        # MPS does not support unsigned 16-bit integers.
         images = images.to(torch.float32) * unit_scale(images.dtype)
     return images.to(device)

@@ -1,7 +1,8 @@
-"""Which image stands where: the order of an epoch, and the images of a step.
+"""Order of the images: the permutation of an epoch, and the images of a step.
 
-A step has ``global_batch = batch_size * accumulation_steps * world_size`` positions. Order and augmentation belong to
-(seed, epoch or step, position), so the number of processes, of workers and of accumulation steps changes nothing.
+A step has ``global_batch = batch_size * accumulation_steps * world_size`` positions. Order and augmentation are
+functions of (seed, epoch or step, position), so they do not depend on the number of processes, workers or accumulation
+steps.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
 
 
 class StepOrder:
-    """The images of every step.
+    """Order of a data set without shards: a random permutation per epoch.
 
-    An epoch has ``max(1, count // global_batch)`` steps; what is left over is dropped, other images every epoch. A set
+    An epoch has ``max(1, count // global_batch)`` steps; the rest is dropped, different images every epoch. A set
     smaller than the global batch wraps around.
 
     Args:
         count: images in the data set.
         global_batch: images per optimiser step, over all processes and accumulation steps.
-        seed: of the run.
+        seed: seed of the run.
     """
 
     def __init__(self, count: int, global_batch: int, seed: int) -> None:
@@ -47,21 +48,22 @@ class StepOrder:
 
 
 class ShardOrder:
-    """The images of every step of a set that lies in shards: positions that stand together read from the same few.
+    """Order of a data set in shards: neighbouring positions of a batch read from the same few shards.
 
-    The positions of the global batch are divided among *lanes*, and so are the images of an epoch: the shards in random
-    order, one after another, cut into as many stretches. A lane goes through its stretch in windows of a few shards
-    whose images come in random order. As a process has the same positions in every step, it reads the same lanes, and
-    shards of its own where there are at least as many lanes as processes; the order knows nothing of processes.
+    The positions of the global batch are divided into *lanes*. In every epoch the shards are concatenated in random
+    order and cut into one segment per lane. A lane reads its segment in windows of a few shards, and shuffles the
+    images within each window. A process has the same positions in every step, so it always reads the same lanes; with
+    at least as many lanes as processes, processes do not share shards. The order itself does not depend on the number
+    of processes.
 
-    Steps of an epoch, and what does not fill one, are as in `StepOrder`.
+    The number of steps per epoch and the dropped rest are as in `StepOrder`.
 
     Args:
         shards: int64 [N], the shard of every image.
         global_batch: images per optimiser step.
-        seed: of the run.
-        lanes: how many at most.
-        window: shards whose images are mixed in a lane.
+        seed: seed of the run.
+        lanes: largest number of lanes.
+        window: number of shards per window.
     """
 
     def __init__(self, shards: np.ndarray, global_batch: int, seed: int, *, lanes: int, window: int) -> None:
@@ -73,7 +75,7 @@ class ShardOrder:
         self._shards = shards
         self._window = window
         numbers = np.arange(self.lanes + 1)
-        # Where the positions and the images of each lane begin.
+        # First position and first image of each lane.
         self._positions = -(-numbers * global_batch // self.lanes)
         self._starts = self._positions * self.count // global_batch
         self._lane = np.repeat(numbers[:-1], np.diff(self._positions))
@@ -89,7 +91,7 @@ class ShardOrder:
         return chosen
 
     def shards_ahead(self, start: int, stop: int, positions: np.ndarray) -> list[int]:
-        """The shards that some positions read from in the steps from ``start`` up to, not including, ``stop``."""
+        """The shards that the given positions read from in the steps ``start`` to ``stop - 1``, in order of use."""
         seen = dict.fromkeys(
             number for step in range(start, stop) for number in self._shards[self.indices(step)[positions]].tolist()
         )
@@ -97,14 +99,14 @@ class ShardOrder:
 
     @property
     def steps_per_window(self) -> int:
-        """Steps that a window lasts, on average."""
+        """Mean number of steps per window."""
         images = self._window * self.count / max(1, len(np.unique(self._shards)))
         return max(1, round(images * self.lanes / self.global_batch))
 
     def _epoch(self, epoch: int) -> np.ndarray:
         """All images in the order of an epoch, lane after lane."""
         if epoch not in self._known:
-            # An epoch and the next one are looked at together near its end.
+            # Near the end of an epoch, the next one is needed as well.
             self._known = {number: order for number, order in self._known.items() if abs(number - epoch) <= 1}
             self._known[epoch] = self._draw(epoch)
         return self._known[epoch]
@@ -112,21 +114,21 @@ class ShardOrder:
     def _draw(self, epoch: int) -> np.ndarray:
         random = stream(Purpose.ORDER, self.seed, epoch)
         turn = random.permutation(int(self._shards.max()) + 1)
-        # Shards one after another, each in random order, so that what a lane's border cuts off is not its beginning.
+        # Shards are concatenated, each in random order, so that a lane's border divides a shard at random.
         sequence = np.argsort(turn[self._shards] + random.random(self.count), kind="stable")
         shards = self._shards[sequence]
-        begins = np.zeros(self.count, dtype=bool)  # a lane, or a shard in a lane
+        begins = np.zeros(self.count, dtype=bool)  # first image of a lane, or of a shard in a lane
         begins[1:] = shards[1:] != shards[:-1]
         begins[self._starts[:-1]] = True
         number = np.cumsum(begins)
         lane = np.repeat(np.arange(self.lanes), np.diff(self._starts))
         inside = number - number[self._starts[:-1]][lane]
-        # Windows count up along the sequence, as a lane has fewer than all shards.
+        # Window numbers increase along the sequence: a lane has at most all shards.
         window = lane * (len(turn) + 1) + inside // self._window
         return sequence[np.argsort(window + random.random(self.count), kind="stable")]
 
 
 def micro_batch(batch_size: int, world_size: int, rank: int, number: int) -> slice:
-    """The global positions of one process's micro-batch."""
+    """The global positions of micro-batch ``number`` of one process."""
     start = (number * world_size + rank) * batch_size
     return slice(start, start + batch_size)

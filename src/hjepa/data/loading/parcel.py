@@ -1,8 +1,8 @@
-"""Batches on their way from a worker process: pixels through shared memory, or through pipes where that is full.
+"""Transfer of batches from a worker process: pixels through shared memory, or through pipes if that is full.
 
-PyTorch moves every tensor through shared memory, and when there is none left a thread of the worker prints a traceback
-and the batch never arrives. So a worker puts its images there itself, where it can see that this fails, and hands over
-everything small as arrays, which also spares a file descriptor for each.
+PyTorch sends every tensor through shared memory from a background thread; if the memory is full, the thread prints a
+traceback and the batch is lost. Workers therefore move large tensors to shared memory themselves, where the failure can
+be handled. Everything small is sent as NumPy arrays, which also saves a file descriptor each.
 """
 
 from __future__ import annotations
@@ -18,45 +18,46 @@ from hjepa.data.targets import Boxes, Target, TargetKind
 
 
 class Cuts(NamedTuple):
-    """Where the views of one image, or of a batch of them, are cut."""
+    """Crop boxes of all views of one image or of a batch."""
 
     boxes: np.ndarray
     """int64 [..., V, 4]: top, left, height, width in pixels of the image."""
     flips: np.ndarray
-    """bool [..., V]: mirrored after cutting."""
+    """bool [..., V]: whether the view is flipped left to right."""
     sizes: np.ndarray
     """int64 [..., 2]: height and width of the image."""
 
 
 class Prepared(NamedTuple):
-    """A batch whose images have been cut."""
+    """A batch of cropped images."""
 
     views: list[Tensor]
-    """[B, C, H, W] each: uint8, or float32 in [0, 1] where a source has more than 8 bits. Empty without images."""
+    """[B, C, H, W] per view: uint8, or float32 in [0, 1] if any image has more than 8 bits. Empty if no image could be
+    read."""
     indices: Tensor
-    """int64 [B], of the images really used."""
+    """int64 [B], the images actually used."""
     draws: np.ndarray
-    """float64 [B, V, D]."""
+    """float64 [B, V, D], the random numbers of every view."""
     cuts: Cuts
     targets: Target | None
-    """None where they are not asked for."""
+    """None if targets were not requested."""
     bad: list[tuple[int, str]]
-    """Index and reason of every file met that cannot be read."""
+    """Index and reason of every unreadable file."""
 
 
 class _PackedTarget(NamedTuple):
     kind: TargetKind
     classes: np.ndarray | None
     objects: list[tuple[np.ndarray, np.ndarray, list[int]]]
-    """Of each view: boxes and labels of all images, and how many each has."""
+    """Per view: boxes and labels of all images, and the number of boxes of each image."""
     texts: tuple[str, ...]
 
 
 class Parcel(NamedTuple):
-    """A batch as it travels between processes."""
+    """A batch in the form in which it is sent between processes."""
 
     large: list[Tensor | np.ndarray]
-    """Pixels of each view, then maps of each view: tensors in shared memory, arrays to go through a pipe."""
+    """Pixels of each view, then maps of each view: tensors in shared memory, or arrays to be sent through a pipe."""
     views: int
     indices: np.ndarray
     draws: np.ndarray
@@ -66,12 +67,12 @@ class Parcel(NamedTuple):
 
     @property
     def through_pipes(self) -> bool:
-        """Whether shared memory was too small for a part."""
+        """Whether shared memory was too small for any part."""
         return any(isinstance(part, np.ndarray) for part in self.large)
 
 
 def pack(batch: Prepared) -> Parcel:
-    """In the worker: the batch as it travels."""
+    """Pack a batch in the worker process."""
     targets = batch.targets
     maps = () if targets is None else targets.dense
     return Parcel(
@@ -86,7 +87,7 @@ def pack(batch: Prepared) -> Parcel:
 
 
 def unpack(parcel: Parcel) -> Prepared:
-    """In the main process: the batch that was packed."""
+    """Unpack a batch in the main process."""
     large = [torch.from_numpy(part) if isinstance(part, np.ndarray) else part for part in parcel.large]
     views, maps = large[: parcel.views], large[parcel.views :]
     targets = None if parcel.target is None else _unpack_target(parcel.target, tuple(maps))
@@ -94,7 +95,7 @@ def unpack(parcel: Parcel) -> Prepared:
 
 
 def free_shared_memory() -> str:
-    """How much shared memory there is, for messages."""
+    """Free and total shared memory as text, for messages."""
     try:
         room = shutil.disk_usage("/dev/shm")
     except OSError:

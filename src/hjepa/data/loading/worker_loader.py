@@ -1,4 +1,4 @@
-"""Batches from worker processes, and one clear line when a worker dies or stalls."""
+"""Load batches in worker processes, with a one-line error if a worker dies or stalls."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from hjepa.errors import DataError
 log = logging.getLogger("hjepa")
 
 TIMEOUT = 600.0
-"""Seconds without a batch after which workers count as stalled."""
-# Seconds between two looks at whether workers are alive.
+"""Seconds without a batch after which workers are considered stalled."""
+# Seconds between checks that the workers are alive.
 _LOOK = 5.0
-_AGAIN = "then start again, a training run with --resume auto"
+_AGAIN = "then restart the command (training: with --resume auto)"
 
 Jobs = Callable[[], Iterator[list[Job]]]
 
 
 class WorkerLoader:
-    """Has batches of jobs prepared, in other processes where there are any.
+    """Prepares batches of jobs in worker processes, or in this process without workers.
 
-    Workers that die or stall end the iteration with an error: what they had in hand could be prepared again, but what
-    killed them, most often a lack of memory, would come again too. Training goes on from its last checkpoint.
+    A worker that dies or stalls ends the iteration with an error. Its jobs are not retried, because the cause, usually
+    a lack of memory, would recur; training can resume from its last checkpoint.
 
     Args:
-        preparation: what is done with a job.
-        num_workers: processes; 0: the work is done here, and what stalls cannot be noticed.
-        prefetch_factor: batches that each worker keeps ready.
-        pin_memory: page-locked memory.
-        persistent: whether workers stay for the next iteration.
-        timeout: seconds without a batch after which workers count as stalled; `TIMEOUT` when not given.
+        preparation: decodes and crops the image of a job.
+        num_workers: number of worker processes; with 0 this process does the work, and stalls are not detected.
+        prefetch_factor: batches that each worker prepares ahead.
+        pin_memory: whether to copy batches to page-locked memory.
+        persistent: whether workers are kept for the next iteration.
+        timeout: seconds without a batch after which workers are considered stalled; `TIMEOUT` by default.
     """
 
     def __init__(
@@ -60,8 +60,9 @@ class WorkerLoader:
         self._timeout = TIMEOUT if timeout is None else timeout
         self._num_workers = num_workers
         self._workers: set[Any] = set()
-        # Nothing that the loader refers to refers back to this object: workers that only the garbage collector can let
-        # go miss the word to stop, and each of them is waited for in vain for seconds.
+        # Nothing that the loader references may reference this object. In a reference cycle the loader would be freed
+        # by the garbage collector, too late for its stop signal to reach the workers, and shutdown would wait seconds
+        # for each of them.
         self._loader: DataLoader[Any] = DataLoader(
             preparation,
             batch_sampler=self._sampler,
@@ -71,7 +72,7 @@ class WorkerLoader:
             persistent_workers=persistent and num_workers > 0,
             pin_memory=pin_memory,
             timeout=min(self._timeout, _LOOK) if num_workers else 0,
-            # Draws nothing from the global generator.
+            # Keeps PyTorch from drawing the workers' seed from the global generator.
             generator=torch.Generator().manual_seed(0),
         )
 
@@ -87,7 +88,7 @@ class WorkerLoader:
             while (batch := self._next(batches)) is not None:
                 yield self._received(batch)
         finally:
-            # Unless another iteration has begun meanwhile. What jobs refer to would otherwise keep this object alive.
+            # Drop the jobs, which would keep this object alive, unless another iteration has started meanwhile.
             if self._sampler.batches is jobs:
                 self._sampler.forget()
 
@@ -98,8 +99,8 @@ class WorkerLoader:
                 batches = iter(self._loader)
         except OSError as error:
             raise DataError(
-                f"data.num_workers={self._num_workers}: worker processes cannot be started ({error.strerror or error}); free "
-                f"memory or {free_shared_memory()}, or set data.num_workers=0, {_AGAIN}"
+                f"data.num_workers={self._num_workers}: worker processes cannot be started ({error.strerror or error}); "
+                f"free memory or {free_shared_memory()}, or set data.num_workers=0, {_AGAIN}"
             ) from None
         self._workers |= set(multiprocessing.active_children()) - before
         return batches
@@ -120,12 +121,12 @@ class WorkerLoader:
                 problem = self._problem(error, time.monotonic() - begun)
                 if problem is None:
                     raise
-            # Out here, because the traceback keeps the workers from being let go.
+            # Raised outside the handler, as the traceback would keep the workers alive.
             if problem:
                 raise DataError(problem)
 
     def _problem(self, error: Exception, waited: float) -> str | None:
-        """What to say of an error of PyTorch's loader; nothing to say for a look in vain, None for any other error."""
+        """The message for an error of PyTorch's loader: empty if it is only a periodic check, None if unknown."""
         text = str(error)
         if "DataLoader timed out" in text:
             return self._stalled() if waited >= self._timeout else ""
@@ -133,24 +134,24 @@ class WorkerLoader:
             return self._died(text)
         if getattr(error, "errno", None) == errno.EMFILE or "Too many open files" in text:
             return (
-                f"data.num_workers={self._num_workers}: too many open files to receive batches from worker processes; raise "
-                f"the limit with `ulimit -n 65536`, or lower data.prefetch_factor, {_AGAIN}"
+                f"data.num_workers={self._num_workers}: too many open files to receive batches from worker processes; "
+                f"raise the limit with `ulimit -n 65536`, or lower data.prefetch_factor, {_AGAIN}"
             )
         return None
 
     def _stalled(self) -> str:
         return (
-            f"data.num_workers={self._num_workers}: no batch from the worker processes for {self._timeout:g} s; the disk with "
-            f"the images does not answer, or memory is so short that the machine swaps. Check both, {_AGAIN}"
+            f"data.num_workers={self._num_workers}: no batch from the worker processes for {self._timeout:g} s; the disk "
+            f"with the images does not respond, or the machine is swapping for lack of memory. Check both, {_AGAIN}"
         )
 
     def _died(self, text: str) -> str:
         dead = [worker for worker in self._workers if worker.exitcode not in (None, 0)]
         which = f"worker process {dead[0].pid} {_end(dead[0].exitcode)}" if dead else text.splitlines()[0]
         if dead and dead[0].exitcode == -getattr(signal, "SIGBUS", 0):
-            why = f"it ran out of {free_shared_memory()}; give it more room (docker run --shm-size=8g)"
+            why = f"because it ran out of {free_shared_memory()}; increase it (docker run --shm-size=8g)"
         else:
-            why = "most often memory ran out; lower data.num_workers or data.prefetch_factor"
+            why = "probably for lack of memory; lower data.num_workers or data.prefetch_factor"
         return f"data.num_workers={self._num_workers}: {which}, {why}, {_AGAIN}"
 
     def _received(self, batch: Prepared | Parcel) -> Prepared:
@@ -162,7 +163,7 @@ class WorkerLoader:
 
 
 class _JobSampler(Sampler[list[Job]]):
-    """Hands out the lists of jobs of whatever was asked for last; can start anywhere."""
+    """Batch sampler that yields the jobs of the latest call of `WorkerLoader.work`."""
 
     def __init__(self) -> None:
         self.batches: Jobs = _no_jobs
@@ -173,7 +174,7 @@ class _JobSampler(Sampler[list[Job]]):
         return self._running
 
     def forget(self) -> None:
-        """Let go of the jobs in hand and of whatever they refer to."""
+        """Release the current jobs and everything that they reference."""
         self.batches = _no_jobs
         if isinstance(self._running, Generator):
             self._running.close()
@@ -186,10 +187,10 @@ def _no_jobs() -> Iterator[list[Job]]:
 
 @cache
 def _tell(num_workers: int) -> None:
-    """Say once that shared memory is short: every evaluation has a loader of its own."""
+    """Warn once per process that shared memory is full; every evaluation creates its own loader."""
     log.warning(
-        "%s is too small for %d worker processes: their batches come through pipes, which is slower; give it more room "
-        "(docker run --shm-size=8g), or lower data.num_workers or data.prefetch_factor",
+        "%s is too small for %d worker processes, so batches are sent through pipes, which is slower; increase it (docker "
+        "run --shm-size=8g), or lower data.num_workers or data.prefetch_factor",
         free_shared_memory(),
         num_workers,
     )
@@ -206,10 +207,10 @@ def _end(exitcode: int) -> str:
 
 @contextmanager
 def _own_signal_handler() -> Iterator[None]:
-    """Put back the handler for the death of a child that was there before.
+    """Context that restores the previous SIGCHLD handler.
 
-    PyTorch's raises wherever the main thread happens to be, between the updates of weights and target for example. Here
-    deaths are noticed when the next batch does not come.
+    PyTorch's handler raises at any point of the main thread, for example between the updates of weights and target
+    encoder. Without it, a dead worker is detected when the next batch is awaited.
     """
     if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
         yield
@@ -218,6 +219,6 @@ def _own_signal_handler() -> Iterator[None]:
     try:
         yield
     finally:
-        # None: set by something other than Python, which cannot be put back from here.
+        # None: not installed from Python, so it cannot be restored.
         if before is not None:
             signal.signal(signal.SIGCHLD, before)

@@ -1,7 +1,7 @@
-"""The worker path: images decoded and cropped one by one, in other processes where there are any.
+"""Decode and crop images one by one, in worker processes if there are any.
 
-Workers hold no random state. What to do with an image (its index, box and mirror draws) is decided by the sampler in
-the main process from (seed, step, position), so that their number changes nothing.
+Workers have no random state. The main process derives the index and the random numbers of each image from (seed, step,
+position), so results do not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hjepa.data.loading.parcel import Cuts, Parcel, Prepared, pack
 from hjepa.data.targets import TargetKind, Targets, TargetValue, collate_targets
 from hjepa.data.views import ViewSpec
 
-# A run of this many unreadable files in a row is no accident.
+# Number of consecutive unreadable files after which to give up.
 _SUBSTITUTES = 100
 
 
@@ -37,19 +37,19 @@ class Job(NamedTuple):
 
 
 class Plan:
-    """Where the views of one image are cut; made once its size is known, which may be before it is decoded.
+    """Crop boxes of all views of one image; made once its size is known, which may be before it is decoded.
 
     Args:
         views: one specification per view.
         draws: float64 [V, D].
 
     Attributes:
-        size: height and width of the image; zeros until it is known.
-        boxes: of each view.
-        flips: of each view: mirrored after cutting.
+        size: height and width of the image; zeros until known.
+        boxes: crop box of each view: top, left, height, width in pixels.
+        flips: whether each view is flipped left to right.
     """
 
-    # Plain numbers: an array for each would cost more than the crop of a small image.
+    # Plain numbers, as creating arrays would cost more than cropping a small image.
     def __init__(self, views: Sequence[ViewSpec], draws: np.ndarray) -> None:
         self._views = views
         self.draws = draws
@@ -58,7 +58,7 @@ class Plan:
         self.flips: list[bool] = []
 
     def make(self, height: int, width: int) -> None:
-        """Cut for an image of this size."""
+        """Make the boxes for an image of this size."""
         if self.size == (height, width):
             return
         self.size = (height, width)
@@ -68,7 +68,7 @@ class Plan:
         self.flips = [bool(crop.flips[0]) for crop in crops]
 
     def reduction(self, height: int, width: int) -> int:
-        """How much smaller an image of this size may be decoded: the most that leaves every view its pixels."""
+        """Largest factor by which an image of this size may be decoded smaller without upsampling any view."""
         self.make(height, width)
         return min(largest_reduction(box, spec.plane) for box, spec in zip(self.boxes, self._views, strict=True))
 
@@ -77,25 +77,25 @@ class Item(NamedTuple):
     """One image as a worker has prepared it."""
 
     views: list[Tensor]
-    """[C, H, W] each; none where nothing could be read."""
+    """[C, H, W] per view; empty if nothing could be read."""
     row: int
-    """Index of the image really used."""
+    """Index of the image actually used."""
     plan: Plan
     seen: list[TargetValue]
-    """The target as each view shows it; none where targets are not asked for."""
+    """The target in each view; empty if targets were not requested."""
     bad: list[tuple[int, str]]
-    """Index and reason of every file met that cannot be read."""
+    """Index and reason of every unreadable file."""
 
 
 class Preparation(Dataset[Item]):
-    """Decodes single images, once each, and cuts their views.
+    """Decodes an image once and crops all its views.
 
     Args:
         pixels: the images.
         views: one specification per view.
-        targets: of the images, where batches shall have them.
-        substitute: whether the next readable image takes the place of one that cannot be read.
-        reduce: whether JPEG files are decoded smaller where every view shrinks them that much anyway.
+        targets: targets of the images; None to leave them out.
+        substitute: whether to replace an unreadable image by the next readable one.
+        reduce: whether to decode JPEG files smaller if every view reduces them at least as much.
     """
 
     def __init__(
@@ -150,30 +150,31 @@ class Preparation(Dataset[Item]):
 
 
 def _cut(image: Tensor, reduction: int, box: Box, flip: bool, out_size: tuple[int, int]) -> Tensor:
-    """8-bit images stay so: a quarter of the memory between processes, half a grey level of rounding."""
+    """Crop one view. 8-bit images stay 8-bit: a quarter of the memory to transfer, for half a grey level of
+    rounding."""
     if reduction > 1:
         return crop_reduced(image, reduction, box, flip, out_size)
     return (crop_one_8_bit if image.dtype == torch.uint8 else crop_one)(image, box, flip, out_size)
 
 
 class Collation:
-    """Stacks what could be read; in a worker process, packs it for the way.
+    """Collate function: stacks the readable images and, in a worker process, packs the batch for transfer.
 
     Args:
-        preparation: where the images come from.
+        preparation: the source of the images.
     """
 
     def __init__(self, preparation: Preparation) -> None:
         self._kind: TargetKind | None = None if preparation.targets is None else preparation.targets.kind
 
     def __call__(self, items: list[Item]) -> Prepared | Parcel:
-        """A batch from its images."""
+        """Collate the images of a batch."""
         batch = collate(items, self._kind)
         return batch if get_worker_info() is None else pack(batch)
 
 
 def collate(items: list[Item], kind: TargetKind | None = None) -> Prepared:
-    """Stack what could be read, with targets of some kind or none."""
+    """Stack the readable images into a batch, with targets of the given kind, if any."""
     bad = [entry for item in items for entry in item.bad]
     read = [item for item in items if item.views]
     indices = torch.tensor([item.row for item in read], dtype=torch.int64)
@@ -202,11 +203,11 @@ def _stack(images: list[Tensor]) -> Tensor:
 
 
 def note_bad(dataset: ImageDataset, bad: list[tuple[int, str]]) -> None:
-    """Count files that a worker could not read. Raises `DataError` under the policy ``stop``."""
+    """Record files that a worker could not read. Raises `DataError` under ``data.bad_images=stop``."""
     for index, reason in bad:
         dataset.note_bad(BadFile(dataset.identifiers[index], reason))
 
 
 def reads_files(dataset: ImageDataset) -> bool:
-    """Whether images are decoded on every read, so that worker processes help."""
+    """Whether images are decoded on every read, so that worker processes pay off."""
     return isinstance(dataset.pixels, EncodedPixels)

@@ -1,1 +1,1 @@
-"""Shards: tar files of samples in the WebDataset layout, on disks and behind web addresses, read in any order."""
+"""Shards: tar files of samples in the WebDataset layout, local or on the web, read in any order."""

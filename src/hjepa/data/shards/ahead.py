@@ -1,4 +1,4 @@
-"""Fetching shards before they are read, beside training."""
+"""Download shards in the background before they are read."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from hjepa.data.shards.blobs import ShardBlobs
 log = logging.getLogger("hjepa")
 
 _THREADS = 2
-# Shards that were asked for so long ago may have been dropped since, and are asked for again.
+# Number of recent requests to remember; a shard requested earlier may have been dropped and is requested again.
 _REMEMBERED = 256
 
 
 class Ahead:
-    """Threads that fetch shards in the order in which they are asked for.
+    """Background threads that download shards in the order of request.
 
-    A shard that cannot be fetched is said here and otherwise left to whoever reads from it.
+    A failed download is logged; reading from the shard tries again and raises the error.
 
     Args:
         blobs: the shards.
@@ -33,7 +33,7 @@ class Ahead:
         self._threads: list[threading.Thread] = []
 
     def want(self, numbers: Iterable[int]) -> None:
-        """Ask for shards; returns at once."""
+        """Request shards by number; returns immediately."""
         for number in numbers:
             if number in self._asked:
                 continue
@@ -42,7 +42,7 @@ class Ahead:
                 self._asked.popitem(last=False)
             self._queue.put(number)
         if not self._threads:
-            # Daemons: the program need not wait for them when it ends.
+            # Daemons, so that the program does not wait for them when it ends.
             self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(_THREADS)]
             for thread in self._threads:
                 thread.start()

@@ -1,4 +1,4 @@
-"""The images of many shards by number, and their names."""
+"""Images of many shards by index, and their names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from hjepa.data.shards.cache import FetchError, ShardCache
 from hjepa.data.shards.index import IndexStore
 from hjepa.data.shards.tar import TarIndex
 
-# A fetched shard may be dropped between asking for it and opening it, again and again where the cache is far too small.
+# Attempts to open a shard: it may be dropped from the cache between download and opening, repeatedly if the cache is
+# far too small.
 _OPENINGS = 20
 
 
@@ -24,50 +25,55 @@ class Shard:
     """One tar file."""
 
     name: str
-    """For people: its path relative to the data set."""
+    """Path relative to the data set, for messages."""
     place: Path | str
-    """Where it is: a file, or a web address as text."""
+    """Its location: a file, or a URL as text."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A shard that is here."""
+    """A shard that is available locally."""
 
     path: Path
-    """Where."""
+    """The local file."""
     size: int
-    """Bytes."""
+    """Size of the file in bytes."""
     index: TarIndex
-    """What it holds."""
+    """Index of its samples."""
 
 
 def open_shard(place: Path | str, store: IndexStore, cache: ShardCache | None) -> Opened:
-    """Have a shard here, and its index.
+    """Make a shard available locally, downloading it if needed, and read its index.
+
+    Args:
+        place: a file, or a URL as text.
+        store: indexes of shards.
+        cache: cache for downloads; required for URLs.
 
     Raises:
-        FetchError: it cannot be fetched.
-        OSError: it cannot be read.
+        FetchError: the shard cannot be downloaded.
+        OSError: the shard cannot be read.
     """
     if isinstance(place, Path):
         return Opened(place, place.stat().st_size, store.of(place))
-    assert cache is not None  # whoever lists web addresses brings a cache
+    assert cache is not None  # listings with URLs always have a cache
     for _ in range(_OPENINGS):
         path = cache.get(place)
         try:
             return Opened(path, path.stat().st_size, store.of(path, place))
         except FileNotFoundError:
             continue
-    raise FetchError("is dropped as soon as it is fetched; raise data.cache_gib")
+    raise FetchError("is dropped from the cache before it can be read; raise data.cache_gib")
 
 
 class ShardBlobs:
     """The encoded images of some shards, in the order of the shards.
 
     Args:
-        shards: where they are.
-        counts: samples of each.
+        shards: the shards.
+        counts: number of samples of each shard.
         store: indexes of the shards.
-        cache: for shards on the web.
+        cache: cache for remote shards; None if all are local.
     """
 
     def __init__(
@@ -84,7 +90,7 @@ class ShardBlobs:
         return int(self.starts[-1])
 
     def __getstate__(self) -> dict[str, Any]:
-        # Every process opens what it reads.
+        # Every process opens shards itself.
         return self.__dict__ | {"_opened": {}}
 
     def numbers(self) -> np.ndarray:
@@ -95,7 +101,7 @@ class ShardBlobs:
         """The bytes of one image.
 
         Raises:
-            UnreadableShardError: the whole shard cannot be had.
+            UnreadableShardError: the whole shard cannot be downloaded or read.
             OSError: the image cannot be read.
         """
         number, position = self.locate(index)
@@ -108,42 +114,42 @@ class ShardBlobs:
                             self._cache.used(opened.path)
                         return self._read(file, opened.index, number, position)
             except FileNotFoundError:
-                pass  # dropped since it was fetched
-            # Replaced, or dropped and fetched again.
+                pass  # dropped since it was downloaded
+            # Replaced, or dropped and downloaded again.
             self._opened.pop(number, None)
-        raise self._lost(number, "the shard is being changed")
+        raise self._lost(number, "the shard keeps changing")
 
     def _read(self, file: BinaryIO, index: TarIndex, number: int, position: int) -> bytes:
         if position >= len(index):
             announced = int(self.starts[number + 1] - self.starts[number])
-            raise OSError(None, f"the shard holds {len(index)} samples, {announced} were announced")
+            raise OSError(None, f"the shard has {len(index)} samples, but the list says {announced}")
         size = int(index.sizes[position])
         if size < 0:
-            raise OSError(None, "no image among the sample's files")
+            raise OSError(None, "the sample has no image file")
         file.seek(int(index.offsets[position]))
         data = file.read(size)
         if len(data) < size:
-            raise OSError(None, "truncated, the shard ends inside it")
+            raise OSError(None, "truncated: the shard ends within the image")
         return data
 
     def locate(self, index: int) -> tuple[int, int]:
-        """The shard of an image, and its position there."""
+        """The number of an image's shard, and its position in the shard."""
         number = int(np.searchsorted(self.starts, index, side="right")) - 1
         return number, index - int(self.starts[number])
 
     def key(self, index: int) -> str:
-        """The key of an image, or its position in the shard where the shard has not been seen yet."""
+        """The key of an image, or ``#position`` if the shard has not been indexed yet."""
         number, position = self.locate(index)
         if self._named[0] != number:
             place = self.shards[number].place
             known = self._store.stored(str(place.absolute() if isinstance(place, Path) else place))
-            # Names are mostly asked for one after another. What is not known yet may be so later.
+            # Cache the keys of one shard, as names are usually requested in order; retry a shard without an index.
             self._named = (number if known is not None else -1, [] if known is None else known.keys)
         keys = self._named[1]
         return keys[position] if position < len(keys) else f"#{position}"
 
     def fetch(self, number: int) -> None:
-        """Have a shard here before it is read. Raises `OSError`."""
+        """Download a remote shard before it is read. Raises `OSError`."""
         place = self.shards[number].place
         if isinstance(place, str) and self._cache is not None:
             self._cache.get(place)
@@ -169,11 +175,11 @@ class ShardBlobs:
 
 
 class ShardNames(Sequence[str]):
-    """``shard.tar!key`` of images, looked up when asked for: a set of millions of images has no list of names.
+    """Names ``shard.tar!key`` of images, computed on access, so that millions of names need no memory.
 
     Args:
         blobs: the images.
-        rows: which of them; all when not given.
+        rows: int64, the images to name, in order; all if None.
     """
 
     def __init__(self, blobs: ShardBlobs, rows: np.ndarray | None = None) -> None:
@@ -194,5 +200,5 @@ class ShardNames(Sequence[str]):
         return f"{self._blobs.shards[self._blobs.locate(row)[0]].name}!{self._blobs.key(row)}"
 
     def choose(self, rows: np.ndarray) -> ShardNames:
-        """The names of some images, in that order."""
+        """The names of the given rows, in that order."""
         return ShardNames(self._blobs, self._rows[rows])

@@ -1,4 +1,4 @@
-"""Shards from the web, kept whole in a folder of bounded size that processes share."""
+"""Cache of downloaded shards: a folder of limited size, shared by processes."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ log = logging.getLogger("hjepa")
 
 _TRIES = 4
 _FIRST_PAUSE = 0.5
-# Seconds without a byte after which a server counts as silent.
+# Network timeout in seconds.
 _SILENCE = 60.0
-# A shard that could not be had is not asked for again for so many seconds: each of its images would wait for it.
-_GRUDGE = 60.0
-# Parts older than this belong to processes that have died.
+# Seconds before a failed download is retried: without a pause, every image of the shard would wait for a new failure.
+_RETRY_AFTER = 60.0
+# Age in seconds from which a partial download is considered abandoned.
 _STALE = 3600.0
-# A shard that was used so recently is being read.
+# A shard used within so many seconds is considered in use.
 _IN_USE = 10.0
 _STRIPES = 64
 
 
 class FetchError(OSError):
-    """An address that cannot be fetched; the message is the reason in a few words."""
+    """A URL that cannot be downloaded; the message is the reason in a few words."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(None, reason)
 
 
 class ShardCache:
-    """Files by web address, fetched when they are first asked for and dropped, least recently used first.
+    """Files by URL, downloaded on first use; the least recently used are dropped first.
 
-    Any number of processes and threads may share the folder: each file is fetched by one of them while the others that
-    want it wait, and appears whole or not at all.
+    Any number of processes and threads can share the folder. Each file is downloaded by one of them while the others
+    wait, and is moved into place only when complete.
 
     Args:
-        folder: made when the first file is fetched.
-        limit: bytes that the files may take together. The newest stays even if it alone is larger.
+        folder: the folder, created with the first download.
+        limit: total size of the files in bytes. The newest file is kept even if it exceeds the limit by itself.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
@@ -59,25 +59,25 @@ class ShardCache:
         self._warned = False
 
     def file(self, url: str) -> Path:
-        """Where an address's file is or will be."""
+        """Path of a URL's file in the cache, whether or not it exists."""
         name = PurePosixPath(urlsplit(url).path).name or "shard"
         return self.folder / f"{hashlib.blake2b(url.encode(), digest_size=12).hexdigest()}-{name}"
 
     def get(self, url: str) -> Path:
-        """The file of an address, fetched if it is not here. It may be dropped again at any time later.
+        """The file of a URL, downloaded if missing. Other processes may drop it at any time.
 
         Raises:
-            FetchError: it cannot be fetched.
-            OSError: it cannot be stored.
+            FetchError: the URL cannot be downloaded.
+            OSError: the file cannot be stored.
         """
         file = self.file(url)
         if _touch(file):
             return file
         since, reason = self._failed.get(url, (0.0, ""))
-        if reason and time.monotonic() - since < _GRUDGE:
+        if reason and time.monotonic() - since < _RETRY_AFTER:
             raise FetchError(reason)
         self.folder.mkdir(parents=True, exist_ok=True)
-        # A few lock files for all addresses: as many as shards would stay behind for ever.
+        # URLs share a fixed number of lock files, because lock files are never deleted.
         with exclusive(self.folder / f".lock-{zlib.crc32(url.encode()) % _STRIPES}"):
             if not _touch(file):
                 try:
@@ -88,11 +88,11 @@ class ShardCache:
         return file
 
     def used(self, file: Path) -> None:
-        """Note that a file is in use, so that others are dropped before it."""
+        """Mark a file as recently used, so that others are dropped before it."""
         _touch(file)
 
     def get_again(self, url: str) -> Path:
-        """The file of an address as it is now: fetched whether it is here or not. Raises as `get`."""
+        """Download a URL even if its file exists. Raises as `get`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.file(url)
         self._fetch(url, file)
@@ -104,7 +104,8 @@ class ShardCache:
             modified = _download(url, part)
             with exclusive(self.folder / ".lock"):
                 self._make_room(part)
-                # Recently used, and changed when the server says so: an index of it outlives its being dropped.
+                # Accessed now, modified at the server's time: an index of the shard stays valid if it is downloaded
+                # again.
                 os.utime(part, (time.time(), modified))
                 part.replace(file)
         except BaseException:
@@ -112,7 +113,7 @@ class ShardCache:
             raise
 
     def _make_room(self, new: Path) -> None:
-        """Drop files until a new one that lies here fits in. Call only while the folder is locked."""
+        """Drop files until a newly downloaded one fits. Call only while holding the folder's lock."""
         used = []
         now = time.time()
         for file in self.folder.iterdir():
@@ -129,30 +130,34 @@ class ShardCache:
             if now - last / 1e9 < _IN_USE and not self._warned:
                 self._warned = True
                 log.warning(
-                    "%s: shards are dropped while they are in use and will be fetched again; raise data.cache_gib, or lower "
-                    "data.shard_lanes or data.shard_window",
+                    "%s: the cache is too small, so shards in use are dropped and downloaded again; raise data.cache_gib, or "
+                    "lower data.shard_lanes or data.shard_window",
                     self.folder,
                 )
-            # Windows does not let go of files that someone reads.
+            # Windows does not delete files that are open.
             with contextlib.suppress(PermissionError):
                 file.unlink(missing_ok=True)
                 total -= size
 
 
 def _touch(file: Path) -> bool:
-    """Note that a file was used; false where there is none."""
+    """Mark a file as recently used; return whether it exists."""
     try:
         status = file.stat()
         os.utime(file, ns=(time.time_ns(), status.st_mtime_ns))
     except FileNotFoundError:
         return False
     except PermissionError:
-        pass  # another user's folder: its files are good, only their order of use stays as it was
+        pass  # another user's folder: the files can be read, but their order of use is not updated
     return True
 
 
 def _download(url: str, part: Path) -> float:
-    """Fetch an address into a file, trying again what may pass; when it was changed, in seconds (0: not known)."""
+    """Download a URL to a file, retrying temporary errors.
+
+    Returns:
+        time of the last modification, in seconds since the epoch; 0 if the server does not give it.
+    """
     for attempt in range(_TRIES):
         try:
             return _download_once(url, part)
@@ -164,9 +169,9 @@ def _download(url: str, part: Path) -> float:
             cause = getattr(error, "reason", error)
             reason = " ".join(str(cause).split()) or type(cause).__name__
         if attempt + 1 < _TRIES:
-            log.info("%s: %s; trying again", url, reason)
+            log.info("%s: %s; retrying", url, reason)
             time.sleep(_FIRST_PAUSE * 2**attempt)
-    raise FetchError(f"cannot be fetched: {reason}")
+    raise FetchError(f"cannot be downloaded: {reason}")
 
 
 def _download_once(url: str, part: Path) -> float:
@@ -175,6 +180,6 @@ def _download_once(url: str, part: Path) -> float:
         shutil.copyfileobj(answer, output, 1 << 20)
         expected = answer.headers.get("Content-Length")
         if expected is not None and output.tell() != int(expected):
-            raise ConnectionError(f"{output.tell()} of {expected} bytes arrived")
+            raise ConnectionError(f"received {output.tell()} of {expected} bytes")
         changed = email.utils.parsedate_tz(answer.headers.get("Last-Modified", ""))
         return 0.0 if changed is None else float(email.utils.mktime_tz(changed))

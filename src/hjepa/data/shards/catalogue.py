@@ -1,4 +1,4 @@
-"""Which shards a path means: a folder, a pattern with braces, or a list, here or on the web."""
+"""Find the shards of a data set: in a folder, or by a brace pattern or a list, local or on the web."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from hjepa.data.split_names import TEST_WORDS, UNLABELLED, choose_splits, is_tra
 from hjepa.errors import DataError
 
 LIST_NAME = "shards.json"
-"""The list that `hjepa data shard` writes, found in a folder by this name."""
+"""File name of the list of shards that `hjepa data shard` writes."""
 
 _ADDRESS = re.compile(r"^(https?):/+", re.IGNORECASE)
 _OTHER_ADDRESS = re.compile(r"^([a-z][a-z0-9+.-]+):/", re.IGNORECASE)
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
-# More shards than this are a slip of the pen.
+# A pattern for more shards than this is almost certainly a typo in the range.
 _MOST = 1_000_000
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One shard as it was found."""
+    """A shard with what is known about it in advance."""
 
     shard: Shard
-    """Name and place."""
+    """Name and location."""
     count: int | None = None
-    """Samples, where a list says so."""
+    """Number of samples, if a list gives it."""
     labels: tuple[str, ...] | None = None
-    """Their labels as text, where a list says so."""
+    """Labels of the samples as text, if a list gives them."""
     split: str | None = None
-    """The word for its split, of `hjepa.data.split_names`, where that is known."""
+    """The split word, of `hjepa.data.split_names`, if known."""
 
 
 @dataclass(frozen=True)
@@ -50,18 +50,18 @@ class Catalogue:
     entries: tuple[Entry, ...]
     """In order."""
     class_names: tuple[str, ...] | None = None
-    """In the order of labels, where a list says so."""
+    """In the order of labels, if a list gives them."""
 
     def divided(self) -> dict[str, list[Entry]]:
-        """Shards by split; all of them under ``"train"`` where the set is still to be divided.
+        """Shards by split, as chosen by `hjepa.data.split_names.choose_splits`.
 
-        Which are for testing and which for validation says `hjepa.data.split_names.choose_splits`.
+        All shards are under ``"train"`` if test is to be drawn from them.
         """
         held = {word: [entry for entry in self.entries if entry.split == word] for word in TEST_WORDS}
         words = [word for word, entries in held.items() if entries]
         train = [entry for entry in self.entries if is_train(entry.split)]
         train = train or [entry for entry in self.entries if entry.split is None]
-        # Labels of shards on the web are not known yet.
+        # Whether splits have labels is unknown before remote shards are downloaded.
         test, validation = choose_splits(words, [UNLABELLED] * len(words))
         if not train or test is None:
             return {"train": list(self.entries)}
@@ -72,16 +72,20 @@ class Catalogue:
 def read_catalogue(given: Path, cache: ShardCache) -> Catalogue:
     """Find the shards of ``data.data_path``.
 
-    * a folder: all ``*.tar`` below it, or what its ``shards.json`` lists;
-    * a ``.tar``, or a pattern of several such as ``shard-{000000..000127}.tar``;
-    * a list: ``.json`` with ``shardlist`` (entries with ``url`` and, if known, ``nsamples``), or ``.txt`` with one
-      shard per line; shards are relative to the list.
+    * a folder: all ``*.tar`` files below it, or those listed in its ``shards.json``;
+    * a ``.tar`` file, or a pattern of several such as ``shard-{000000..000127}.tar``;
+    * a list: ``.json`` with ``shardlist`` (entries with ``url`` and optionally ``nsamples``), or ``.txt`` with one
+      shard per line; paths are relative to the list.
 
-    All but the folder may be on the web (http, https). A shard belongs to the split that its name or a folder on its
-    way says (``train``; ``test``, ``val``, ``dev`` and the like, see `hjepa.data.split_names`).
+    All except the folder can be a URL (http, https). The split of a shard is given by its name or the folders in its
+    path (``train``; ``test``, ``val``, ``dev`` and others, see `hjepa.data.split_names`).
+
+    Args:
+        given: ``data.data_path``.
+        cache: cache for downloads.
 
     Raises:
-        DataError: nothing there, or not in one of these forms.
+        DataError: no shards are found, or a list has the wrong format.
     """
     path = _as_given(given)
     if isinstance(path, Path) and path.is_dir():
@@ -101,10 +105,10 @@ def read_catalogue(given: Path, cache: ShardCache) -> Catalogue:
 
 
 def expand(pattern: str) -> list[str]:
-    """All texts that a pattern with braces means: ``{00..12}`` counts with leading zeros, ``{a,b}`` lists.
+    """Expand a brace pattern: ``{00..12}`` is a range with leading zeros, ``{a,b}`` a list of alternatives.
 
     Raises:
-        DataError: a range that runs backwards, or more shards than anybody has.
+        DataError: a descending range, or more than a million shards.
     """
     parts: list[Sequence[str]] = []
     total = 1
@@ -116,23 +120,25 @@ def expand(pattern: str) -> list[str]:
             if counted:
                 first, last = int(counted[1]), int(counted[2])
                 if not first <= last < first + _MOST:
-                    raise DataError(f"data.data_path: {{{part}}} in {pattern} is no range; give {{first..last}}")
+                    raise DataError(f"data.data_path: invalid range {{{part}}} in {pattern}; give {{first..last}}")
                 choices = [f"{value:0{len(counted[1])}d}" for value in range(first, last + 1)]
         total *= len(choices)
         if total > _MOST:
-            raise DataError(f"data.data_path: {pattern} means {total} shards and more; correct its ranges")
+            raise DataError(f"data.data_path: {pattern} expands to {total} shards or more; correct its ranges")
         parts.append(choices)
     return ["".join(chosen) for chosen in itertools.product(*parts)]
 
 
 def _as_given(path: Path) -> Path | str:
-    """A path, or a web address, of which a path has swallowed a stroke."""
+    """The path, or the URL as text: `Path` collapses the ``//`` after the scheme, which is restored here."""
     text = path.as_posix()
     if _ADDRESS.match(text):
         return _ADDRESS.sub(lambda found: f"{found[1].lower()}://", text)
     other = _OTHER_ADDRESS.match(text)
     if other and not path.exists() and len(other[1]) > 1:
-        raise DataError(f"data.data_path: {other[1]}: addresses are not read; give https:// ones, or mount the place")
+        raise DataError(
+            f"data.data_path: {other[1]}: URLs are not supported; give an https:// URL, or mount the storage and give a path"
+        )
     return path
 
 
@@ -147,7 +153,7 @@ def _walk(root: Path) -> list[Path | str]:
 
 
 def _named(places: Sequence[Path | str], root: str) -> Iterator[Entry]:
-    """Entries named by what is not common to all of them, or by their paths below a folder."""
+    """Entries named by their paths relative to ``root``, or to their common folder if ``root`` is empty."""
     texts = [place.as_posix() if isinstance(place, Path) else place for place in places]
     names = [PurePosixPath(t).relative_to(Path(root).as_posix()).as_posix() for t in texts] if root else _short(texts)
     for place, name in zip(places, names, strict=True):
@@ -155,7 +161,7 @@ def _named(places: Sequence[Path | str], root: str) -> Iterator[Entry]:
 
 
 def _short(texts: Sequence[str]) -> list[str]:
-    """Paths without the folders that all of them lie in."""
+    """Paths relative to their common folder."""
     paths = [PurePosixPath(text) for text in texts]
     if len({path.is_absolute() for path in paths}) > 1:
         return [str(path) for path in paths]
@@ -165,13 +171,13 @@ def _short(texts: Sequence[str]) -> list[str]:
 
 def _from_list(path: Path | str, cache: ShardCache) -> Catalogue:
     try:
-        # A list is short and may have grown.
+        # Always download a list anew: it is short and may have changed.
         file = path if isinstance(path, Path) else cache.get_again(path)
         text = file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"data.data_path: {path} does not exist; give a list of shards") from None
     except FetchError as error:
-        raise DataError(f"data.data_path: {path} {error.strerror}; check the address and the network") from None
+        raise DataError(f"data.data_path: {path} {error.strerror}; check the URL and the network") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"data.data_path: {path} cannot be read as text ({error}); give a list of shards") from None
     class_names = None
@@ -182,8 +188,8 @@ def _from_list(path: Path | str, cache: ShardCache) -> Catalogue:
     for row in rows:
         if not _fits(row):
             raise DataError(
-                f"data.data_path: {path} has an entry {json.dumps(row)[:80]}; each needs a url, nsamples must be a whole "
-                "number and labels a list of as many"
+                f"data.data_path: {path} has an invalid entry {json.dumps(row)[:80]}; each needs a url, nsamples must be a "
+                "whole number, and labels a list of that length"
             )
     if not rows:
         raise DataError(f"data.data_path: {path} lists no shards")
@@ -201,7 +207,7 @@ def _parse(path: Path | str, text: str) -> tuple[list[Any], tuple[str, ...] | No
     except (ValueError, KeyError, TypeError):
         pass
     raise DataError(
-        f'data.data_path: {path} is no list of shards; {{"shardlist": [{{"url": ..., "nsamples": ...}}]}} is'
+        f'data.data_path: {path} is not a list of shards; expected {{"shardlist": [{{"url": ..., "nsamples": ...}}]}}'
     )
 
 

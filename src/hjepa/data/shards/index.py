@@ -1,4 +1,4 @@
-"""Indexes of shards, kept so that a tar file is scanned once."""
+"""Stored indexes of shards, so that each tar file is scanned only once."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ import numpy as np
 from hjepa.data.shards.tar import TarIndex, scan_tar
 from hjepa.runtime.file_lock import exclusive
 
-# 2: more suffixes are pictures.
+# 2: more suffixes are images.
 _VERSION = 2
-# A few lock files for all shards: as many as shards would stay behind for ever.
+# Shards share a fixed number of lock files, because lock files are never deleted.
 _STRIPES = 64
 
 
 class Stamp(NamedTuple):
-    """What tells whether a file is still the one that was scanned."""
+    """Size and modification time of a file, to detect changes since it was scanned."""
 
     size: int
-    """Bytes."""
+    """Size in bytes."""
     modified: int
-    """Nanoseconds."""
+    """Modification time in nanoseconds."""
 
     @classmethod
     def of(cls, path: Path) -> Stamp:
@@ -37,23 +37,23 @@ class Stamp(NamedTuple):
 
 
 class IndexStore:
-    """Indexes in a folder, one file each, by the path or address of their shard.
+    """Indexes in a folder, one file per shard, by the shard's path or URL.
 
-    Where the folder cannot be written, shards are scanned anew every time.
+    If the folder cannot be written, shards are scanned on every use.
 
     Args:
-        folder: made when the first index is written.
+        folder: the folder, created with the first index.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def of(self, path: Path, name: str | None = None) -> TarIndex:
-        """The index of a tar file: the stored one if the file is the same by size and time of change, or a new one.
+        """The index of a tar file: the stored one if size and modification time are unchanged, else a new one.
 
         Args:
             path: the file.
-            name: what the index is stored under; the file's absolute path when not given.
+            name: key of the index; the file's absolute path if None.
 
         Raises:
             OSError: the file cannot be read.
@@ -73,11 +73,11 @@ class IndexStore:
         return stored
 
     def stored(self, name: str) -> TarIndex | None:
-        """The index that is stored under a name, whatever has become of its file."""
+        """The stored index of a name, without checking the shard; None if there is none."""
         return self._read(name, None)
 
     def _alone(self, name: str) -> contextlib.AbstractContextManager[object]:
-        """Keeps other processes from scanning the same shard; nothing where the folder cannot be written."""
+        """Lock that keeps other processes from scanning the same shard; no lock if the folder cannot be written."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError:
@@ -98,9 +98,9 @@ class IndexStore:
                 keys, labels, damage = (_lines(entries[part]) for part in ("keys", "labels", "damage"))
                 offsets, sizes = entries["offsets"], entries["sizes"]
         except (OSError, ValueError, KeyError, EOFError, IndexError, zipfile.BadZipFile):
-            return None  # none there, or damaged: the shard is scanned
+            return None  # missing or damaged: the shard is scanned
         count = len(offsets)
-        # Joined by line breaks, no samples and one nameless sample look alike.
+        # In lists joined by line breaks, no entry and one empty entry look the same.
         keys, labels = keys[:count], labels[:count]
         return TarIndex(keys, offsets, sizes, labels, damage[0]) if count == len(sizes) == len(keys) else None
 
@@ -125,7 +125,7 @@ class IndexStore:
 
 
 def _joined(texts: list[str]) -> np.ndarray:
-    # Bytes rather than NumPy's strings, which give every entry the room of the longest.
+    # Bytes rather than a NumPy string array, in which every entry takes the space of the longest.
     text = "\n".join(text.replace("\n", " ") for text in texts)
     return np.frombuffer(text.encode("utf-8", errors="surrogateescape"), dtype=np.uint8)
 

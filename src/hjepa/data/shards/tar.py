@@ -1,4 +1,4 @@
-"""What a tar file of samples holds and where in it, found by reading its headers once.
+"""Index of the samples in a tar file, made by reading its headers once.
 
 In the WebDataset layout a sample is a run of files that share a key: the path up to the first dot of the file name.
 ``0017.jpg`` and ``0017.cls`` are the image and the label of the sample ``0017``.
@@ -28,13 +28,13 @@ class TarIndex:
     keys: list[str]
     """Their keys, in the order of the file."""
     offsets: np.ndarray
-    """int64 [N]: where the bytes of each image begin."""
+    """int64 [N]: offset of each image in the file, in bytes."""
     sizes: np.ndarray
-    """int64 [N]: how many there are, -1 for a sample without an image."""
+    """int64 [N]: size of each image in bytes, -1 for a sample without an image."""
     labels: list[str]
     """Labels as text, empty for none."""
     damage: str = ""
-    """What is wrong with the file, if anything: samples behind the damage are not listed."""
+    """Damage to the file, if any; samples after it are not listed."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -49,9 +49,10 @@ class _Sample:
 
 
 def scan_tar(path: Path) -> TarIndex:
-    """Read the headers of a tar file, and its labels.
+    """Read the headers and labels of a tar file.
 
-    A label is the text of the sample's ``.cls`` file, or the entry ``label`` (``cls``, ``class``) of its ``.json`` file.
+    A label is the text of the sample's ``.cls`` file, or the entry ``label`` (``cls``, ``class``) of its ``.json``
+    file.
 
     Raises:
         OSError: the file cannot be read at all.
@@ -67,7 +68,7 @@ def scan_tar(path: Path) -> TarIndex:
             except (OSError, MemoryError):
                 raise
             except Exception as error:
-                # Damaged headers make the reader fail in any way: ReadError, ValueError, UnicodeDecodeError...
+                # The reader raises many types for damaged headers: ReadError, ValueError, UnicodeDecodeError...
                 damage = " ".join(str(error).split()) or type(error).__name__
         return TarIndex(
             [sample.key for sample in samples],
@@ -84,12 +85,12 @@ def _kind(content: BinaryIO) -> str:
         return "empty file"
     for magic, name in _COMPRESSED.items():
         if start.startswith(magic):
-            return f"compressed with {name}, which allows no access to single images; unpack it to a plain .tar"
+            return f"compressed with {name}, so single images cannot be accessed; unpack it to a plain .tar"
     return ""
 
 
 def _collect(archive: tarfile.TarFile, samples: list[_Sample]) -> None:
-    """Add samples as their headers come; where the reader fails, those before it are there."""
+    """Append samples while reading headers, so that those before a damaged header are kept."""
     while (member := archive.next()) is not None:
         key, extension = split_name(member.name)
         if not member.isreg() or member.sparse is not None or not key:
@@ -99,13 +100,13 @@ def _collect(archive: tarfile.TarFile, samples: list[_Sample]) -> None:
         sample = samples[-1]
         sample.files.setdefault(extension, member)
         suffix = f".{extension.rpartition('.')[2]}"
-        # A usual suffix wins over one that may mean something else beside a picture.
+        # A common suffix takes precedence over rare ones, which may also mean something other than an image.
         if suffix in picture_suffixes() and (sample.image is None or (suffix in SUFFIXES and not sample.usual)):
             sample.image, sample.usual = member, suffix in SUFFIXES
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Key and extension (in small letters) of a file in a shard; no key for files that belong to no sample."""
+    """Key and extension (in lower case) of a file in a shard; both empty for files that belong to no sample."""
     folder, slash, file = name.rpartition("/")
     stem, dot, extension = file.partition(".")
     if not stem or not dot or stem.startswith("__"):
@@ -114,12 +115,12 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def _ending(end: int, content: BinaryIO) -> str:
-    """What is wrong with the end of the file: the reader takes a damaged header, and none at all, for the end."""
+    """Damage at the end of the file, as text: tarfile treats a damaged or missing header as a regular end."""
     content.seek(end)
     block = content.read(tarfile.BLOCKSIZE)
     if len(block) == tarfile.BLOCKSIZE and not any(block):
         return ""
-    return f"damaged at byte {end}" if block else "cut off, it has no end mark"
+    return f"damaged at byte {end}" if block else "truncated: the end-of-archive marker is missing"
 
 
 def _label(sample: _Sample, content: BinaryIO) -> str:

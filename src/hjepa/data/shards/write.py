@@ -1,4 +1,4 @@
-"""Writing a data set as shards."""
+"""Write a data set as shards."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from hjepa.runtime.random import Purpose, stream
 if TYPE_CHECKING:
     from hjepa.config import DataConfig
 
-# What the first bytes of a file say, where its name says nothing.
+# Suffix by the first bytes of a file, for names without one.
 _MAGIC = {
     b"\xff\xd8\xff": ".jpg",
     b"\x89PNG": ".png",
@@ -43,27 +43,27 @@ def write_shards(
 ) -> dict[str, tuple[int, int]]:
     """Write the splits of a data set as tar files in the WebDataset layout.
 
-    Validation images are a split of their own where the set has them beside train and test.
+    Validation images are written as a split if the data set defines them besides train and test.
 
-    Images that are files keep their bytes; those that a source decodes itself are written as PNG, or as ``.npy`` where
-    PNG cannot hold them. They come in random order, so that shards of a set sorted by class hold all classes. A label
-    is the number of its class in a ``.cls`` file; the names are in ``shards.json``, which lists the shards.
+    Encoded files are copied unchanged. Images that a source has decoded are written as PNG, or as ``.npy`` if PNG does
+    not support them. The order is random, so that every shard has images of all classes. Labels are class numbers in
+    ``.cls`` files; ``shards.json`` lists the shards and the class names.
 
     Args:
-        data: the ``data`` section: which images.
-        output: an empty folder, or none yet.
-        samples_per_shard: images in each shard but the last.
-        seed: of the run; draws the order, the split where the set has none, and the subset.
+        data: the ``data`` section.
+        output: an empty or new folder.
+        samples_per_shard: images per shard; the last shard may have fewer.
+        seed: seed of the run; draws the order, the subset, and the splits that the data set does not define.
 
     Returns:
-        images and shards by split.
+        (images, shards) by split.
 
     Raises:
-        UserError: the folder holds something, or cannot be written.
+        UserError: the folder is not empty or cannot be written.
         DataError: as `hjepa.data.build_dataset`.
     """
     _check_empty(output)
-    # Files as they are, not the images that they decode to.
+    # Keep the encoded files instead of decoding them into memory.
     data = data.model_copy(update={"storage": "workers"})
     entries: list[dict[str, Any]] = []
     written: dict[str, tuple[int, int]] = {}
@@ -72,12 +72,12 @@ def write_shards(
     own_validation = False
     for split in splits:
         if split == "validation" and not own_validation:
-            continue  # they are drawn from train again
+            continue  # they will be drawn from train again
         try:
             dataset = build_dataset(data, split, seed=seed)
             own_validation = dataset.division.own_validation
         except DataError:
-            # A set may have no images to test on.
+            # A data set may have no test images.
             if split == "train" or data.bad_images == "stop":
                 raise
             continue
@@ -99,9 +99,9 @@ def _check_empty(output: Path) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
         if any(output.iterdir()):
-            raise UserError(f"{output}: holds something already; give an empty folder")
+            raise UserError(f"{output}: the folder is not empty; give an empty one")
     except OSError as error:
-        raise UserError(f"{output}: cannot be made ({error.strerror}); choose another folder") from None
+        raise UserError(f"{output}: cannot be created ({error.strerror}); choose another folder") from None
 
 
 def _write_split(dataset: ImageDataset, output: Path, samples_per_shard: int, seed: int) -> Iterator[dict[str, Any]]:
@@ -137,7 +137,7 @@ def _write_split(dataset: ImageDataset, output: Path, samples_per_shard: int, se
 
 
 def _samples(dataset: ImageDataset, order: np.ndarray) -> Iterator[tuple[str, bytes, int | None]]:
-    """Suffix, bytes and label of every image that can be read."""
+    """Suffix, bytes and label of every readable image."""
     for row in order.tolist():
         label = None if dataset.labels is None else int(dataset.labels[row])
         try:
@@ -159,12 +159,12 @@ def _content(dataset: ImageDataset, row: int) -> tuple[str, bytes]:
         suffix = next((s for magic, s in _MAGIC.items() if content.startswith(magic)), "")
         suffix = suffix or (".webp" if content[8:12] == b"WEBP" else _told_by_pillow(content))
     if not suffix:
-        raise UnreadableImageError("of no known kind")
+        raise UnreadableImageError("unknown image format")
     return suffix, content
 
 
 def _told_by_pillow(content: bytes) -> str:
-    """The suffix of a rarer kind of file, empty if it is of none."""
+    """The suffix of a format that Pillow identifies, empty if it identifies none."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -189,7 +189,7 @@ def _encoded(image: Tensor) -> tuple[str, bytes]:
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
-    # No time and no owner: the same images give the same bytes.
+    # Without time and owner, so that equal images give equal bytes.
     member = tarfile.TarInfo(name)
     member.size = len(content)
     archive.addfile(member, io.BytesIO(content))

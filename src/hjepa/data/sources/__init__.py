@@ -1,1 +1,1 @@
-"""One file per source: each finds the images of a split and says what it found (`hjepa.data.listing.Listing`)."""
+"""One module per source; each lists the images of a split as a `hjepa.data.listing.Listing`."""

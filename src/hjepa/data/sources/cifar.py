@@ -1,4 +1,4 @@
-"""``cifar10`` and ``cifar100``: 60,000 photographs of 32x32 pixels in 10 or 100 classes (Krizhevsky, 2009)."""
+"""``cifar10`` and ``cifar100``: 60,000 images of 32x32 pixels in 10 or 100 classes (Krizhevsky, 2009)."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 
 def find(data: DataConfig, split: Split, path: Path, archive: type[Any] | None = None) -> Listing:
-    """Read the binary release below ``path``, downloading it (170 MB) where allowed.
+    """Read the binary release from ``path``, downloading it (170 MB) if missing and ``data.download`` is true.
 
     Args:
         data: the ``data`` section.
         split: ``"train"`` (50,000 images) or ``"test"`` (10,000).
-        path: the folder that holds or will hold ``cifar-10-batches-py`` (``cifar-100-python``), or that folder.
-        archive: a subclass of torchvision's class, for a mirror of the archive.
+        path: the folder ``cifar-10-batches-py`` (``cifar-100-python``), or its parent folder.
+        archive: a subclass of torchvision's class that names a mirror of the archive; torchvision's own if None.
 
     Raises:
-        DataError: not there, damaged, or the download failed.
+        DataError: the data set is missing or damaged, or the download failed.
     """
     import torchvision
 
@@ -43,7 +43,7 @@ def find(data: DataConfig, split: Split, path: Path, archive: type[Any] | None =
         )
     else:
         raise DataError(
-            f"data.dataset={data.dataset}: {root} holds Parquet files, not the binary release; "
+            f"data.dataset={data.dataset}: {root} contains Parquet files, not the binary release; "
             "set data.dataset=parquet to read them"
         )
     images = torch.from_numpy(loaded.data).permute(0, 3, 1, 2).contiguous()

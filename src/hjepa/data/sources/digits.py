@@ -1,4 +1,4 @@
-"""``digits``: 1,797 handwritten digits of 8x8 pixels that ship with scikit-learn. No file, no network.
+"""``digits``: 1,797 handwritten digits of 8x8 pixels that ship with scikit-learn; needs no download.
 
 Optical Recognition of Handwritten Digits, Alpaydin and Kaynak, UCI Machine Learning Repository, 1998.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def find(data: DataConfig, split: Split, path: Path) -> Listing:  # noqa: ARG001  one set, split by the seed
-    """All digits, greyscale; the values 0 to 16 become 0 to 255."""
+    """List all digits, greyscale, with values 0 to 16 scaled to 0 to 255."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()

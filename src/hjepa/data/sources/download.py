@@ -1,4 +1,4 @@
-"""Running torchvision's download code so that every failure is one line that says what to do."""
+"""Run torchvision's download code, and turn every failure into a one-line error that says what to do."""
 
 from __future__ import annotations
 
@@ -12,26 +12,29 @@ from hjepa.runtime.file_lock import alone_at
 
 T = TypeVar("T")
 
-# urllib's errors are OSErrors; torchvision reports a wrong checksum as a RuntimeError.
+# urllib's errors are OSErrors; torchvision raises RuntimeError for a wrong checksum.
 _FAILURES = (RuntimeError, OSError, http.client.HTTPException, EOFError)
 
 
 def fetch(name: str, url: str, root: Path, download: bool, load: Callable[[bool], T]) -> T:
-    """Read a set with ``load(False)``, or where it is not there and may be downloaded with ``load(True)``.
+    """Read a data set with ``load(False)``; if that fails and ``download`` is true, with ``load(True)``.
 
-    Of several processes on a machine one downloads and extracts; the others wait and read what it has brought.
+    If several processes on a machine need the data set, one downloads and extracts it while the others wait.
 
     Args:
-        name: of the set.
-        url: where it comes from, for messages.
-        root: where it lies or will lie.
+        name: name of the data set.
+        url: where it is downloaded from, for messages.
+        root: the folder that contains or will contain it.
         download: whether it may be downloaded.
-        load: reads the set below ``root``; with true it may download first.
+        load: reads the data set from ``root``; if called with true, it may download it first.
+
+    Returns:
+        The result of ``load``.
 
     Raises:
-        DataError: the set is not there, or its download failed or arrived damaged.
+        DataError: the data set is missing, or its download failed or is damaged.
     """
-    by_hand = f"fetch {url} by hand into {root} and run again"
+    by_hand = f"download {url} by hand to {root} and run again"
     try:
         return load(False)
     except _FAILURES:

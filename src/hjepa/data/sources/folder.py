@@ -1,4 +1,4 @@
-"""``folder``: any folder of pictures, with class sub-folders, with a table of labels, or without labels."""
+"""``folder``: a folder of images, with class subfolders, a table of labels, or no labels."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from hjepa.errors import DataError, UserError
 if TYPE_CHECKING:
     from hjepa.config import DataConfig
 
-# A lone folder of such a name holds the pictures of a split, as in `train/images` beside `train/labels`.
+# A single subfolder with such a name holds all images of a split and is not a class, as `train/images`.
 _NO_CLASSES = frozenset({"image", "images", "img", "imgs", "jpegimages", "picture", "pictures", "photo", "photos"})
 
 
@@ -54,24 +54,24 @@ class FileBlobs:
 
 @dataclass(frozen=True)
 class SplitFolders:
-    """Folders that are splits by their names."""
+    """Folders whose names mark them as splits."""
 
     train: Path
-    """For training."""
+    """The training split."""
     tests: tuple[Path, ...]
-    """That may serve for testing or validation, in the order of preference; none where the set is still to be divided."""
+    """Candidates for testing and validation, in order of preference; empty if test is to be drawn from train."""
 
 
 @dataclass(frozen=True)
 class _Part:
-    """The pictures of one folder of a split, and what is known of their labels."""
+    """The images of one split folder, with their labels."""
 
     folder: Path
     names: list[str]
     labels: list[str | None]
-    """Class of each picture."""
+    """Class of each image."""
     tabled: bool = False
-    """Whether ``data.labels_file`` names them."""
+    """Whether the labels come from ``data.labels_file``."""
     notes: tuple[Note, ...] = ()
 
     @property
@@ -84,25 +84,25 @@ class _Part:
 
 
 def find(data: DataConfig, split: Split, path: Path) -> Listing:
-    """List the pictures of a folder.
+    """List the images of a folder.
 
-    * A folder named for training (``train``, ``training``, ``train2017``, ...) beside one named for testing (``test``,
-      ``val``, ``dev``, ...): those are the splits, and whatever lies beside them is left out. Beside test images a
-      folder named for validation (``val``, ``dev``, ...) holds the validation images. Otherwise the split is drawn from
-      the seed.
-    * Class: the first folder below the split, however deep the file lies in it. Pictures that lie directly in it
-      have none. A lone folder that holds everything is stepped into.
-    * Pictures for testing without class folders of their own get labels from a table that lies there, if there is one.
-    * With ``data.labels_file`` the table says the class; folders say it for splits that it does not name.
+    * Splits: if there is a folder named for training (``train``, ``training``, ``train2017``, ...) and one named for
+      testing (``test``, ``val``, ``dev``, ...), these are the splits, and everything beside them is left out. If there
+      is a test folder, one named for validation (``val``, ``dev``, ...) is the validation split. Otherwise test is
+      drawn from the seed.
+    * Classes: the class of an image is the first folder below the split, at any depth. Images directly in the split
+      folder have no class. If everything is in a single subfolder, that one is used as the root.
+    * A test folder without class folders takes its labels from a table in or beside it, if there is one.
+    * With ``data.labels_file``, classes come from that table; splits that it does not list use their folders.
 
-    See `Walk` for what is left out. The listing's notes account for it.
+    `Walk` documents which files and folders are left out; the listing's notes report them.
 
     Raises:
-        UserError: no ``data.data_path``.
-        DataError: no such folder, no pictures, or a table that does not fit them.
+        UserError: ``data.data_path`` is not set.
+        DataError: the folder does not exist, has no images, or does not match the table.
     """
     if data.data_path is None:
-        raise UserError("data.data_path: needed for data.dataset=folder; give the folder with the images")
+        raise UserError("data.data_path: required for data.dataset=folder; give the folder with the images")
     if not path.is_dir():
         what = "is a file" if path.exists() else "does not exist"
         raise DataError(f"data.data_path: {path} {what}; give the folder with the images")
@@ -116,19 +116,19 @@ def find(data: DataConfig, split: Split, path: Path) -> Listing:
 
 
 def list_split(walk: Walk, root: Path, parts: SplitFolders, split: Split, labels_file: Path | None = None) -> Listing:
-    """List one split by its class folders, or by a table.
+    """List one split, with labels from class folders or a table.
 
-    Of several folders that may serve for testing and validation `choose_splits` takes the ones whose pictures have labels.
+    If several folders could be the test or validation split, `choose_splits` prefers those with labels.
 
     Args:
-        walk: looks for pictures.
-        root: what identifiers are relative to.
-        parts: folders of the splits; the whole set is still to be divided where there is none for testing.
-        split: which one.
+        walk: finds the images.
+        root: the folder that identifiers are relative to.
+        parts: folders of the splits; without test folders the listing covers the whole, undivided set.
+        split: the split to list.
         labels_file: ``data.labels_file``.
 
     Raises:
-        DataError: no pictures, or a table that does not fit them.
+        DataError: there are no images, or the table does not match them.
     """
     found = {folder: walk.pictures(root, folder) for folder in (parts.train, *parts.tests)}
     table = None if labels_file is None else read_labels(labels_file, [n for names in found.values() for n in names])
@@ -140,14 +140,14 @@ def list_split(walk: Walk, root: Path, parts: SplitFolders, split: Split, labels
     here = used.get(split, train)
     if not here.names:
         raise _nothing(walk, here.folder)
-    # All splits decide the numbering, so that a class that one of them lacks does not shift the others.
+    # Number the classes of all splits together, so that a class missing in one split does not shift the numbers.
     classes = sort_classes({label for part in used.values() for label in part.classes})
     number: dict[str | None, int] = {None: -1} | {name: label for label, name in enumerate(classes)}
     return Listing(
         EncodedPixels(FileBlobs(root, here.names)),
         here.names,
         torch.tensor([number[label] for label in here.labels]) if classes else None,
-        # Bytes in a name that are no text would stop whoever prints or draws it.
+        # Names that are not valid UTF-8 could not be printed or drawn.
         tuple(name.encode("utf-8", "backslashreplace").decode() for name in classes) if classes else None,
         whole="test" not in used,
         root=here.folder,
@@ -158,7 +158,7 @@ def list_split(walk: Walk, root: Path, parts: SplitFolders, split: Split, labels
 
 
 def _choose(train: _Part, tests: Sequence[_Part]) -> dict[Split, _Part]:
-    """What each split is; train alone where the set is still to be divided."""
+    """The folder of each split; only train if test is to be drawn from it."""
     words = [split_of_folder(part.folder.name) or "" for part in tests]
     test, validation = choose_splits(words, [part.worth for part in tests], train.worth)
     used: dict[Split, _Part] = {"train": train}
@@ -170,7 +170,7 @@ def _choose(train: _Part, tests: Sequence[_Part]) -> dict[Split, _Part]:
 
 
 def _label(root: Path, folder: Path, names: list[str], path: Path | None, table: dict[str, str] | None) -> _Part:
-    """The labels of a folder's pictures: from the table if that names any of them, else from class folders."""
+    """Label the images of a folder: from the table if it lists any of them, else from class folders."""
     if path is not None and table is not None and any(name in table for name in names):
         require_rows(path, table, names)
         return _Part(folder, names, [table[name] or None for name in names], tabled=True)
@@ -182,25 +182,25 @@ def _label(root: Path, folder: Path, names: list[str], path: Path | None, table:
 
 
 def _find_labels(part: _Part, classes: set[str]) -> _Part:
-    """A folder for testing whose folders are no classes of the training split: labels from a table there, or none."""
+    """Label a test folder without known class folders from a table found in or beside it; otherwise drop its labels."""
     if not classes or not part.names or part.classes & classes or part.tabled:
         return part
     found = find_table(part.folder, part.names, classes)
     if found is not None:
         file, labels = found
-        note = Note(f"labels of {part.folder.name}/ are read from {file.parent.name}/{file.name}", logging.INFO)
+        note = Note(f"{part.folder.name}/: reading labels from {file.parent.name}/{file.name}", logging.INFO)
         return _Part(part.folder, part.names, [labels[name] for name in part.names], notes=(note,))
-    folders = f"its folders ({listed(sorted(part.classes))}) are no classes of the training split"
+    folders = f"its folders ({listed(sorted(part.classes))}) are not classes of the training split"
     why = folders if part.classes else "it has no class folders"
     note = Note(
-        f"{part.folder.name}/: {len(part.names)} images without labels, since {why}; "
-        "data.labels_file may name their classes"
+        f"{part.folder.name}/: {len(part.names)} images have no label because {why}; "
+        "to label them, set data.labels_file"
     )
     return _Part(part.folder, part.names, [None] * len(part.names), notes=(note,))
 
 
 def _choice(used: dict[Split, _Part], tests: Sequence[_Part]) -> list[Note]:
-    """What to say of the folders that may serve for testing or validation."""
+    """Notes about the folders that could be the test or validation split."""
     if "test" not in used:
         return []
     name = used["test"].folder.name
@@ -209,28 +209,32 @@ def _choice(used: dict[Split, _Part], tests: Sequence[_Part]) -> list[Note]:
         if part not in used.values():
             lack = "" if part.classes or not used["test"].classes else "has no labels and "
             notes.append(
-                Note(f"{part.folder.name}/ {lack}is not used ({len(part.names)} images): {name}/ is the test split")
+                Note(f"{part.folder.name}/ {lack}is not used ({len(part.names)} images); {name}/ is the test split")
             )
     if split_of_folder(name) != "test" and not notes:
-        notes.append(Note(f"{used['train'].folder.name}/ is the training split, {name}/ the test split", logging.INFO))
+        notes.append(
+            Note(
+                f"using {used['train'].folder.name}/ as the training split and {name}/ as the test split", logging.INFO
+            )
+        )
     return notes
 
 
 def _account(parts: Sequence[_Part]) -> list[Note]:
-    """Labels that are missing or unknown in the splits that are used."""
+    """Notes about missing and unknown labels in the splits in use."""
     notes = [note for part in parts for note in part.notes]
     for part in parts:
         lost = part.labels.count(None)
         if part.classes and lost and not part.tabled:
-            notes.append(Note(f"{lost} images lie beside the class folders of {part.folder} and have no label"))
+            notes.append(Note(f"{lost} images in {part.folder} are not in a class folder and have no label"))
     train = parts[0]
     for part in parts[1:] if train.classes else ():
         unknown = sorted(part.classes - train.classes)
         if unknown:
             notes.append(
                 Note(
-                    f"{part.folder.name}/ has {len(unknown)} classes that {train.folder.name}/ lacks and nothing can learn: "
-                    f"{listed(unknown)}"
+                    f"{part.folder.name}/ has {len(unknown)} classes that are not in {train.folder.name}/, so no classifier "
+                    f"can learn them: {listed(unknown)}"
                 )
             )
     return notes
@@ -239,12 +243,14 @@ def _account(parts: Sequence[_Part]) -> list[Note]:
 def _nothing(walk: Walk, folder: Path) -> DataError:
     same = walk.same_folder(folder)
     if same is not None:
-        return DataError(f"data.data_path: {folder} and {walk.top / same} are the same folder; make them two")
+        return DataError(
+            f"data.data_path: {folder} and {walk.top / same} are the same folder; give each split its own folder"
+        )
     there = walk.others()
     holds = (
-        f"it holds {there}"
+        f"it contains {there}"
         if there
-        else "files ending in .jpg .png .webp .tif and what else Pillow opens are looked for"
+        else "give a folder with .jpg, .png, .webp, .tif or other files that Pillow can open"
     )
     return DataError(f"data.data_path: no images in {folder}; {holds}")
 
@@ -255,7 +261,7 @@ def _class(name: str, depth: int) -> str | None:
 
 
 def _step_into(walk: Walk, root: Path) -> tuple[Path, list[Note]]:
-    """Follow lone folders, as archives leave them, down to where there is something to tell apart."""
+    """Descend while everything is in a single subfolder, as unpacked archives often are."""
     notes: list[Note] = []
     while True:
         folders = walk.folders(root)
@@ -266,13 +272,13 @@ def _step_into(walk: Walk, root: Path) -> tuple[Path, list[Note]]:
             return root, notes
         empty = [folder.name for folder in folders if folder != full[0]]
         if empty:
-            notes.append(Note(f"left out folders without pictures in {root}: {listed(empty)}"))
-        notes.append(Note(f"{root} holds one folder of pictures only; using {full[0]}", logging.INFO))
+            notes.append(Note(f"left out folders without images in {root}: {listed(empty)}"))
+        notes.append(Note(f"{root} has a single folder of images; using {full[0]}", logging.INFO))
         root = full[0]
 
 
 def _named_splits(folders: Sequence[Path]) -> tuple[list[Path], list[Path]] | None:
-    """Folders named for training and for testing, where there are both."""
+    """Folders named for training and for testing; None unless there are both."""
     words = {folder: word for folder in folders if (word := split_of_folder(folder.name)) is not None}
     train = sorted((f for f, word in words.items() if is_train(word)), key=lambda f: f.name.lower() != words[f])
     tests = [folder for folder, word in words.items() if not is_train(word)]
@@ -281,15 +287,15 @@ def _named_splits(folders: Sequence[Path]) -> tuple[list[Path], list[Path]] | No
 
 
 def _split_folders(walk: Walk, root: Path) -> tuple[SplitFolders, list[Note]]:
-    """The splits by the names of the folders below ``root``, and what to say of the folders beside them."""
+    """Find the splits by the names of the folders in ``root``; also return notes about the other folders."""
     folders = walk.folders(root)
     named = _named_splits(folders)
     if named is None:
         classes = [f.name for f in folders if split_of_folder(f.name) is not None]
         notes = [
             Note(
-                f"the folder {name} is read as a class; folders are splits where there is one for training (train) and "
-                "one for testing (test, val, ...)"
+                f"reading the folder {name} as a class; folders are splits only if there is one for training (train) "
+                "and one for testing (test, val, ...)"
             )
             for name in classes
             if len(folders) > 1
@@ -298,8 +304,8 @@ def _split_folders(walk: Walk, root: Path) -> tuple[SplitFolders, list[Note]]:
     train, tests = named
     if len(train) > 1 and split_of_folder(train[0].name) != train[0].name.lower():
         raise DataError(
-            f"data.data_path: {root} has several folders for training ({', '.join(f.name for f in train)}); name one of "
-            "them train, or leave the others out with data.exclude"
+            f"data.data_path: {root} has several training folders ({', '.join(f.name for f in train)}); name one of them "
+            "train, or leave the others out with data.exclude"
         )
     unused = [f.name for f in folders if f not in (train[0], *tests)]
     notes = [Note(f"left out beside {train[0].name}/ and {tests[0].name}/: {listed(unused)}")] if unused else []

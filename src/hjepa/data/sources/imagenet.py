@@ -1,4 +1,4 @@
-"""``imagenet`` and ``imagenet100``: ILSVRC 2012 from an extracted copy; its licence allows no automatic download."""
+"""``imagenet`` and ``imagenet100``: ILSVRC 2012 from a local copy; its licence forbids automatic downloads."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar
 def find(data: DataConfig, split: Split, path: Path) -> Listing:
     """List ``<path>/train/<wnid>/*.JPEG`` or ``<path>/val/<wnid>/*.JPEG``; the test split is ``val``.
 
-    Where a split's folder is missing but its archive and the development kit lie in ``path``, they are extracted
-    there first. ``imagenet100`` needs ``data.classes_file`` unless exactly 100 class folders are there: its list of
-    classes differs between publications.
+    If a split's folder is missing but its archive and the development kit are in ``path``, they are extracted there
+    first. ``imagenet100`` needs ``data.classes_file`` unless there are exactly 100 class folders, as publications use
+    different lists of classes.
 
     Raises:
-        DataError: nothing there, or no class list; with instructions.
+        DataError: neither folders nor archives exist, or the class list is missing; the message has instructions.
     """
     for part in ("train", "val"):
         if not (path / part).is_dir():
@@ -54,9 +54,9 @@ def find(data: DataConfig, split: Split, path: Path) -> Listing:
 def _require_archives(name: str, path: Path, part: str) -> None:
     if not (path / _ARCHIVES[part]).is_file() or not (path / _DEVKIT).is_file():
         raise DataError(
-            f"data.dataset={name}: {path / part} does not exist; the licence forbids an automatic download: "
+            f"data.dataset={name}: {path / part} does not exist, and the licence forbids automatic downloads; "
             f"register at https://image-net.org, download {_ARCHIVES['train']}, {_ARCHIVES['val']} and {_DEVKIT} "
-            f"(ILSVRC 2012) into {path} and run again, or set data.data_path to the folder of an extracted copy "
+            f"(ILSVRC 2012) to {path} and run again, or set data.data_path to an extracted copy "
             "(train/<wnid>/*.JPEG and val/<wnid>/*.JPEG)"
         )
 
@@ -64,7 +64,7 @@ def _require_archives(name: str, path: Path, part: str) -> None:
 def _extract(name: str, path: Path, part: str) -> None:
     from torchvision.datasets import ImageNet
 
-    # In a folder of its own, so that what a killed process leaves is never taken for the data set.
+    # In a temporary folder, so that an interrupted extraction is never mistaken for the data set.
     stage = path / f".extracting-{part}"
     archive = path / _ARCHIVES[part]
     try:

@@ -1,4 +1,4 @@
-"""Tables of labels for pictures that are not sorted into class folders: ``data.labels_file``, or one that lies there."""
+"""Tables of labels for images without class folders: ``data.labels_file``, or a table found beside the images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from hjepa.errors import DataError
 
 _TABLES = (".csv", ".tsv", ".txt")
-# A table of ImageNet's 50,000 validation labels has 5 MB.
+# Largest table to search for labels, in bytes; that of ImageNet's 50,000 validation images has 5 MB.
 _LARGEST = 1 << 26
 
 
@@ -22,22 +22,22 @@ class _Row(NamedTuple):
 
 
 def read_labels(path: Path, known: Sequence[str]) -> dict[str, str]:
-    """Read ``data.labels_file``: a CSV file with the columns ``file`` and ``label``, or a ``.txt`` or ``.tsv`` file with a
-    file and its label in each line and no heading.
+    """Read ``data.labels_file``: CSV with the columns ``file`` and ``label``, or ``.txt`` or ``.tsv`` without a header,
+    with a file and its label in each line.
 
-    A row names its picture by the path below ``data.data_path``, or by the end of that path where only one ends so. An
-    empty label says that a picture has none.
+    A row names its image by the path relative to ``data.data_path``, or by the end of that path if it is unique. An
+    empty label means that the image has none.
 
     Args:
         path: the table.
-        known: all pictures of the set, relative to its root.
+        known: all images of the data set, relative to its root.
 
     Returns:
-        labels by picture, empty text for none.
+        label by image, empty for none.
 
     Raises:
-        DataError: no such file, not a table, a column missing, a row that names no picture or one with another label
-            already, no label at all.
+        DataError: the file is missing or not a table, a column is missing, a row names no image or contradicts an
+            earlier row, or there is no label at all.
     """
     existing, ends = set(known), _Ends(known)
     table: dict[str, tuple[int, str]] = {}
@@ -45,42 +45,42 @@ def read_labels(path: Path, known: Sequence[str]) -> dict[str, str]:
         name = given if given in existing else ends.find(given)
         if name is None:
             raise DataError(
-                f"data.labels_file: {path}, line {line}: no image {given!r}; paths are relative to data.data_path"
+                f"data.labels_file: {path}, line {line}: no image {given!r}; give paths relative to data.data_path"
             )
         if name in table and table[name][1] != label:
             raise DataError(
-                f"data.labels_file: {path}, line {line}: {name} has the label {table[name][1]!r} in line "
-                f"{table[name][0]} and {label!r} here; keep one"
+                f"data.labels_file: {path}, line {line}: {name} has label {label!r} here but {table[name][1]!r} in line "
+                f"{table[name][0]}; remove one of them"
             )
         table[name] = (line, label)
     if not any(label for _, label in table.values()):
-        raise DataError(f"data.labels_file: {path} holds no label; leave it out for images without labels")
+        raise DataError(f"data.labels_file: {path} contains no labels; leave it out if the images have none")
     return {name: label for name, (_, label) in table.items()}
 
 
 def require_rows(path: Path, table: dict[str, str], names: Sequence[str]) -> None:
-    """Raise `DataError` unless every picture of ``names`` has a row."""
+    """Raise `DataError` unless every image of ``names`` has a row."""
     missing = [name for name in names if name not in table]
     if missing:
         raise DataError(
             f"data.labels_file: {path} has no row for {len(missing)} of {len(names)} images, for example "
-            f"{missing[0]}; add them (with an empty label for images without one)"
+            f"{missing[0]}; add the rows (with an empty label for images without one)"
         )
 
 
 def find_table(folder: Path, names: Sequence[str], classes: set[str]) -> tuple[Path, dict[str, str]] | None:
-    """A table that gives every picture of a split one of the known classes, in the split's folder or beside it.
+    """Find a table, in a split's folder or beside it, that gives every image of the split a known class.
 
-    Tiny ImageNet has ``val/val_annotations.txt``, ImageNet's validation images ``LOC_val_solution.csv``. Of each line
-    the file name (with or without its suffix) and what follows count: the second column, or its first word.
+    Examples are ``val/val_annotations.txt`` of Tiny ImageNet and ``LOC_val_solution.csv`` of ImageNet. In each line the
+    first column is the file name, with or without suffix, and the label is the second column or its first word.
 
     Args:
-        folder: of the split.
-        names: its pictures.
+        folder: folder of the split.
+        names: its images.
         classes: names of the classes.
 
     Returns:
-        the table and the label of every picture; nothing where there is no table that says so of all of them.
+        the table and the label by image; None if no table labels all images.
     """
     by_name = {PurePosixPath(name).name: name for name in names}
     if len(by_name) < len(names):
@@ -95,12 +95,12 @@ def find_table(folder: Path, names: Sequence[str], classes: set[str]) -> tuple[P
 
 
 def sort_classes(names: set[str]) -> list[str]:
-    """Class names in the order of their labels: by value where all are whole numbers, else alphabetical."""
+    """Class names in the order of their labels: by value if all are whole numbers, else alphabetical."""
     return sorted(names, key=lambda name: (int(name), name)) if all(n.isdecimal() for n in names) else sorted(names)
 
 
 class _Ends:
-    """Finds a path by its end."""
+    """Look-up of paths by their last parts."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
@@ -146,7 +146,7 @@ def _rows(path: Path) -> Iterator[_Row]:
         ) from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
-            f"data.labels_file: {path} cannot be read as CSV ({error}); the columns file,label are needed"
+            f"data.labels_file: {path} cannot be read as CSV ({error}); give a CSV file with the columns file,label"
         ) from None
 
 
@@ -156,7 +156,7 @@ def _plain(path: Path, file: Iterator[str]) -> Iterator[_Row]:
         if not line.strip():
             continue
         if len(fields) < 2:
-            raise DataError(f"data.labels_file: {path}, line {number}: a file and a label are needed")
+            raise DataError(f"data.labels_file: {path}, line {number}: expected a file and a label")
         yield _Row(number, PurePosixPath(fields[0].strip()).as_posix(), fields[1].strip())
 
 
@@ -168,10 +168,10 @@ def _headed(path: Path, file: Iterator[str]) -> Iterator[_Row]:
         if column not in columns:
             raise DataError(
                 f"data.labels_file: {path} has no column {column!r}; its first line must name the columns "
-                f"file,label and is {','.join(columns) or 'empty'}"
+                f"file,label, but is {','.join(columns) or 'empty'}"
             )
     reader.fieldnames = columns
     for row in reader:
         if not row["file"] or row["label"] is None:
-            raise DataError(f"data.labels_file: {path}, line {reader.line_num}: a file and a label are needed")
+            raise DataError(f"data.labels_file: {path}, line {reader.line_num}: expected a file and a label")
         yield _Row(reader.line_num, PurePosixPath(row["file"].strip()).as_posix(), row["label"].strip())

@@ -1,7 +1,7 @@
 """``parquet``: Parquet files in the Hugging Face image layout, local or from the hub.
 
 The image column is a struct of ``bytes`` and ``path``, or plain binary; class names come from the ``huggingface``
-entry of the schema's metadata. Encoded bytes lie in memory while the set is used.
+entry of the schema's metadata. The encoded images of a split are held in memory.
 """
 
 from __future__ import annotations
@@ -58,11 +58,12 @@ class ColumnBlobs:
         return sum(self.counts)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A worker process that does not share memory reads the files itself; sending gigabytes would be slower.
+        # Do not pickle gigabytes: a worker process that does not share memory reads the files itself.
         return self.__dict__ | {"_bytes": None, "_paths": None}
 
     def load(self, index: int) -> bytes:
-        """The bytes of one image; a row without bytes names a file beside its Parquet file. Raises `OSError`."""
+        """The bytes of one image, or of the file beside the Parquet file if the row has a path only. Raises
+        `OSError`."""
         if self._bytes is None:
             self._bytes, self._paths = self._read()
         data: bytes | None = self._bytes[index].as_py()
@@ -96,18 +97,18 @@ class ColumnBlobs:
 def find(data: DataConfig, split: Split, path: Path) -> Listing:
     """List the rows of ``data.data_path``: a Parquet file, a folder of them, or ``user/name`` on the hub.
 
-    In a folder, a file belongs to the split that its name says, or else the nearest folder above it
-    (``train-00000-of-00002.parquet``, ``default/test/0000.parquet``, ``my-val.parquet``). Files named for
-    validation hold the validation images beside test files, and else the test images. The split is drawn from the seed
-    where no name says so, and for a single file.
+    In a folder, the split of a file is given by its name, or else by the nearest parent folder
+    (``train-00000-of-00002.parquet``, ``default/test/0000.parquet``, ``my-val.parquet``). Files named for validation
+    are the validation split if there are test files, and the test split otherwise. If no name gives a split, or for a
+    single file, test is drawn from the seed.
 
     Raises:
-        UserError: no ``data.data_path``.
-        DataError: nothing there, no Parquet, no image column, or files of different layouts.
+        UserError: ``data.data_path`` is not set.
+        DataError: the path does not exist, is not Parquet, has no image column, or its files differ in layout.
     """
     if data.data_path is None:
         raise UserError(
-            "data.data_path: needed for data.dataset=parquet; give a Parquet file, a folder of them, or user/name on "
+            "data.data_path: required for data.dataset=parquet; give a Parquet file, a folder of them, or user/name on "
             "the Hugging Face hub"
         )
     if not path.exists():
@@ -130,7 +131,9 @@ def find(data: DataConfig, split: Split, path: Path) -> Listing:
     numbers, names = None, None
     if label is not None:
         if len(labels) > 1:
-            notes.append(Note(f"labels are read from the column {label}; not used: {listed(labels[1:])}", logging.INFO))
+            notes.append(
+                Note(f"reading labels from column {label}; ignoring columns {listed(labels[1:])}", logging.INFO)
+            )
         numbers, names, more = read_labels(files, others, label, schema, _column)
         notes += more
     return Listing(
@@ -140,7 +143,7 @@ def find(data: DataConfig, split: Split, path: Path) -> Listing:
         names,
         whole="test" not in parts,
         root=path,
-        # The first file only, so that the test split does not bring all training images into memory.
+        # The first file only, so that loading the test split does not load all training images.
         sample=EncodedPixels(ColumnBlobs(train[:1], column, [_schema(train[0])[1]])),
         description=f"parquet {data.data_path.name}",
         division=Division(own_validation="validation" in parts),
@@ -149,10 +152,7 @@ def find(data: DataConfig, split: Split, path: Path) -> Listing:
 
 
 def _splits(path: Path, exclude: Sequence[str]) -> tuple[list[Path], dict[str, list[Path]], list[Note]]:
-    """Files for training, files of other splits by the word that names them, and what to say about both.
-
-    No other splits where the set is still to be divided.
-    """
+    """Training files, files of other splits by split word, and notes; no other splits if test is to be drawn."""
     if path.is_file():
         return [path], {}, []
     notes: list[Note] = []
@@ -169,21 +169,21 @@ def _splits(path: Path, exclude: Sequence[str]) -> tuple[list[Path], dict[str, l
     tests = [name for name in names if words[name] in TEST_WORDS]
     rest = [name for name in names if words[name] is None]
     if not train and tests and rest:
-        notes.append(Note(f"{len(rest)} files whose names name no split are for training: {listed(rest)}"))
+        notes.append(Note(f"using {len(rest)} files without a split in their names for training: {listed(rest)}"))
         train = rest
     if not train:
         return [path / name for name in names], {}, notes
     homes = sorted({folder_of_splits(name) for name in train if words[name] is not None})
     if len(homes) > 1:
         raise DataError(
-            f"data.data_path: train files lie in several folders ({', '.join(str(path / home) for home in homes[:5])}); "
-            "give one"
+            f"data.data_path: several folders have training files ({', '.join(str(path / home) for home in homes[:5])}); "
+            "give one of them"
         )
-    # Test files of another configuration of the same set count only where this one has none.
+    # Use test files of another configuration of the data set only if this one has none.
     tests = [name for name in tests if folder_of_splits(name) in homes] or tests
     unused = [name for name in names if name not in (*train, *tests)]
     if unused:
-        notes.append(Note(f"left out {len(unused)} files that belong to no split: {listed(unused)}"))
+        notes.append(Note(f"left out {len(unused)} files without a split: {listed(unused)}"))
     by_word = {word: [path / name for name in tests if words[name] == word] for word in TEST_WORDS}
     return [path / name for name in train], {word: files for word, files in by_word.items() if files}, notes
 
@@ -199,7 +199,7 @@ def _is_excluded(name: str, patterns: Sequence[str]) -> bool:
 def _choose(
     train: list[Path], held: dict[str, list[Path]], label: str | None
 ) -> tuple[dict[str, list[Path]], list[Note]]:
-    """The files of train, test and validation, as far as the set has them, and what to say of those without use."""
+    """The files of train, test and validation, and notes about splits that are not used."""
     words = list(held)
     test, validation = choose_splits(words, [_worth(held[word], label) for word in words], _worth(train, label))
     if test is None:
@@ -208,7 +208,7 @@ def _choose(
     if validation is not None:
         parts["validation"] = held[words[validation]]
     notes = [
-        Note(f"{len(held[word])} files of the split {word} are not used: {words[test]} is the test split")
+        Note(f"{len(held[word])} files of the split {word} are not used; {words[test]} is the test split")
         for place, word in enumerate(words)
         if place not in (test, validation)
     ]
@@ -222,12 +222,12 @@ def _worth(files: Sequence[Path], label: str | None) -> int:
 
 
 def _is_label(value: Any) -> bool:
-    # The hub hides the labels of test splits behind -1.
+    # Data sets on the hub use -1 for hidden labels of test splits.
     return value is not None and not (isinstance(value, (int, float)) and value < 0)
 
 
 def _column(file: Path, column: str) -> Sequence[Any]:
-    """Values of a column; all missing in a file that lacks it, as test splits without labels do."""
+    """Values of a column; all None if the file has no such column, as in test splits without labels."""
     schema, count = _schema(file)
     if column not in schema.names:
         return [None] * count
@@ -236,10 +236,10 @@ def _column(file: Path, column: str) -> Sequence[Any]:
 
 
 def _count(file: Path, column: str, label: str | None, model: Path) -> int:
-    """Rows of a file, which must have the columns of another one."""
+    """Number of rows of a file, which must have the image and label columns."""
     schema, count = _schema(file)
     if column not in schema.names or (label is not None and label not in schema.names):
-        raise DataError(f"{file}: has other columns than {model.name}; keep one layout under data.data_path")
+        raise DataError(f"{file}: columns differ from {model.name}; keep only files of one layout in data.data_path")
     return count
 
 
@@ -259,18 +259,18 @@ def _read_columns(file: Path, columns: list[str]) -> pyarrow.Table:
     import pyarrow.parquet as pq
 
     try:
-        # ParquetFile rather than read_table, which would take folder names such as `split=train` for columns.
+        # Not read_table, which would turn folder names such as `split=train` into columns.
         return pq.ParquetFile(file).read(columns=columns)
     except pa.ArrowMemoryError:
         raise DataError(
-            f"{file}: its encoded images do not fit into memory; unpack them into a folder of files"
+            f"{file}: the encoded images do not fit into memory; unpack them into a folder of files"
         ) from None
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(file, error) from None
 
 
 def _unreadable(file: Path, error: Exception) -> DataError:
-    return DataError(f"{file}: cannot be read as Parquet ({' '.join(str(error).split())}); fetch or write it again")
+    return DataError(f"{file}: cannot be read as Parquet ({' '.join(str(error).split())}); download or write it again")
 
 
 def _image_column(file: Path, schema: pyarrow.Schema) -> str:
@@ -293,5 +293,5 @@ def _image_column(file: Path, schema: pyarrow.Schema) -> str:
         if name in found:
             return name
     raise DataError(
-        f"{file}: no image column among {', '.join(schema.names)}; a struct with the field bytes, or binary, is needed"
+        f"{file}: no image column among {', '.join(schema.names)}; expected a struct with the field bytes, or binary"
     )

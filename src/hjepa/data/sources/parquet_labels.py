@@ -1,4 +1,4 @@
-"""The label column of Parquet files: which one, and classes from its values."""
+"""The label column of Parquet files: choose it, and convert its values to classes."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ if TYPE_CHECKING:
 _NAMES = ("label", "labels", "class", "fine_label", "target", "category")
 
 Values = Callable[[Path, str], Sequence[Any]]
-"""The values of one column of a file."""
+"""Returns the values of one column of a file."""
 
 
 def label_columns(schema: pyarrow.Schema) -> list[str]:
-    """Columns that may hold labels, by their names; the first one is used."""
+    """Columns whose names suggest labels; the first one is used."""
     return [name for name in _NAMES if name in schema.names]
 
 
 def read_labels(
     files: Sequence[Path], others: Sequence[Path], column: str, schema: pyarrow.Schema, values: Values
 ) -> tuple[Tensor, tuple[str, ...], list[Note]]:
-    """Labels of ``files``. All splits decide the numbering, so that a label means the same in each.
+    """Read the labels of ``files``, with classes numbered over all splits together.
 
-    Where the metadata names classes, whole numbers are places in that list. Otherwise the classes are the values that
-    occur, in their order: whole numbers (also stored as floating point), truth values or text.
+    If the metadata names the classes, whole numbers are indices into that list. Otherwise the classes are the sorted
+    values that occur: whole numbers (possibly stored as floating point), booleans or text.
 
     Args:
         files: Parquet files of this split.
-        others: of the other ones.
-        column: which column.
-        schema: of the files.
+        others: Parquet files of the other splits.
+        column: name of the label column.
+        schema: schema of the files.
         values: reads a column.
 
     Returns:
-        int64 [N] with -1 for none, names of the classes, and what to say about them.
+        labels, int64 [N] with -1 for none; class names; notes.
 
     Raises:
-        DataError: values that are no labels, or beyond the names in the metadata.
+        DataError: values that cannot be labels, or that exceed the names in the metadata.
     """
     kind = schema.field(column).type
     _refuse_lists(files[0], column, kind)
@@ -57,7 +57,7 @@ def read_labels(
     known = {value for value in (*here, *there) if value is not None}
     whole = all(isinstance(value, int) for value in known)
     if not whole and not all(isinstance(value, str) for value in known):
-        raise DataError(f"{files[0]}: column {column!r} holds {kind}; labels must be whole numbers or text")
+        raise DataError(f"{files[0]}: column {column!r} has type {kind}; labels must be whole numbers or text")
     names = _class_names(schema, column)
     if not whole:
         texts = sort_classes(known)
@@ -65,20 +65,20 @@ def read_labels(
     notes = []
     negative = sum(value is not None and value < 0 for value in (*here, *there))
     if negative:
-        notes.append(Note(f"{negative} rows have negative numbers in the column {column!r} and count as unlabelled"))
+        notes.append(Note(f"{negative} rows have negative values in column {column!r} and are treated as unlabelled"))
     present = sorted(value for value in known if value >= 0)
     if names is not None:
         if present and present[-1] >= len(names):
             raise DataError(
-                f"{files[0]}: label {present[-1]} in column {column!r}, but the metadata names {len(names)} classes; "
+                f"{files[0]}: column {column!r} has label {present[-1]}, but the metadata names only {len(names)} classes; "
                 "correct one of them"
             )
         return _numbered(here, {label: label for label in present}), names, notes
     if present != list(range(len(present))):
         notes.append(
             Note(
-                f"the column {column!r} holds {len(present)} different numbers from {present[0]} to {present[-1]}: classes "
-                f"are numbered 0 to {len(present) - 1} in that order and named by their numbers",
+                f"column {column!r} has {len(present)} different values from {present[0]} to {present[-1]}; renumbering "
+                f"the classes 0 to {len(present) - 1} in that order, with the values as names",
                 logging.INFO,
             )
         )
@@ -90,7 +90,7 @@ def _numbered(values: Sequence[Any], number: dict[Any, int]) -> Tensor:
 
 
 def _plain(value: Any) -> Any:
-    """Truth values as text, and whole numbers that pandas has stored as floating point, where some are missing."""
+    """Booleans as text; floats as integers, since pandas stores integer columns with missing values as floats."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
@@ -105,8 +105,8 @@ def _refuse_lists(file: Path, column: str, kind: Any) -> None:
 
     if pa.types.is_nested(kind):
         raise DataError(
-            f"{file}: column {column!r} holds {kind}, and an image has one label at most; write one whole number or text per "
-            "row, or rename the column to train without labels"
+            f"{file}: column {column!r} has type {kind}, but an image can have only one label; write one whole number or "
+            "text per row, or rename the column to train without labels"
         )
 
 
@@ -115,5 +115,5 @@ def _class_names(schema: pyarrow.Schema, column: str) -> tuple[str, ...] | None:
         metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         names = metadata["info"]["features"][column]["names"]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
-        return None  # written by something else than the datasets library: numbers do for names
+        return None  # not written by the datasets library; numbers serve as names
     return tuple(str(name) for name in names)

@@ -1,4 +1,4 @@
-"""``stl10``: photographs of 96x96 pixels, 13,000 labelled in ten classes and 100,000 unlabelled (Coates et al., 2011)."""
+"""``stl10``: images of 96x96 pixels, 13,000 labelled in ten classes and 100,000 unlabelled (Coates et al., 2011)."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 
 def find(data: DataConfig, split: Split, path: Path, archive: type[Any] | None = None) -> Listing:
-    """Read the binary release below ``path``, downloading it (2.6 GB) where allowed.
+    """Read the binary release from ``path``, downloading it (2.6 GB) if missing and ``data.download`` is true.
 
-    The training split is what the set is made for: its 5,000 labelled images followed by the 100,000 unlabelled ones,
-    which have the label -1. The test split has 8,000 images.
+    The training split is the 5,000 labelled images followed by the 100,000 unlabelled ones, which have the label -1.
+    The test split has 8,000 images.
 
     Args:
         data: the ``data`` section.
         split: ``"train"`` or ``"test"``.
-        path: the folder that holds or will hold ``stl10_binary``, or that folder.
-        archive: a subclass of torchvision's class, for a mirror of the archive.
+        path: the folder ``stl10_binary``, or its parent folder.
+        archive: a subclass of torchvision's class that names a mirror of the archive; torchvision's own if None.
 
     Raises:
-        DataError: not there, damaged, or the download failed.
+        DataError: the data set is missing or damaged, or the download failed.
     """
     from torchvision.datasets import STL10
 

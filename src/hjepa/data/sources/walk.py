@@ -1,4 +1,4 @@
-"""Looking through folders for pictures, with an account of everything that is left out."""
+"""Search folders for images, keeping track of everything that is left out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hjepa.data.images.decode import is_picture
 from hjepa.data.listing import Note
 from hjepa.errors import DataError
 
-# Folders that storage devices, operating systems and archivers put beside one's own, in small letters.
+# Folders that storage devices, operating systems and archivers create, in lower case.
 _SYSTEM = frozenset(
     {
         "__macosx",
@@ -28,7 +28,7 @@ _SYSTEM = frozenset(
         "lost+found",
     }
 )
-# Pictures all the same, for other programs than Pillow.
+# Image formats that Pillow does not support, worth a hint.
 _FOREIGN = frozenset(
     [
         ".heic",
@@ -53,15 +53,15 @@ _SHOWN = 5
 
 
 class Walk:
-    """One look through the folders of a data set. Links to folders are followed; no folder is read twice.
+    """Search of the folders of a data set. Links to folders are followed; no folder is read twice.
 
-    Hidden files and folders are left out, and so are folders that systems make (``@eaDir``, ``$RECYCLE.BIN``,
-    ``__MACOSX`` and the like), files that are no pictures by their names, and what ``exclude`` says.
+    Left out are hidden files and folders, system folders (``@eaDir``, ``$RECYCLE.BIN``, ``__MACOSX`` and others), files
+    without an image suffix, and everything that matches ``exclude``.
 
     Args:
-        top: ``data.data_path``, which patterns are relative to.
-        exclude: ``data.exclude``. A pattern with a slash is compared with paths below ``top``, one without with the
-            name of every file and folder; what lies in an excluded folder is excluded too.
+        top: ``data.data_path``, the folder that patterns are relative to.
+        exclude: ``data.exclude``. A pattern with a slash is matched against paths relative to ``top``, one without
+            against the name of every file and folder. Excluding a folder excludes its contents.
     """
 
     def __init__(self, top: Path, exclude: Sequence[str] = ()) -> None:
@@ -76,19 +76,19 @@ class Walk:
         self._twice: dict[str, str] = {}
 
     def folders(self, folder: Path) -> list[Path]:
-        """The folders directly below one, sorted by name.
+        """The direct subfolders of a folder, sorted by name.
 
         Raises:
-            DataError: it cannot be listed.
+            DataError: the folder cannot be listed.
         """
         return [entry for entry in self._entries(folder) if entry.is_dir()]
 
     def has_pictures(self, folder: Path) -> bool:
-        """Whether pictures lie directly in a folder."""
+        """Whether a folder directly contains images."""
         return any(is_picture(entry.name) and not entry.is_dir() for entry in self._entries(folder))
 
     def holds_pictures(self, folder: Path) -> bool:
-        """Whether pictures lie in a folder, at any depth."""
+        """Whether a folder contains images, at any depth."""
         seen: set[tuple[int, int]] = set()
         for at, below, files in os.walk(folder, onerror=_unlistable, followlinks=True):
             identity = _identity(at)
@@ -102,7 +102,7 @@ class Walk:
         return False
 
     def pictures(self, root: Path, start: Path) -> list[str]:
-        """Pictures below ``start`` as sorted paths relative to ``root``, with forward slashes.
+        """Images below ``start`` as sorted paths relative to ``root``, with forward slashes.
 
         Raises:
             DataError: a folder cannot be listed.
@@ -126,20 +126,20 @@ class Walk:
         return sorted(found)
 
     def same_folder(self, folder: Path) -> str | None:
-        """The folder that one turned out to be under another name, if any; relative to the top."""
+        """The folder, relative to the top, that ``folder`` is a link to or a second path of; None if there is none."""
         return self._twice.get(self._relative(str(folder)))
 
     def others(self) -> str:
-        """Files that are no pictures by their names, counted: ``.txt (3), .heic (1)``; empty if there are none."""
+        """Number of files by suffix that are not images: ``.txt (3), .heic (1)``; empty if there are none."""
         return counted(self._suffixes)
 
     def notes(self) -> list[Note]:
-        """What was left out so far."""
+        """Notes about what has been left out so far."""
         return list(self._notes())
 
     def _notes(self) -> Iterator[Note]:
         for again, first in self._twice.items():
-            yield Note(f"{again} and {first} are the same folder (a link); its pictures are used once, under {first}")
+            yield Note(f"{again} and {first} are the same folder (a link); using its images once, as {first}")
         if self._excluded:
             number = len(self._excluded)
             what = f"{number} {'entry' if number == 1 else 'entries'}"
@@ -148,19 +148,17 @@ class Walk:
             if pattern not in self._used:
                 yield Note(f"data.exclude: {pattern!r} matches nothing below {self.top}")
         if self._system:
-            yield Note(f"left out folders of the system: {counted(Counter(self._system.values()))}")
+            yield Note(f"left out system folders: {counted(Counter(self._system.values()))}")
         if self._hidden:
             number = len(self._hidden)
             what = f"{number} hidden {'entry' if number == 1 else 'entries'}"
             yield Note(f"left out {what}: {listed(sorted(self._hidden))}", logging.INFO)
         if self._suffixes:
             number = self._suffixes.total()
-            what = f"{number} {'file that is no picture' if number == 1 else 'files that are no pictures'}"
+            what = f"{number} {'file' if number == 1 else 'files'} without an image suffix"
             foreign = _FOREIGN & self._suffixes.keys()
-            advice = f"; Pillow here cannot open {listed(sorted(foreign))}, convert them to .png" if foreign else ""
-            yield Note(
-                f"left out {what} by their names: {self.others()}{advice}", logging.WARNING if foreign else logging.INFO
-            )
+            advice = f"; Pillow cannot open {listed(sorted(foreign))}, convert these to .png" if foreign else ""
+            yield Note(f"left out {what}: {self.others()}{advice}", logging.WARNING if foreign else logging.INFO)
 
     def _entries(self, folder: Path) -> list[Path]:
         try:
@@ -194,12 +192,12 @@ class Walk:
 
 
 def counted(counts: Counter[str]) -> str:
-    """``.txt (3), .json (1)``, the most frequent first."""
+    """Names with their counts, most frequent first: ``.txt (3), .json (1)``."""
     return listed([f"{name} ({number})" for name, number in sorted(counts.items(), key=lambda c: (-c[1], c[0]))])
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are."""
+    """The first few names as text, and the number of the rest."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return f"{', '.join(names[:_SHOWN])}{more}"
 

@@ -1,4 +1,4 @@
-"""``webdataset``: tar shards in the WebDataset layout, on a disk or on the web."""
+"""``webdataset``: tar shards in the WebDataset layout, local or on the web."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("hjepa")
 
-# Headers are many small reads, which network file systems answer side by side.
+# Reading tar headers takes many small reads, which network file systems serve in parallel.
 _THREADS = 8
-# Shards that decide the number of channels, where each has to be fetched.
+# Shards that determine the number of channels, if shards have to be downloaded.
 _SAMPLE = 2
 
 
 def find(data: DataConfig, split: Split, path: Path) -> Listing:
     """List the samples of the shards at ``data.data_path``; see `hjepa.data.shards.catalogue.read_catalogue`.
 
-    Shards on a disk are indexed when they are first seen. So are shards on the web whose number of samples no list
-    says, which means fetching each of them once.
+    Local shards are indexed on first use. Remote shards are too if no list gives their number of samples, which
+    requires downloading each of them once.
 
     Raises:
-        UserError: no ``data.data_path``, or no folder for the cache.
-        DataError: nothing there, or a shard on the web that cannot be fetched.
+        UserError: ``data.data_path`` is not set, or there is no folder for the cache.
+        DataError: no shards are found, or a remote shard cannot be downloaded.
     """
     if data.data_path is None:
         raise UserError(
-            "data.data_path: needed for data.dataset=webdataset; give a folder of .tar files, a pattern such as "
-            "shard-{000000..000127}.tar, a list of shards, or an address of either"
+            "data.data_path: required for data.dataset=webdataset; give a folder of .tar files, a pattern such as "
+            "shard-{000000..000127}.tar, a list of shards, or the URL of a pattern or list"
         )
     folder = cache_folder(data.cache_dir)
     cache = ShardCache(folder / "shards", round(data.cache_gib * 2**30))
@@ -84,18 +84,20 @@ def find(data: DataConfig, split: Split, path: Path) -> Listing:
 
 
 def cache_folder(given: Path | None) -> Path:
-    """Where fetched shards and indexes lie."""
+    """The folder for downloaded shards and indexes: ``data.cache_dir``, or ``hjepa`` in the user's cache folder."""
     if given is not None:
         return given
     home = os.environ.get("XDG_CACHE_HOME")
     try:
         return (Path(home) if home else Path.home() / ".cache") / "hjepa"
     except RuntimeError:
-        raise UserError("data.cache_dir: no home folder to keep indexes of shards in; give a folder") from None
+        raise UserError(
+            "data.cache_dir: there is no home folder for the indexes of shards; set data.cache_dir"
+        ) from None
 
 
 class _Found:
-    """What is known of a shard before its images are read."""
+    """Number of samples, labels and damage of a shard, known before its images are read."""
 
     def __init__(self, count: int, labels: Sequence[str], damage: str = "") -> None:
         self.count = count
@@ -108,11 +110,13 @@ def _look(entries: Sequence[Entry], cache: ShardCache, store: IndexStore, data: 
     new = [entry for entry in unknown if store.stored(str(entry.shard.place)) is None]
     if new and not data.download:
         raise DataError(
-            f"data.data_path: {new[0].shard.place} has never been fetched, and data.download=false; set "
-            "data.download=true, or give a list with nsamples"
+            f"data.data_path: {new[0].shard.place} has not been downloaded, and data.download=false; set "
+            "data.download=true, or give a list of shards with nsamples"
         )
     if new:
-        log.info("%d shards are fetched once to count their samples; a list with nsamples would save that", len(new))
+        log.info(
+            "downloading %d shards to count their samples; a list of shards with nsamples would avoid this", len(new)
+        )
 
     def look(entry: Entry) -> _Found:
         place = entry.shard.place
@@ -142,7 +146,7 @@ def _sample(blobs: ShardBlobs, *, fetched: bool) -> EncodedPixels:
 def _labels(
     here: Sequence[_Found], there: Sequence[_Found], names: tuple[str, ...] | None
 ) -> tuple[Tensor | None, tuple[str, ...] | None]:
-    """Labels of this split; all decide the numbering, so that a label means the same in each."""
+    """Labels and class names of this split, with classes numbered over all splits together."""
     texts = np.array([label for found in here for label in found.labels], dtype=object)
     values = {label for found in (*here, *there) for label in found.labels} - {""}
     if not values:
@@ -151,13 +155,13 @@ def _labels(
         names = tuple(sort_classes(values))
         number = {name: label for label, name in enumerate(names)}
     else:
-        # Where a list names the classes, a whole number is a place in that list even if a class is called so too.
+        # If a list names the classes, whole numbers are indices into it, even if a class has such a name.
         number = {name: i for i, name in enumerate(names)} | {str(label): label for label in range(len(names))}
         unknown = sorted(values - number.keys())
         if unknown:
             raise DataError(
-                f"data.data_path: the label {unknown[0]!r} is none of the {len(names)} classes that the list names; correct "
-                "one of them"
+                f"data.data_path: label {unknown[0]!r} is not among the {len(names)} class_names of the list; correct one "
+                "of them"
             )
     labels = torch.from_numpy(np.array([number.get(text, -1) for text in texts], dtype=np.int64))
     return labels, names

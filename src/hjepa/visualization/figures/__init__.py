@@ -1,1 +1,1 @@
-"""One file per kind of figure."""
+"""Figures, one module per kind."""

@@ -1,4 +1,4 @@
-"""Training curves: every loss beside the value that would mean nothing was learned."""
+"""Training curves, with every loss beside its chance level."""
 
 from __future__ import annotations
 
@@ -15,27 +15,25 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as MatplotlibFigure
 
-# Inches: the losses get the width of the page in two, the rest in three.
+# In inches. The panels of the losses are in two columns, the others in three.
 _TALL, _SHORT, _HEAD, _TITLE, _FOOT = 1.75, 1.2, 0.4, 0.62, 0.4
-# Levels side by side in the legend, and the height of each further line of it.
+# Levels per line of the legend, and the height of each further line.
 _ACROSS, _LEGEND_LINE = 4, 0.2
 _REGULARISERS = {"variance": "variance", "covariance": "covariance", "sliced_gaussian": "sliced Gaussian"}
 
 
 def curves_figure(records: Records, level_names: list[str], step: int, command: str) -> Figure | Omitted:
-    """The curves of a run.
+    """Draw the training curves of a run.
 
     Args:
         records: all records of the run.
-        level_names: what each level is, for the legend.
-        step: step of the checkpoint shown elsewhere; marked where records go on after it.
-        command: how to train on, for a run without records.
+        level_names: names of the levels, for the legend.
+        step: step of the checkpoint; marked if there are later records.
+        command: command that continues training, for a run without records.
     """
     title = "Training curves"
     if not records.train and not records.evaluations:
-        reason = (
-            f"The run folder holds no records of training (metrics.jsonl is absent or empty). To get some: {command}."
-        )
+        reason = f"The run folder has no training records (metrics.jsonl is missing or empty). To create some, run {command}."
         return Omitted("curves", title, reason)
     course = _Course(records, level_names, step)
     points = len(records.train)
@@ -46,9 +44,9 @@ def curves_figure(records: Records, level_names: list[str], step: int, command: 
         title=title,
         caption=f"Quantities logged during training, over {course.axis_label}.{mark}{few}",
         look_for=(
-            "a loss that falls away from its own chance level, which is the loss of always answering with the mean "
-            "target. A loss that sits on its chance level predicts nothing specific to the image; a chance level that "
-            "falls to zero along with the loss is collapse, not success. k-NN and effective rank should rise together."
+            "a loss that falls below its chance level, which is the loss of always predicting the mean target. A loss at "
+            "its chance level predicts nothing specific to the image; a chance level that falls to zero along with the "
+            "loss indicates collapse, not success. k-NN and effective rank should rise together."
         ),
         alt=course.describe(),
         draw=course.draw,
@@ -56,7 +54,7 @@ def curves_figure(records: Records, level_names: list[str], step: int, command: 
 
 
 _Panel = tuple[str, Callable[["Axes", Theme], None]]
-"""A title and what paints the panel."""
+"""Title of a panel and the function that draws it."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ class _Course:
 
     @property
     def mark(self) -> float | None:
-        """Where the checkpoint is, if records go on after it."""
+        """Position of the checkpoint on the x axis, if there are later records."""
         everything = self.records.train + self.records.evaluations
         if not everything or max(r["step"] for r in everything) <= self.step:
             return None
@@ -124,7 +122,7 @@ class _Course:
         return figure
 
     def describe(self) -> str:
-        """The curves in words."""
+        """The curves in words, as alternative text."""
         parts = []
         for level, key in enumerate(level_keys(self.records.train, "loss")):
             _, losses = series(self.records.train, key)
@@ -199,7 +197,7 @@ class _Course:
             axes.plot(x, y, color=theme.levels[level], linewidth=1.4, marker=_marker(x), markersize=3)
             highest = max([highest, *y])
         axes.axhline(1, color=theme.muted, linewidth=1, linestyle=(0, (3, 2)))
-        # The first steps may be far above chance; what matters happens below it.
+        # The first steps may be far above chance; show the range below it.
         axes.set_ylim(0, min(highest * 1.05, 1.6))
         axes.annotate(
             "chance", (0.985, 1), xycoords=("axes fraction", "data"), xytext=(0, 2), textcoords="offset points",
@@ -253,5 +251,5 @@ def _has(records: list[dict[str, Any]], key: str) -> bool:
 
 
 def _marker(x: list[float]) -> str | None:
-    """Dots where a line would have too few points to be seen."""
+    """Dots if there are too few points for a visible line."""
     return "o" if len(x) < 4 else None

@@ -1,4 +1,4 @@
-"""The embedding in two dimensions: a linear view, and t-SNE beside that of the untrained encoder."""
+"""The embedding in two dimensions, by PCA and by t-SNE for the trained and the untrained encoder."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ Points = NDArray[np.float32]
 
 _TITLE = "Map of the embedding"
 _NAMED_CLASSES = 10
-# t-SNE's neighbourhoods mean nothing among fewer images.
+# With fewer images, neighbourhoods in t-SNE are not meaningful.
 _FEWEST_FOR_TSNE = 50
 _PERPLEXITY = 30
 _COMPONENTS = 50
 
 
 def embedding_figure(images: SplitImages, gallery: Gallery, seed: int) -> Figure | Omitted:
-    """Maps of pooled features, coloured by class where there are labels."""
+    """Maps of pooled features, coloured by class if there are labels."""
     if len(gallery) < 3:
         reason = f"The test split has {len(gallery)} readable image(s); a map needs at least 3."
         return Omitted("embedding", _TITLE, reason)
@@ -42,21 +42,22 @@ def embedding_figure(images: SplitImages, gallery: Gallery, seed: int) -> Figure
         panels.append(_Panel("trained, t-SNE", tsne(gallery.trained, seed)))
         panels.append(_Panel("untrained, t-SNE", tsne(gallery.untrained, seed)))
         caption += (
-            ", and laid out by t-SNE for the trained and the untrained encoder. Distances between far-apart groups and the "
-            "sizes of groups mean nothing in t-SNE"
+            ", and their t-SNE maps for the trained and the untrained encoder. In t-SNE, distances between groups and sizes "
+            "of groups are not meaningful"
         )
     else:
-        caption += f". t-SNE is left out, since it needs at least {_FEWEST_FOR_TSNE} images"
+        caption += f". t-SNE is omitted because it needs at least {_FEWEST_FOR_TSNE} images"
     colouring = _colouring(gallery.labels, images)
     caption += ". " + (
-        colouring.note if colouring is not None else "The images have no labels, so all points look alike."
+        colouring.note if colouring is not None else "The images have no labels, so all points have the same colour."
     )
     figure = _EmbeddingFigure(panels, colouring)
     purpose = (
-        "images of one class lying together in the trained map more than in the untrained one. Groups that do not match "
-        "classes are not wrong: ask what their images share."
+        "images of one class that are closer together in the trained map than in the untrained one. Groups that do not "
+        "match classes are not wrong; their images may have something else in common."
         if colouring is not None
-        else "groups that the untrained map lacks: the encoder separates something there. One even cloud separates nothing."
+        else "groups that are missing in the untrained map: the encoder separates these images by something it has "
+        "learned. A single even cloud shows no separation."
     )
     return Figure(
         name="embedding",
@@ -69,7 +70,11 @@ def embedding_figure(images: SplitImages, gallery: Gallery, seed: int) -> Figure
 
 
 def principal_plane(features: Tensor) -> tuple[Points, float]:
-    """The first two principal components [N, 2], and the share of variance that they explain."""
+    """Project features [N, D] on their first two principal components.
+
+    Returns:
+        the projection [N, 2], and the share of variance that it explains, 0 to 1.
+    """
     pca = PCA.fit(features, min(2, *features.shape))
     points = pca.transform(features)
     if points.shape[1] < 2:
@@ -79,16 +84,17 @@ def principal_plane(features: Tensor) -> tuple[Points, float]:
 
 
 def tsne(features: Tensor, seed: int) -> Points:
-    """t-SNE (van der Maaten and Hinton, 2008) of the leading principal components, [N, 2]; the same for the same seed."""
+    """t-SNE (van der Maaten and Hinton, 2008) of the leading principal components: [N, 2], reproducible by the seed."""
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
 
     reduced = PCA.fit(features, min(_COMPONENTS, *features.shape)).transform(features)
-    # scikit-learn takes seeds below 2**32 and its gradient a common scale.
+    # t-SNE's gradient descent assumes a common scale, and scikit-learn requires seeds below 2**32.
     reduced = reduced / reduced.std().clamp_min(1e-12)
     perplexity = min(_PERPLEXITY, (len(features) - 1) / 3)
     layout = TSNE(perplexity=perplexity, init="pca", random_state=seed % 2**32, max_iter=500)
-    # Its loops are too short to share: waiting for one another makes several threads ten times slower on a busy machine.
+    # One thread: its parallel loops are so short that synchronisation makes it up to ten times slower on a busy
+    # machine.
     with threadpool_limits(1):
         points: Points = layout.fit_transform(reduced.numpy()).astype(np.float32)
     return points
@@ -102,7 +108,7 @@ class _Panel:
 
 @dataclass(frozen=True)
 class _Colouring:
-    """Groups of points: (name, which points [N], index of colour, or nothing for the rest)."""
+    """Groups of points, each with a name, a mask [N] and the index of its colour (None for grey)."""
 
     groups: list[tuple[str, NDArray[np.bool_], int | None]]
     note: str
@@ -123,7 +129,7 @@ def _colouring(labels: Tensor | None, images: SplitImages) -> _Colouring | None:
     if rest.any():
         groups.insert(0, ("other" if len(classes) > len(named) else "no label", rest, None))
     if len(classes) > len(named):
-        note = f"Colours are the {len(named)} most frequent of {len(classes)} classes; the rest is grey."
+        note = f"Colours are the {len(named)} most frequent of {len(classes)} classes; all others are grey."
     return _Colouring(groups, note)
 
 
@@ -169,7 +175,7 @@ class _EmbeddingFigure:
             handles = marks
             axes.margins(0.04)
         if names:
-            # "other" stands first so that it lies below, but is read last.
+            # "other" is drawn first, so that it is below the classes, but listed last.
             ordered = sorted(zip(handles, names, strict=True), key=lambda pair: pair[1][2] is None)
             figure.legend(
                 handles=[mark for mark, _ in ordered], loc="lower left", bbox_to_anchor=(0.0, 0.0), ncols=6, frameon=False,

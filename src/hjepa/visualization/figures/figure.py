@@ -1,4 +1,4 @@
-"""A figure with its words: what the report shows and what is written as a PNG file."""
+"""A figure with its title, caption and alternative text."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure, ready to be drawn in either theme.
+    """A figure that can be drawn in either theme.
 
     Attributes:
         name: file name without suffix.
         title: heading.
-        caption: what is shown.
-        look_for: what a reader should look for in it.
-        alt: the figure in words, for those who cannot see it.
-        draw: draws it.
+        caption: description of the content.
+        look_for: what a reader should look for.
+        alt: alternative text.
+        draw: function that draws the figure in a theme.
     """
 
     name: str
@@ -38,9 +38,9 @@ class Omitted:
     """A figure that could not be drawn.
 
     Attributes:
-        name: file name that it would have had, without suffix.
+        name: file name without suffix.
         title: heading.
-        reason: why, as a sentence.
+        reason: why it is missing, as a sentence.
     """
 
     name: str

@@ -25,13 +25,13 @@ _SHOWN = 6
 
 
 def maps_figure(images: SplitImages, tokens: TokenFeatures, geometry: Geometry, shares: list[float | None]) -> Figure:
-    """Maps of the trained encoder beside those of its untrained copy.
+    """Feature maps of the trained and the untrained encoder.
 
     Args:
-        images: for showing pictures.
-        tokens: features of cells.
+        images: the split, to convert images for display.
+        tokens: cell features.
         geometry: sizes of the model.
-        shares: per level, how much of the trained features' variance position alone explains.
+        shares: per level, the share of the variance of trained features that position alone explains, 0 to 1.
     """
     pictures = images.pictures(tokens.images[:_SHOWN])
     levels = range(len(geometry.levels))
@@ -39,7 +39,7 @@ def maps_figure(images: SplitImages, tokens: TokenFeatures, geometry: Geometry, 
     untrained = [pca_rgb(tokens.untrained[level], geometry.level_grid(level), len(pictures)) for level in levels]
     known = [f"{share:.0%} at level {level}" for level, share in enumerate(shares) if share is not None]
     position = (
-        f" Position alone explains this much of the variance of the trained features: {', '.join(known)}."
+        f" Share of the variance of the trained features that position alone explains: {', '.join(known)}."
         if known
         else ""
     )
@@ -53,9 +53,8 @@ def maps_figure(images: SplitImages, tokens: TokenFeatures, geometry: Geometry, 
             f"features.{position} {images.display_note()}"
         ).strip(),
         look_for=(
-            "colours that follow objects and their parts rather than the same gradient in every image. A gradient that "
-            "does not change from image to image is the encoding of position; maps that look like the untrained ones "
-            "have not been learned. Coarser levels should group more than finer ones."
+            "colours that follow objects and their parts. A gradient that is the same in every image encodes position; maps "
+            "that look like the untrained ones show no learning. Coarser levels should form larger groups than finer ones."
         ),
         alt=(
             f"{len(pictures)} images, each beside false-colour maps of its features at {len(geometry.levels)} level(s), "
@@ -66,24 +65,27 @@ def maps_figure(images: SplitImages, tokens: TokenFeatures, geometry: Geometry, 
 
 
 def pca_rgb(tokens: Tensor, grid: Grid, count: int) -> list[Picture]:
-    """Features of cells as colours.
+    """Show cell features as colours, by their first three principal components.
 
     Args:
         tokens: [B, cells, D]; the projection is fitted to all of them.
-        grid: rows and columns; `UserError` for signals and clips.
-        count: how many images to colour.
+        grid: rows and columns of the level.
+        count: number of images to show.
 
     Returns:
-        the first `count` images as [rows, columns, 3] uint8, grey where features do not vary.
+        the first `count` images as uint8 [rows, columns, 3]; a component without variance is grey.
+
+    Raises:
+        UserError: the grid does not have two axes, as for signals and clips.
     """
     flat = tokens.flatten(0, 1)
     components = min(3, *flat.shape)
     projected = PCA.fit(flat, components).transform(flat)
-    # Each component fills the range by itself; the outermost per cent must not wash out the rest.
+    # Scale each component to the full range; cut off 1% at both ends, so that outliers do not reduce the contrast.
     low = torch.quantile(projected, 0.01, dim=0)
     high = torch.quantile(projected, 0.99, dim=0)
     spread = high - low
-    # A constant feature leaves rounding noise only, which is no pattern.
+    # Constant features leave only rounding noise, which must not be shown as a pattern.
     silent = spread <= 1e-5 * flat.abs().max()
     scaled = torch.where(silent, 0.5, (projected - low) / torch.where(silent, 1.0, spread)).clamp(0, 1)
     if components < 3:

@@ -1,4 +1,4 @@
-"""What is seen and what is predicted: masks from the run's own sampler, drawn on images."""
+"""Masks of the run's sampler, drawn on images: context and prediction targets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hjepa.visualization.split_images import SplitImages
 
 _IMAGES = 4
-# Draws by number of groups of levels, so that pictures stay large enough to read.
+# Number of draws by number of level groups, so that images stay large enough.
 _DRAWS = {1: 5, 2: 3, 3: 2, 4: 2}
 _UNSEEN = 0.2
 
@@ -34,7 +34,7 @@ def masks_figure(images: SplitImages, sampler: MaskSampler, geometry: Geometry) 
     """Masks of the first training steps on a few images."""
     batch, _ = images.normalised(images.order[:_IMAGES])
     pictures = images.pictures(batch)
-    # A level of the whole image predicts the same single cell every time: a sentence says it, no picture does.
+    # A whole-image level always predicts the same single cell; the caption says so instead of an image.
     groups = tuple(levels for levels in sampler.groups if geometry.levels[levels[0]].stride)
     whole = [levels[0] for levels in sampler.groups if not geometry.levels[levels[0]].stride]
     draws = _DRAWS[len(groups)]
@@ -45,7 +45,7 @@ def masks_figure(images: SplitImages, sampler: MaskSampler, geometry: Geometry) 
         predicted += f", and the average over the whole image at {levels_text(whole)}"
     tokens = geometry.num_tokens
     rest = tokens - counts.context - counts.hidden
-    neither = f" {rest} tokens are neither seen nor predicted." if rest > 0 else ""
+    neither = f" {rest} tokens are neither context nor target." if rest > 0 else ""
     sets = sampler.config.sets_per_image
     several = f" Each image gets {sets} such draws per step; one is shown." if sets > 1 else ""
     figure = _MaskFigure(pictures, overlays, groups, geometry)
@@ -58,11 +58,11 @@ def masks_figure(images: SplitImages, sampler: MaskSampler, geometry: Geometry) 
             f"{several} {images.display_note()}"
         ).strip(),
         look_for=(
-            "targets large enough that they cannot be filled in from their nearest neighbours, and a context that still "
-            "shows what the image is about. Every part of the image should be a target now and then."
+            "targets so large that they cannot be interpolated from their neighbours, and a context that still shows the "
+            "content of the image. Over several draws, every part of the image should become a target."
         ),
         alt=(
-            f"{len(pictures)} images with {draws} mask draws each: {counts.context} of {tokens} tokens left bright as context, "
+            f"{len(pictures)} images with {draws} mask draws each: {counts.context} of {tokens} tokens bright as context, "
             "target cells tinted and outlined, the rest dark."
         ),
         draw=figure.draw,
@@ -140,14 +140,14 @@ class _MaskFigure:
         wanted = _enlarge(target, down, across)[..., None]
         tint = 255 * np.array(to_rgb(color))
         pixels = np.where(seen, picture, _UNSEEN * picture)
-        # In the level's colour alone, so that a target cannot be taken for context on an image of that colour.
+        # Only in the level's colour, so that a target is not mistaken for context in an image of that colour.
         bright = picture.mean(axis=2, keepdims=True) / 255
         pixels = np.where(wanted, tint * (0.3 + 0.7 * bright) + 70 * bright, pixels)
         show(axes, np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
         edges = [[(x * across - 0.5, y * down - 0.5) for x, y in edge] for edge in outline(target)]
         axes.add_collection(LineCollection(edges, colors=[color], linewidths=1.3, capstyle="round"))
         if stride != 1:
-            # Faint lines between neighbouring cells tell coarse levels from fine ones.
+            # Faint lines between neighbouring cells distinguish coarse levels from fine ones.
             inner = [[(x * across - 0.5, y * down - 0.5) for x, y in edge] for edge in seams(target)]
             axes.add_collection(LineCollection(inner, colors=["#ffffff"], linewidths=0.7, alpha=0.6))
 
@@ -156,10 +156,10 @@ def outline(cells: Cells) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     """The edges between cells inside and outside of a region.
 
     Args:
-        cells: [rows, columns].
+        cells: bool [rows, columns], true inside.
 
     Returns:
-        ((x, y), (x, y)) in units of cells, from the upper left corner.
+        one ((x, y), (x, y)) per edge, in units of cells, from the upper left corner.
     """
     padded = np.pad(cells, 1).astype(np.int8)
     edges = []
@@ -171,7 +171,7 @@ def outline(cells: Cells) -> list[tuple[tuple[int, int], tuple[int, int]]]:
 
 
 def seams(cells: Cells) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """The edges between neighbouring cells inside a region; arguments and result as of `outline`."""
+    """The edges between neighbouring cells inside a region; arguments and result as for `outline`."""
     edges = []
     for row, column in zip(*np.nonzero(cells[:-1] & cells[1:]), strict=True):
         edges.append(((int(column), int(row) + 1), (int(column) + 1, int(row) + 1)))

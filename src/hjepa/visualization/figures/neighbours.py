@@ -1,4 +1,4 @@
-"""Nearest neighbours: which images the trained encoder takes for alike, and which the pixels do."""
+"""Nearest neighbours of images by trained features and by raw pixels."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TITLE = "Nearest neighbours"
 
 
 def neighbours_figure(images: SplitImages, gallery: Gallery) -> Figure | Omitted:
-    """Images beside those nearest to them, by the trained features and by raw pixels."""
+    """Images with their nearest neighbours by trained features and by raw pixels."""
     if len(gallery) < 3:
         reason = f"The test split has {len(gallery)} readable image(s); neighbours need at least 3."
         return Omitted("neighbours", _TITLE, reason)
@@ -61,26 +61,26 @@ def neighbours_figure(images: SplitImages, gallery: Gallery) -> Figure | Omitted
             if classes < n
             else ", one per class"
             if classes == n
-            else ", each of another class"
+            else ", each of a different class"
         )
         trained, pixels = (same_class(found, gallery.labels) for found in (ours_all, theirs_all))
         frequent = torch.bincount(gallery.labels[known]).double() / known.sum()
         chance = float(frequent.square().sum())
         agreement = (
-            f" Over all {len(gallery)} images, {trained:.0%} of the {k} nearest by trained features are of the image's own class, "
-            f"{pixels:.0%} by pixels, {chance:.0%} by chance. A frame and bold type mark the same class."
+            f" Over all {len(gallery)} images, the share of the {k} nearest neighbours of the same class is {trained:.0%} by "
+            f"trained features, {pixels:.0%} by pixels and {chance:.0%} by chance. A frame and bold type mark the same class."
         )
     figure = _NeighbourFigure(blocks, images.size, k)
     return Figure(
         name="neighbours",
         title=_TITLE,
         caption=(
-            f"Held-out images drawn from the seed{choice}, and the {k} most similar of {len(gallery)} by cosine: of the trained "
-            f"features{gallery.scope}, and of the raw pixels.{agreement} {images.display_note()}"
+            f"Held-out images drawn from the seed{choice}, and the {k} most similar of {len(gallery)} images by cosine "
+            f"similarity of trained features{gallery.scope} and of raw pixels.{agreement} {images.display_note()}"
         ).strip(),
         look_for=(
-            "neighbours that share what the image shows even where colour, position or background differ. Neighbours "
-            "that merely share a colour or a layout, as those by pixels do, mean that little more was learned."
+            "neighbours with the same content even if colour, position or background differ. Neighbours that share only "
+            "colour or layout, like those by pixels, indicate that little more was learned."
         ),
         alt=f"{n} rows: an image, its {k} nearest by trained features, its {k} nearest by raw pixels.{agreement}",
         draw=figure.draw,
@@ -88,9 +88,17 @@ def neighbours_figure(images: SplitImages, gallery: Gallery) -> Figure | Omitted
 
 
 def choose_queries(labels: Tensor | None, size: int, count: int) -> Tensor:
-    """The first image of each class in the order of the gallery, or the first images where there are no labels.
+    """Choose the first image of each class, in the order of the gallery, or the first images without labels.
 
-    Classes come in their own order; where there are more classes than rows, those whose image comes first.
+    Rows are sorted by class. With more classes than rows, the classes whose first image comes first are used.
+
+    Args:
+        labels: int64 [N], -1 for unknown; None without labels.
+        size: number of images, N.
+        count: number of rows.
+
+    Returns:
+        int64, up to ``count`` rows of the gallery.
     """
     if labels is None:
         return torch.arange(min(count, size))
@@ -102,16 +110,16 @@ def choose_queries(labels: Tensor | None, size: int, count: int) -> Tensor:
     if len(chosen) > count:
         chosen = sorted(sorted(chosen, key=lambda item: item[1])[:count])
     rows = [row for _, row in chosen]
-    # Few classes: more images fill the rows.
+    # With fewer classes than rows, fill up with further images.
     rows += [row for row in range(size) if row not in rows][: max(0, min(count, size) - len(rows))]
     return torch.tensor(rows)
 
 
 def others(features: Tensor, k: int) -> Tensor:
-    """The k nearest other rows of every row, by cosine: int64 [N, k]."""
+    """The k nearest other rows of every row of features [N, D], by cosine similarity: int64 [N, k]."""
     _, found = nearest_neighbours(features, features, k + 1)
     own = torch.arange(len(features))[:, None]
-    # The row itself comes first, save among exact duplicates.
+    # The row itself comes first, except among exact duplicates.
     keep = found != own
     late = keep.all(dim=1)
     keep[late, -1] = False
@@ -119,7 +127,12 @@ def others(features: Tensor, k: int) -> Tensor:
 
 
 def same_class(found: Tensor, labels: Tensor) -> float:
-    """Share of neighbours that are of the query's class, over labelled queries and neighbours: 0 to 1."""
+    """Share of neighbours with the class of their query, 0 to 1, over labelled pairs.
+
+    Args:
+        found: int64 [N, k], neighbours of every row.
+        labels: int64 [N], -1 for unknown.
+    """
     theirs = labels[found]
     both = (theirs >= 0) & (labels[:, None] >= 0)
     return float(((theirs == labels[:, None]) & both).sum() / both.sum().clamp_min(1))

@@ -1,6 +1,6 @@
-"""How every figure looks: two themes with the same hues, safe for colour-blind readers, and no chart junk.
+"""Style of all figures: a light and a dark theme with colours that colour-blind readers can distinguish.
 
-Figures are made through matplotlib's object interface on the Agg canvas: no window, no global state.
+Figures use matplotlib's object interface on the Agg canvas, without windows or global state.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Picture = NDArray[np.uint8]
 
 DPI = 150
 WIDTH = 9.0
-"""Width of every figure in inches, so that text has the same size in all of them."""
+"""Width of every figure in inches, the same for all so that text has the same size."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Theme:
 
     Attributes:
         name: ``light`` or ``dark``.
-        background, text, muted, line: page, words, lesser words, axes and grid.
-        levels: one colour per level, finest first (after Okabe and Ito's palette), for as many as `model.levels` may list.
+        background, text, muted, line: colours of page, text, secondary text, axes and grid.
+        levels: one colour per level, finest first (after Okabe and Ito's palette), as many as `model.levels` allows.
         classes: colours for classes.
-        same, other: marks of agreement and disagreement.
+        same, other: colours for matching and for other items.
     """
 
     name: str
@@ -89,15 +89,15 @@ def new_figure(height: float, theme: Theme, *, width: float = WIDTH) -> Matplotl
 
 
 def to_png(figure: MatplotlibFigure) -> bytes:
-    """The figure as PNG, the same bytes for the same figure."""
+    """Encode a figure as PNG; equal figures give equal bytes."""
     buffer = io.BytesIO()
-    # Without a creation date or a program version, equal figures are equal files.
+    # Without the creation date and the program version, which would make equal figures differ.
     figure.savefig(buffer, format="png", facecolor=figure.get_facecolor(), metadata={"Software": None})
     return buffer.getvalue()
 
 
 def plain_axes(axes: Axes, theme: Theme, title: str) -> None:
-    """Axes for a chart: two spines, a faint grid along y, the title on the left."""
+    """Style axes for a chart: two spines, a faint grid along y, the title on the left."""
     axes.set_facecolor(theme.background)
     axes.set_title(title, loc="left", fontsize=9.5, color=theme.text, pad=7)
     for side in ("top", "right"):
@@ -110,7 +110,7 @@ def plain_axes(axes: Axes, theme: Theme, title: str) -> None:
 
 
 def bare_axes(axes: Axes) -> None:
-    """Axes for a picture: nothing but the picture."""
+    """Style axes for an image: no ticks, no spines."""
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
@@ -127,19 +127,22 @@ def picture_grid(
     below: float = 0.0,
     groups: Sequence[int] = (),
 ) -> tuple[MatplotlibFigure, list[list[Axes]]]:
-    """A figure of ``rows x columns`` pictures in axes without ticks.
+    """A figure of ``rows x columns`` images in axes without ticks.
 
     Args:
-        aspect: height over width of a picture.
+        rows: number of rows.
+        columns: number of columns.
+        aspect: height over width of an image.
+        theme: colours.
         top: inches for column titles.
-        below: inches under each picture for its label.
-        groups: columns before which a wider gap separates groups of columns.
+        below: inches under each image for its label.
+        groups: columns that start a new group, separated by a wider gap.
 
     Returns:
         the figure, and its axes row by row.
     """
     gap, wide, side = 0.06, 0.22, 0.02
-    # Few columns must not make giant pictures.
+    # Limit the size of images if there are few columns.
     usable = WIDTH - 2 * side - gap * (columns - 1) - (wide - gap) * len(groups)
     cell = min(usable / columns, 1.7, 2.4 / aspect)
     height = cell * aspect
@@ -163,14 +166,14 @@ def picture_grid(
     return figure, axes
 
 
-# A column's title may reach a little into the gaps beside its pictures.
+# A column title may extend a little into the gaps beside the column.
 _TITLE_OVER = 1.08
 
 
 def column_title(
     axes: Axes, text: str, theme: Theme, *, color: str | None = None, strong: bool = False, fit: bool = False
 ) -> None:
-    """A title over the topmost picture of a column; with ``fit`` as small as the column is narrow, for many columns."""
+    """Set a title over the top image of a column; with ``fit`` the font shrinks to the width of the column."""
     title = axes.set_title(
         text, fontsize=8, color=color or theme.muted, pad=4, fontweight="bold" if strong else "normal", linespacing=1.25
     )
@@ -180,5 +183,5 @@ def column_title(
 
 
 def show(axes: Axes, picture: Picture) -> None:
-    """A picture, its pixels as squares where it is enlarged."""
+    """Show an image; the pixels of small images are drawn as squares."""
     axes.imshow(picture, aspect="auto", interpolation="nearest" if max(picture.shape[:2]) <= 96 else "antialiased")

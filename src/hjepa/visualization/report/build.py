@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML file, without scripts and without anything fetched from elsewhere."""
+"""The report: one self-contained HTML file without scripts or external resources."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ _PAPER = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that stands in a report; ``report.html.j2`` says where.
+    """Contents of a report; the layout is in ``report.html.j2``.
 
     Attributes:
         title: name of the run.
-        subtitle: the run in a line.
-        summary: what was run, pairs of term and description.
-        verdict: what came of it.
+        subtitle: the run in one line.
+        summary: what was run, as pairs of term and description.
+        verdict: the verdict on the run.
         evidence: the numbers.
         geometry: sizes of the model.
         targets: cells predicted per level.
         sections: figures in the order of the page.
         settings: the whole configuration as YAML.
-        environment: versions and machine, pairs of name and value.
-        checkpoint: file that was read.
+        environment: versions and machine, as pairs of name and value.
+        checkpoint: path of the checkpoint.
     """
 
     title: str
@@ -73,7 +73,7 @@ class Report:
 
 @cache
 def templates() -> Environment:
-    """The templates of this package: every value is escaped, and a name that does not exist is an error."""
+    """The Jinja environment of this package: values are escaped, undefined names are errors."""
     found = Environment(
         loader=PackageLoader("hjepa.visualization", "report"),
         autoescape=True,
@@ -87,6 +87,6 @@ def templates() -> Environment:
 
 
 def prose(text: str) -> Markup:
-    """Text as HTML, with `backticks` as code and arXiv numbers as links."""
+    """Convert text to HTML, with `backticks` as code and arXiv numbers as links."""
     marked = _CODE.sub(r"<code>\1</code>", str(escape(text)))
     return Markup(_PAPER.sub(r'<a href="https://arxiv.org/abs/\1">arXiv:\1</a>', marked))

@@ -1,4 +1,4 @@
-"""Figures as they travel inside the report: PNG or JPEG in a data URI, in both themes."""
+"""Figures for the report: PNG or JPEG as data URIs, in both themes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hjepa.visualization.figures.figure import Figure
 from hjepa.visualization.figures.style import DPI, WIDTH
 
-# A PNG heavier than this is a mosaic of photographs, which JPEG carries at a fifth of the weight.
+# A PNG of more bytes than this is a grid of photographs, for which JPEG needs a fifth of the size.
 _HEAVY = 400_000
 _JPEG_QUALITY = 90
 
@@ -19,8 +19,8 @@ class DrawnFigure:
     """A figure drawn in both themes.
 
     Attributes:
-        figure: the figure with its words.
-        light, dark: PNG files of the same size.
+        figure: the figure with its texts.
+        light, dark: PNG files of equal width and height.
     """
 
     figure: Figure
@@ -44,17 +44,17 @@ class DrawnFigure:
 
     @property
     def share(self) -> float:
-        """Width in per cent of the column: a figure of half the width takes half of it, so words are equally large."""
+        """Width in per cent of the page column, proportional to the figure's width, so that text has the same size."""
         return min(100.0, 100 * self.size[0] / round(WIDTH * DPI))
 
 
 def data_uri(png: bytes) -> str:
-    """A PNG as a data URI; heavy ones are carried as JPEG, so that the report stays small."""
+    """A PNG as a data URI; large ones are converted to JPEG, so that the report stays small."""
     if len(png) <= _HEAVY:
         return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
     from PIL import Image
 
     buffer = io.BytesIO()
-    # Colours are not thinned out: the edges of small coloured cells would bleed.
+    # No chroma subsampling, which would blur the edges of small coloured cells.
     Image.open(io.BytesIO(png)).convert("RGB").save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

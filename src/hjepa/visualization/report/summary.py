@@ -1,4 +1,4 @@
-"""The summary at the head of a report: what was run."""
+"""The summary at the top of a report: what was run."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 
 
 def level_name(geometry: Geometry, level: int) -> str:
-    """For legends: "level 1 (block 4, 8x8)"."""
+    """Name of a level for legends, such as "level 1 (block 4, 8x8)"."""
     return f"level {level} (block {geometry.levels[level].depth}, {times(*geometry.level_grid(level))})"
 
 
 def run_summary(
     run: TrainedRun, sampler: MaskSampler, description: str, environment: dict[str, Any] | None, evidence: Evidence
 ) -> list[tuple[str, str]]:
-    """Pairs of term and description.
+    """The summary as pairs of term and description.
 
     Args:
         run: the run.
-        sampler: its masks.
+        sampler: its mask sampler.
         description: the data set in a few words.
-        environment: contents of ``environment.json``, where there is one.
+        environment: contents of ``environment.json``; None without that file.
         evidence: records of the run.
     """
     recorded = environment or {}
@@ -46,7 +46,7 @@ def run_summary(
 
 
 def subtitle(run: TrainedRun, description: str, evidence: Evidence) -> str:
-    """The run in a line."""
+    """The run in one line."""
     g = run.model.geometry
     levels = "flat (one level)" if len(g.levels) == 1 else f"{len(g.levels)} levels"
     epochs = evidence.epochs
@@ -173,7 +173,7 @@ def _code(environment: dict[str, Any]) -> str:
 
 
 def times(*sizes: int) -> str:
-    """Sizes along each axis with multiplication signs."""
+    """Sizes joined by multiplication signs, such as "8×8"."""
     return "\N{MULTIPLICATION SIGN}".join(map(str, sizes))
 
 

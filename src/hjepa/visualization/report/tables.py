@@ -1,4 +1,4 @@
-"""The tables of a report: the trained encoder against its controls, and every level by itself."""
+"""The tables of a report: the trained encoder compared with its controls, and each level alone."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Cell:
     """One number of a table.
 
     Attributes:
-        text: the number; nothing where it was not measured.
+        text: the number; None if it was not measured.
         tone: ``up``, ``down`` or ``even`` for a difference.
-        bar: length of the bar before the number, per cent.
+        bar: length of the bar before the number, in per cent.
     """
 
     text: str | None = None
@@ -36,9 +36,9 @@ class Column:
     """A column of numbers.
 
     Attributes:
-        title: its heading.
-        cells: from the first row to the last.
-        style: classes of ``report.css`` for the heading and the cells.
+        title: heading of the column.
+        cells: the numbers, top to bottom.
+        style: CSS classes of ``report.css`` for heading and cells.
     """
 
     title: str
@@ -48,14 +48,14 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table, column by column.
+    """A table by columns.
 
     Attributes:
         caption: heading of the table.
-        corner: heading of the rows' names.
+        corner: heading of the row names.
         rows: names of the rows.
-        columns: the rest.
-        leveled: rows are levels, finest first, and carry their colours.
+        columns: the columns after the row names.
+        leveled: whether rows are levels, finest first, marked with their colours.
     """
 
     caption: str
@@ -66,7 +66,7 @@ class Table:
 
 
 def controls_table(evidence: Evidence) -> Table | None:
-    """Accuracy and effective rank of every representation; nothing where nothing was measured."""
+    """Accuracy and effective rank of the trained encoder and its controls; None if nothing was measured."""
     results = evidence.results or {}
     rank = results.get("rank", {})
     readings = list(_readings(results))
@@ -81,7 +81,7 @@ def controls_table(evidence: Evidence) -> Table | None:
         scores = reading | chance
         ahead = [Cell() if who == "trained" else _difference(scores["trained"], scores.get(who)) for who in rows]
         columns.append(Column(f"{title}, %", [_bar(scores.get(who)) for who in rows], "num whole"))
-        columns.append(Column("Trained ahead by", ahead))
+        columns.append(Column("Gain of trained", ahead))
     columns.append(Column("Effective rank", [_number(rank.get(who)) for who in rows]))
     several = len(rank.get("levels") or []) > 1
     caption = "Against controls, all levels together" if several else "Against controls"
@@ -89,7 +89,7 @@ def controls_table(evidence: Evidence) -> Table | None:
 
 
 def levels_table(evidence: Evidence, geometry: Geometry, targets: tuple[int, ...]) -> Table:
-    """What each level is, what it knows alone, and how it differs from the next.
+    """Size, accuracy, rank and loss of each level alone, and its similarity to the next.
 
     Args:
         evidence: the numbers.
@@ -107,7 +107,7 @@ def levels_table(evidence: Evidence, geometry: Geometry, targets: tuple[int, ...
         alone = [entries.get(level, {}) for level in levels]
         ahead = [_difference(entry.get("trained"), entry.get("untrained")) for entry in alone]
         columns.append(Column(f"{title}, %", [_points(entry.get("trained")) for entry in alone], "num whole"))
-        columns.append(Column("Ahead of untrained", ahead))
+        columns.append(Column("Gain over untrained", ahead))
     cka = results.get("cka") or []
     optional: list[tuple[str, Mapping[int, float | None], Callable[[float | None], Cell]]] = [
         ("Effective rank", evidence.ranks(), _number),
@@ -127,7 +127,7 @@ def levels_table(evidence: Evidence, geometry: Geometry, targets: tuple[int, ...
 
 
 def _readings(results: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The readings that were made: title and scores."""
+    """Title and scores of linear probe and k-NN, as far as they were made."""
     probe, knn = results.get("linear_probe", {}), results.get("knn", {})
     if "trained" in probe:
         yield "Linear probe", probe
@@ -147,7 +147,7 @@ def _difference(ours: float | None, control: float | None) -> Cell:
     if ours is None or control is None:
         return Cell()
     value = round(100 * (ours - control), 1)
-    # A minus sign, not a hyphen, so that columns line up.
+    # A minus sign instead of a hyphen, so that columns are aligned.
     text = f"{value:+.1f}".replace("-", "\N{MINUS SIGN}") if value else "0.0"
     return Cell(text, tone="up" if value > 0 else "down" if value < 0 else "even")
 
