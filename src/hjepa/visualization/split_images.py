@@ -32,7 +32,8 @@ class SplitImages:
 
     Attributes:
         dataset: the split.
-        order: all its rows in random order, labelled ones first where some are and some are not.
+        order: its rows in random order, at most ``evaluation.test_images`` of the run, labelled ones first where some
+            are and some are not.
 
     Raises:
         DataError: they cannot be found or read.
@@ -48,7 +49,7 @@ class SplitImages:
         order = torch.from_numpy(stream(Purpose.FIGURES, run.config.seed).permutation(len(self.dataset)))
         if self.labels is not None:
             order = order[torch.argsort((self.labels[order] < 0).to(torch.int8), stable=True)]
-        self.order = order
+        self.order = order[: run.config.evaluation.test_images]
         self._gain: float | None = None
 
     @property
