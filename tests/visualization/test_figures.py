@@ -16,7 +16,7 @@ from hjepa.errors import UserError
 from hjepa.masking import MaskSampler
 from hjepa.runs.records import Records, read_json, read_records, series
 from hjepa.training import load_run, untrained_encoder
-from hjepa.visualization.features import encode_gallery, gallery_size
+from hjepa.visualization.features import encode_gallery
 from hjepa.visualization.figures.curves import curves_figure
 from hjepa.visualization.figures.embedding import principal_plane, tsne
 from hjepa.visualization.figures.figure import Omitted
