@@ -1,7 +1,8 @@
-"""Measures of features: k-NN, linear probe, effective rank, CKA, PCA, position share. Tensors in, numbers out."""
+"""Measures of features: k-NN, linear probe, effective rank, LiDAR, CKA, PCA, position share. Tensors in, numbers out."""
 
 from hjepa.metrics.cka import cka_matrix, linear_cka
 from hjepa.metrics.knn import accuracy, knn_predict, nearest_neighbours
+from hjepa.metrics.lidar import lidar
 from hjepa.metrics.linear_probe import (
     L2_VALUES,
     LinearClassifier,
@@ -22,6 +23,7 @@ __all__ = [
     "cka_matrix",
     "feature_std",
     "knn_predict",
+    "lidar",
     "linear_cka",
     "linear_probe",
     "mean_cosine",
