@@ -30,7 +30,9 @@ def lidar(samples: Tensor, *, ridge: float = 1e-4, eps: float = 1e-7) -> float:
         ValueError: fewer than two images or samples, or values that are not finite.
     """
     if samples.ndim != 3 or samples.shape[0] < 2 or samples.shape[1] < 2:
-        raise ValueError(f"samples: expected [images, samples, width] with two of each at least, got {[*samples.shape]}")
+        raise ValueError(
+            f"samples: expected [images, samples, width] with two of each at least, got {[*samples.shape]}"
+        )
     check_features(samples.flatten(0, 1), "samples")
     values = exact(samples).cpu()
     images, each, width = values.shape
