@@ -1,14 +1,13 @@
-"""By how much choosing among many runs on test images can flatter what was chosen.
+"""Estimate the bias of the published accuracies that comes from choosing the recipe by test accuracy.
 
-The recipes of the presets were chosen by looking at test accuracy: every row of the log of the search
-(docs/results/recipe.md) gives some. Of n readings with noise of standard deviation s the best one lies above its own
-true value, at most by about ``s * sqrt(2 ln n)``: as much as if all recipes were equally good, so that noise alone
-decided. Two kinds of noise are told apart:
+The recipes of the presets were chosen by the test accuracies in the log of the experiments (docs/results/recipe.md).
+The best of n results with noise of standard deviation s is expected to exceed its true value by at most about
+``s * sqrt(2 ln n)``. The bound is reached if all recipes are equally good, so that noise alone decides. There are two kinds of noise:
 
-* **seed**: the spread between seeds of one recipe, pooled over the cells of the kept studies with several seeds. It
-  flatters a row of the log, and is gone when the recipe is trained anew;
-* **test images**: binomial, ``sqrt(p (1 - p) / N)``. The same images are read again at the full length, so this part can
-  stay. Taking it as independent between recipes is an upper bound, since recipes mostly fail on the same images.
+* **seed**: the spread between seeds of one recipe, pooled over the cells with several seeds in the published studies. It
+  biases a row of the log, but not a new run of the chosen recipe;
+* **test images**: binomial, ``sqrt(p (1 - p) / N)``. The full-length runs use the same test images, so this bias can remain.
+  Treating it as independent between recipes gives an upper bound, since recipes mostly fail on the same images.
 
     python -m benchmarks.selection_bias --json docs/results/selection_bias.json
 
@@ -39,7 +38,7 @@ SERIES = {
 
 
 def count_rows(log: str) -> dict[str, int]:
-    """Rows of the log of the search, by series."""
+    """Rows of the log of the experiments, by series."""
     found = _ROW.findall(log)
     return {name: found.count(name) for name in SERIES}
 
@@ -74,19 +73,19 @@ def expected_best(n: int, rounds: int = 20_000) -> float:
 
 
 def bound(n: int) -> float:
-    """What the mean of the largest of n standard normal draws cannot exceed."""
+    """Upper bound of the mean of the largest of n standard normal draws."""
     return math.sqrt(2 * math.log(n))
 
 
 def flattery(n: int, seed: float, accuracy: float, images: int, rounds: int) -> dict[str, float | int]:
-    """By how many points the best of n readings may lie too high.
+    """Bias of the best of n results, in points.
 
     Args:
-        n: readings that were compared.
-        seed: standard deviation between seeds, 0 to 1; 0 where the recipe was trained anew afterwards.
-        accuracy: of the readings, about.
-        images: test images of each.
-        rounds: of the simulation.
+        n: number of results that were compared.
+        seed: standard deviation between seeds, 0 to 1; 0 if the recipe is trained again with a new seed.
+        accuracy: approximate accuracy of the results.
+        images: number of test images.
+        rounds: number of simulated draws.
     """
     binomial = math.sqrt(accuracy * (1 - accuracy) / images)
     deviation = math.hypot(seed, binomial)
@@ -100,7 +99,7 @@ def flattery(n: int, seed: float, accuracy: float, images: int, rounds: int) -> 
 
 
 def measure(folder: Path, rounds: int) -> dict[str, Any]:
-    """Every figure from the kept files."""
+    """Compute all cases from the published files."""
     rows = count_rows((folder / "recipe.md").read_text(encoding="utf-8"))
     kept = sorted((folder / "recipe").glob("*.json"))
     studies = [json.loads(file.read_text(encoding="utf-8")) for file in kept]
@@ -116,17 +115,13 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
         "seed_deviation": seed,
         "degrees_of_freedom": freedom,
         "cases": {
-            "a row of the screenings on CIFAR-10, as it stands in the log": flattery(short, seed, 0.55, 5000, rounds),
-            "a row of the screenings on shapes, as it stands in the log": flattery(rows["S"], seed, 0.63, 4000, rounds),
-            "the best of the full-length runs, as it stands in the log": flattery(
-                rows["F"], seed, reached, images, rounds
-            ),
-            "the full-length recipe trained anew, of all rows on CIFAR-10": flattery(
+            "best short run on CIFAR-10": flattery(short, seed, 0.55, 5000, rounds),
+            "best short run on shapes": flattery(rows["S"], seed, 0.63, 4000, rounds),
+            "best full-length run": flattery(rows["F"], seed, reached, images, rounds),
+            "new run of the recipe chosen from all runs on CIFAR-10": flattery(
                 everything, 0.0, reached, images, rounds
             ),
-            "the full-length recipe trained anew, of the full-length runs": flattery(
-                rows["F"], 0.0, reached, images, rounds
-            ),
+            "new run of the recipe chosen from the full-length runs": flattery(rows["F"], 0.0, reached, images, rounds),
         },
         "chosen": reached,
         "chosen_other_seed": again["linear_probe"]["trained"],
@@ -136,7 +131,9 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     options = parser(__doc__)
-    options.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="where the kept files lie")
+    options.add_argument(
+        "--results", type=Path, default=RESULTS, metavar="FOLDER", help="folder with the published results"
+    )
     given = options.parse_args(arguments)
     figures = measure(given.results, 200 if given.short else 20_000)
     table: Rows = [{"what": name, **case} for name, case in figures["cases"].items()]

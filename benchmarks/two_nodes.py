@@ -198,11 +198,11 @@ def measure(names: tuple[str, str], scratch: Path, strategies: tuple[str, ...]) 
         end = killed(names, stopped, long)
         ends.append({"strategy": strategy, **end})
         whole(names, stopped, long)
-        note(strategy, "killed, gone on with --resume auto", "nobody killed", stopped, untouched)
+        note(strategy, "killed, resumed with --resume auto", "uninterrupted run", stopped, untouched)
         end = killed(names, again, long, restarts=1)
         if any(end["codes"]):
             raise SystemExit(f"torchrun did not restart the run: {end}")
-        note(strategy, "killed, restarted by torchrun", "nobody killed", again, untouched)
+        note(strategy, "killed, restarted by torchrun", "uninterrupted run", again, untouched)
     return {"runs": rows, "first node after the kill": ends}
 
 

@@ -27,19 +27,28 @@ def snippets() -> list[str]:
     return [str(d.relative_to(ROOT)) for d in DOCUMENTS if "```python" in d.read_text()]
 
 
+# Training runs in the documents take minutes: here they see a few images, everything else runs as printed.
+SHORT = [
+    "data.subset=128",
+    "data.batch_size=64",
+    "training.epochs=1",
+    "evaluation.train_images=200",
+    "evaluation.test_images=100",
+]
+
+
 @pytest.mark.parametrize("document", snippets())
 def test_python_snippets_run(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     import hjepa
     from hjepa import api
 
-    # Training runs in the documents take minutes: here they see a few images, everything else runs as printed.
     original = api.train
-    short = ["data.subset=256", "data.batch_size=64", "training.epochs=1", "evaluation.train_images=200"]
-    monkeypatch.setattr(hjepa, "train", lambda *a, **k: original(*a, **{**k, "overrides": short}), raising=False)
+    monkeypatch.setattr(hjepa, "train", lambda *a, **k: original(*a, **{**k, "overrides": SHORT}), raising=False)
     code = "\n".join(body for where, body in blocks("python") if where.rsplit("#", 1)[0] == document)
     if "runs/quickstart" in code:
-        hjepa.train("quickstart", output_dir="runs/quickstart", console=False)
+        trained = [*SHORT, "evaluation.final=false"]
+        original("quickstart", output_dir="runs/quickstart", overrides=trained, console=False)
     exec(compile(code, document, "exec"), {"__name__": "snippet"})
 
 

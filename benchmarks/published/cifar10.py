@@ -22,7 +22,7 @@ def levels(published: Published) -> str:
         found = [p["levels"][level] for p in parts]
         rows.append([name, *(points(100 * f["trained"]) for f in found)])
         rows[-1] += [points(tree["rank"]["levels"][level]["trained"]), *(points(100 * f["untrained"]) for f in found)]
-    rows.append([f"after every block ([figures]({WIDE}/six_blocks.json))"])
+    rows.append([f"after every block ([data]({WIDE}/six_blocks.json))"])
     rows[-1] += [
         *(points(100 * p["trained_depths"]) for p in more),
         "",
@@ -40,7 +40,7 @@ def seeds(published: Published) -> str:
 
 
 def levels_128(published: Published) -> str:
-    """The recipe before by level, with two sizes of the probe's training set."""
+    """The previous recipe by level, with two sizes of the probe's training set."""
     trees = [published.json(f"{NARROW}/{name}") for name in ("results.json", "results_20000.json")]
     tree = trees[0]
     parts = [t[part] for t in trees for part in ("linear_probe", "knn")]
@@ -58,19 +58,19 @@ def levels_128(published: Published) -> str:
 
 
 def seeds_128(published: Published) -> str:
-    """Both seeds of the recipe before."""
+    """Both seeds of the previous recipe."""
     return _seeds(published, CIFAR_128)
 
 
 def goal(published: Published) -> str:
-    """The goal on the levels, and how far it was missed."""
+    """The target accuracy on the levels, and how far it was missed."""
     values = [published.run(folder).linear for folder in CIFAR]
     start, before = published.run("cifar10_cpu/start"), published.run(NARROW, results="results_20000.json")
     return (
-        f"The goal of 68 on the levels is missed by {change(68 - max(values)).lstrip('+')} to "
-        f"{change(68 - min(values)).lstrip('+')} points. The starting recipe ([C1](recipe.md#c1)) had "
-        f"{points(start.linear)} with {start.images:,} images and 20,000 probe images; the recipe before, width 128, "
-        f"{points(before.linear)} with {before.images:,} and as many."
+        f"The target was a linear probe of 68 on all levels; it was missed by {change(68 - max(values)).lstrip('+')} to "
+        f"{change(68 - min(values)).lstrip('+')} points. With 20,000 images in the probe, the first recipe "
+        f"([C1](recipe.md#c1)) reached {points(start.linear)} after {start.images:,} training images, and the previous "
+        f"recipe (width 128) {points(before.linear)} after {before.images:,}."
     )
 
 
@@ -82,7 +82,7 @@ def _seeds(published: Published, folders: tuple[str, ...]) -> str:
     rows = []
     for folder in folders:
         reading, tree = published.run(folder), published.json(f"{folder}/results.json")
-        names = {"figures": "results.json", "course": "metrics.jsonl", "configuration": "config.yaml"}
+        names = {"results": "results.json", "metrics": "metrics.jsonl", "configuration": "config.yaml"}
         files = ", ".join(
             f"[{name}]({folder}/{file})" for name, file in {**names, "environment": "environment.json"}.items()
         )

@@ -1,4 +1,4 @@
-"""Several levels against one: paired seeds with an interval, equal whole work, single pairs."""
+"""Several levels compared with one: paired seeds with an interval, equal FLOP, single pairs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.published.work import compared, flop_per_image, work_of
 EQUAL_WORK = "hierarchy_equal_work"
 # Studies with paired seeds: name, cell of several levels, cell of one level, what the recipe was.
 PAIRED = (
-    ("hierarchy_infonce", "three levels", "flat", "AdamW, no regulariser, predictors alike"),
+    ("hierarchy_infonce", "three levels", "flat", "AdamW, no regulariser, equal predictors"),
     ("hierarchy_fair", "three levels", "flat", "AdamW, no regulariser, wider predictor for one level"),
 )
 # Pairs of rows of the log: several levels, one level, what the recipe was.
@@ -23,7 +23,7 @@ PAIRS = (
     ("L7", "L9", "width 128, regulariser 0.15"),
     ("L8", "L11", "width 128, no regulariser"),
     ("C22", "C23", "width 128, regulariser 0.6"),
-    ("C24", "C25", "the same, visible cells too"),
+    ("C24", "C25", "the same, also predicting visible cells"),
 )
 # Full-length runs that were read after every block: row of the log, folder, what it is, file.
 SIX_BLOCKS = (
@@ -36,7 +36,7 @@ SIX_BLOCKS = (
 
 
 def claim(published: Published) -> str:
-    """What is shown, in one paragraph."""
+    """The main result, in one paragraph."""
     study, several, one, _ = PAIRED[1]
     tree = published.study(study)
     row = cell_of(tree, several)
@@ -44,51 +44,49 @@ def claim(published: Published) -> str:
     log = Log(published)
     long = [log.difference(a, b) for a, b, _ in PAIRS if a.startswith("F")]
     return (
-        "**Predicting at several levels instead of one makes a linear probe better by "
+        "**Predicting at several levels instead of one improves the linear probe by "
         f"{_interval(row, 'linear_probe/depths')} points**, both read at the same depths: CIFAR-10 (JPEG copy), "
-        f"{len(tree['seeds'])} paired seeds, {row['images']:,} images a run, three levels with {work} than one. At full "
-        f"length there are {len(long)} single pairs, which say {change(min(long))} to {change(max(long))}."
+        f"{len(tree['seeds'])} paired seeds, {row['images']:,} images per run. Three levels need {work} than one. In "
+        f"{len(long)} single pairs of full-length runs the difference is {change(min(long))} to {change(max(long))}."
     )
 
 
 def paired(published: Published) -> str:
-    """Differences with their interval, one study a row."""
+    """Differences with their interval, one row per study."""
     header = (
         "several levels minus one", "seeds", "images", "linear, same depths", "linear, last level",
-        "k-NN-20, same depths", "k-NN-20, last level", "whole work of several levels",
+        "k-NN-20, same depths", "k-NN-20, last level", "FLOP of several levels",
     )  # fmt: skip
     rows = []
     for name, several, one, recipe in PAIRED:
         tree = published.study(name)
-        rows.append(_difference_line(tree, several, one, f"{recipe} ([figures](recipe/{name}.json))"))
+        rows.append(_difference_line(tree, several, one, f"{recipe} ([data](recipe/{name}.json))"))
     return table(header, rows, left=(0, 7))
 
 
 def equal_work(published: Published) -> str:
-    """The study at equal whole work, once its files are there."""
+    """The study at equal FLOP, once its files exist."""
     files = sorted((published.root / EQUAL_WORK).glob("*.json"))
     studies = [(file.name, published.json(f"{EQUAL_WORK}/{file.name}")) for file in files]
     studies = [(name, tree) for name, tree in studies if "cells" in tree]
     if not studies:
         return (
-            "Not measured yet: one level with a predictor wide enough for the same whole work, paired seeds, at least "
-            "200,000 images, read on validation images."
+            "Not measured yet: one level with a predictor wide enough for the same FLOP, paired seeds, at least 200,000 "
+            "images, evaluated on validation images."
         )
     parts = []
     for name, tree in studies:
         reference = tree["reference"]
         data = tree["data"]
-        # Studies of before there were validation images say `test_images`.
+        # Studies from before there was a validation split have `test_images`.
         read = f"{data['images']:,} {tree['split']}" if "split" in tree else f"{data['test_images']:,} test"
         others = [row["name"] for row in tree["cells"] if row["name"] != reference]
         header = (
             f"minus {reference}", "seeds", "images", "linear, same depths", "linear, last level",
-            "k-NN-20, same depths", "k-NN-20, last level", "whole work",
+            "k-NN-20, same depths", "k-NN-20, last level", "FLOP",
         )  # fmt: skip
-        lines = [
-            _difference_line(tree, other, reference, f"{other} ([figures]({EQUAL_WORK}/{name}))") for other in others
-        ]
-        parts.append(f"{tree['question']} Read on {read} images.\n\n{table(header, lines, left=(0, 7))}")
+        lines = [_difference_line(tree, other, reference, f"{other} ([data]({EQUAL_WORK}/{name}))") for other in others]
+        parts.append(f"{tree['question']} Evaluated on {read} images.\n\n{table(header, lines, left=(0, 7))}")
     return "\n\n".join(parts)
 
 
@@ -97,7 +95,7 @@ def pairs(published: Published) -> str:
     log = Log(published)
     header = (
         "pair", "recipe", "images", "linear, same depths", "linear, last level", "k-NN-20, same depths",
-        "k-NN-20, last level", "whole work of several levels",
+        "k-NN-20, last level", "FLOP of several levels",
     )  # fmt: skip
     rows = []
     for several, one, recipe in PAIRS:
@@ -110,7 +108,7 @@ def pairs(published: Published) -> str:
 
 
 def work_of_pairs(published: Published) -> str:
-    """Which side of the single pairs has more work."""
+    """Which side of the single pairs needs more FLOP."""
     log = Log(published)
     dearer, total = 0, 0
     for several, one, _ in PAIRS:
@@ -119,15 +117,18 @@ def work_of_pairs(published: Published) -> str:
         total += 1
     a, b = log.reading("F5"), log.reading("F6")
     return (
-        f"In {dearer} of the {total} pairs from the log several levels are the dearer side. For the preset, F5 has "
-        f"{work_of(a) / 1e6:.0f} MFLOP per image and F6 {work_of(b) / 1e6:.0f}, {compared(work_of(a), work_of(b))} for four levels."
+        f"In {dearer} of the {total} pairs from the log, the runs with several levels need more FLOP. For the preset, F5 needs "
+        f"{work_of(a) / 1e6:.0f} MFLOP per image and F6 {work_of(b) / 1e6:.0f}: {compared(work_of(a), work_of(b))} with four levels."
     )
 
 
 def six_blocks(published: Published) -> str:
-    """Full-length runs read after every block, and what that adds."""
+    """Full-length runs read after every block, and the gain over four depths."""
     log = Log(published)
-    header = ("read after all six blocks", "linear", "k-NN-20", "untrained: linear, k-NN-20", "over depths 1, 2, 4, 6")
+    header = (
+        "read after all six blocks", "linear", "k-NN-20", "untrained: linear, k-NN-20",
+        "gain over depths 1, 2, 4, 6: linear, k-NN-20",
+    )  # fmt: skip
     rows = []
     for number, folder, name, file in SIX_BLOCKS:
         tree = published.json(f"{folder}/{file}")
@@ -143,7 +144,7 @@ def six_blocks(published: Published) -> str:
         gain = f"{change(linear - four.linear)}, {change(knn - four.knn)}"
         rows.append(
             [
-                f"{name} ([{number}](recipe.md#{number.lower()}), [figures]({folder}/{file}))",
+                f"{name} ([{number}](recipe.md#{number.lower()}), [data]({folder}/{file}))",
                 points(linear),
                 points(knn),
                 untrained,
@@ -154,7 +155,7 @@ def six_blocks(published: Published) -> str:
 
 
 def six_blocks_said(published: Published) -> str:
-    """What four levels are worth to who reads every block."""
+    """The gain of four levels over one if every block is read."""
     tree = {name: published.json(f"{folder}/six_blocks.json") for name, folder in
             (("four", "cifar10_cpu/width_192"), ("one", "cifar10_cpu/width_192/flat"))}  # fmt: skip
     linear, knn = (
@@ -163,8 +164,9 @@ def six_blocks_said(published: Published) -> str:
     )
     log = Log(published)
     return (
-        f"So the {change(log.difference('F5', 'F6'))} points of linear probe between F5 and F6 are {change(linear)} for "
-        f"who reads all six blocks; of the {change(log.difference('F5', 'F6', 'knn'))} in k-NN {change(knn)} are left."
+        f"The difference between four levels (F5) and one (F6) is {change(linear)} points of linear probe if all six blocks are "
+        f"read, and {change(log.difference('F5', 'F6'))} at four depths. In k-NN it is {change(knn)} and "
+        f"{change(log.difference('F5', 'F6', 'knn'))}."
     )
 
 

@@ -12,7 +12,9 @@ from benchmarks.published.readings import FOUR_DEPTHS, Published, Reading
 from benchmarks.published.text import change, points, table
 from benchmarks.published.work import flop_per_image
 
-HEADER = ("#", "asked (predicted)", "linear: depths / last", "k-NN-20", "rank", "GFLOP", "against", "decision", "again")
+HEADER = (
+    "#", "hypothesis (prediction)", "linear: depths / last", "k-NN-20", "rank", "GFLOP", "compared with", "decision", "repeatable",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def _work(reading: Reading | None) -> str:
 
 
 def _again(row: dict[str, Any], reading: Reading | None) -> str:
-    """Whether the row can be repeated with the program of today."""
+    """Whether the row can be repeated with the current code."""
     if "gone" in row:
         return f"no: {row['gone']}"
     if reading is not None and reading.config["loss"]["type"] == "infonce":

@@ -1,4 +1,4 @@
-"""The tables of the first screens: results, README, presets and models."""
+"""The summary tables: results, README, presets and models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FLAT = "cifar10_cpu/width_192/flat"
 
 
 def summary(published: Published) -> str:
-    """Six rows: what a preset gives, on what, against what, over how many seeds, in what time."""
+    """Six rows: accuracy of each preset and of its controls, data, number of seeds and training time."""
     header = ("preset", "data", "linear probe", "k-NN-20", "untrained: linear, k-NN-20", "seeds", "training, two cores")
     rows = [
         _row(published, "[`quickstart`](quickstart.md), bf16", "shapes v2", QUICK),
@@ -27,13 +27,13 @@ def summary(published: Published) -> str:
         _row(published, "[`cifar10_cpu`](cifar10.md)", "CIFAR-10 (JPEG copy)", CIFAR),
         _six_blocks(published),
         _row(published, "[one level](hierarchy.md) instead of four", "CIFAR-10 (JPEG copy)", (FLAT,), FOUR_DEPTHS),
-        _row(published, "[the recipe before](cifar10.md), width 128", "CIFAR-10 (JPEG copy)", CIFAR_128),
+        _row(published, "[the previous recipe](cifar10.md), width 128", "CIFAR-10 (JPEG copy)", CIFAR_128),
     ]
     return table(header, rows, left=(0, 1))
 
 
 def readme(published: Published) -> str:
-    """What the first page of the repository shows."""
+    """The table of the README."""
     seeds = [published.run(folder) for folder in CIFAR]
     trees = [published.json(f"{folder}/results.json") for folder in CIFAR]
     flat = published.run(FLAT, FOUR_DEPTHS)
@@ -41,8 +41,8 @@ def readme(published: Published) -> str:
     time = minutes(published.seconds(CIFAR[0]))
     first = trees[0]
     rows = [
-        [f"`cifar10_cpu`: four levels, {time} on two CPU cores; seed 0, seed 1", *_seeds(seeds)],
-        [f"one level instead of four, as many images, {work}; seed 0", points(flat.linear), points(flat.knn)],
+        [f"`cifar10_cpu`: four levels, {time} on two CPU cores; seeds 0 and 1", *_seeds(seeds)],
+        [f"one level instead of four, same number of images, {work}; seed 0", points(flat.linear), points(flat.knn)],
         ["the same encoder untrained", *_control(first, "untrained")],
         ["raw pixels", *_control(first, "pixels")],
     ]
@@ -50,7 +50,7 @@ def readme(published: Published) -> str:
 
 
 def presets(published: Published) -> str:
-    """Every preset with what was measured of it."""
+    """Every preset with its results."""
     quick = [published.run(folder) for folder in QUICK]
     times = [published.seconds(folder) or 0 for folder in QUICK]
     cifar = [published.run(folder) for folder in CIFAR]
@@ -67,11 +67,17 @@ def presets(published: Published) -> str:
         "([all](results/cifar10.md))"
     )
     cifar_for = (
-        f"CIFAR-10 on a laptop: {minutes(tree['training_seconds'])} on two cores with bf16 instructions; without them "
-        "not run at this width"
+        f"CIFAR-10 on a laptop: {minutes(tree['training_seconds'])} on two cores with bf16 instructions; not "
+        "measured without them at this width"
     )
     rows = [
-        ["`quickstart`", "minutes on two cores, embedded data", "ViT 128 x 6, patch 4, 1.2 M", "54 k", quick_said],
+        [
+            "`quickstart`",
+            "a few minutes on two cores, built-in data",
+            "ViT 128 x 6, patch 4, 1.2 M",
+            "54 k",
+            quick_said,
+        ],
         ["`cifar10_cpu`", cifar_for, "ViT 192 x 6, patch 4, 2.7 M", "0.8 M", cifar_said],
         ["`cifar10`", "CIFAR-10, one GPU", "ViT 320 x 8, patch 4, 9.9 M", "5 M", "not yet"],
         ["`cifar10_fast`", "CIFAR-10, one GPU, least time", "ViT 256 x 6, patch 4, 4.8 M", "1.5 M", "not yet"],
@@ -102,14 +108,14 @@ def models(published: Published) -> str:
     header = ("model", "trained on", "encoder", "weights", "linear probe", "k-NN-20", "card")
     linear, knn, _ = _blocks(published, CIFAR[0])
     return (
-        f"{table(header, [line], left=(0, 1, 2, 3, 6))}\n\nLinear probe and k-NN are of the four levels, on the test "
-        f"images. [After every block](results/hierarchy.md#read-after-every-block) they are {linear} and {knn}. The "
-        "recipe was [chosen by looking at test accuracy](results/README.md#how-measured-and-what-chose-the-recipe)."
+        f"{table(header, [line], left=(0, 1, 2, 3, 6))}\n\nLinear probe and k-NN use all four levels, on test "
+        f"images. With the features [after every block](results/hierarchy.md#read-after-every-block) they are {linear} and "
+        f"{knn}. The recipe was [chosen by test accuracy](results/README.md#how-the-results-were-measured)."
     )
 
 
 def disclosure(published: Published) -> str:
-    """How many comparisons on test chose the recipe."""
+    """How many comparisons on test the recipe was chosen by."""
     log = Log(published)
     experiments = [number for number in log.rows if re.fullmatch(r"[SCLF]\d+", number)]
     adopted = [number for number in experiments if "**adopted" in log.rows[number]["decision"]]

@@ -10,7 +10,7 @@ from benchmarks.published.text import change, joined, minutes, points, spread, t
 
 # Studies of cheaper steps, the shortest first; the cost of a step was measured with the cells of the first.
 CHEAPER = ("quickstart_cheaper_short", "quickstart_cheaper")
-# Float32: the seeds, and seed 0 in another hour.
+# Float32: the seeds, and seed 0 repeated.
 FLOATS = (QUICK_FLOAT[0], "quickstart/seed_0_again", *QUICK_FLOAT[1:])
 HEADER = (
     "seed", "linear, all levels", "untrained", "gain", "linear, last level", "k-NN-20, all levels", "training", "files",
@@ -44,26 +44,26 @@ def levels(published: Published) -> str:
 
 
 def goals(published: Published) -> str:
-    """What was aimed at, and what came of it."""
+    """The target of the quick start, and whether it was met."""
     gains = [_gain(published, folder) for folder in QUICK]
     slowest = max(published.seconds(folder) or 0 for folder in QUICK)
     met = sum(gain >= 20 for gain in gains)
     goal = sum(gain >= 30 for gain in gains)
     labels = 100 * published.json("shapes_difficulty.json")["supervised"]
     return (
-        f"Aimed at: 20 points over the untrained encoder in at most four minutes of training. {met} of {len(gains)} "
-        f"seeds in bf16 reach the 20 points, {goal} reach 30; the slowest trained for {minutes(slowest)}. The same "
-        f"encoder trained with labels on as many images reaches {points(labels)}."
+        "The target was a linear probe 20 points above that of the untrained encoder, after at most four minutes of training. "
+        f"In bf16, {met} of {len(gains)} seeds gain at least 20 points and {goal} at least 30; the slowest took "
+        f"{minutes(slowest)}. The same encoder trained with labels on the same number of images reaches {points(labels)}."
     )
 
 
 def cheaper(published: Published) -> str:
-    """What cheaper steps cost and, once the studies have run, what they lose, seed by seed."""
+    """Cost of cheaper steps and, once the studies have run, their loss of accuracy by seed."""
     header = ["cell", "GFLOP per image", "CPU time (quartiles)"]
     studies = [name for name in CHEAPER if (published.root / f"recipe/{name}.json").is_file()]
     for name in studies:
         images = f"{published.study(name)['cells'][0]['images']:,} images"
-        header += [f"linear, {images}", "against the first, by seed", "k-NN-20", "against the first, by seed"]
+        header += [f"linear, {images}", "minus the first row, by seed", "k-NN-20", "minus the first row, by seed"]
     cost = {row["cell"]: row for row in published.json("recipe/quickstart_cheaper_cost.json")["cell_cost"]}
     rows = []
     for name, found in cost.items():
@@ -89,7 +89,7 @@ def _by_seed(cell: dict[str, Any]) -> dict[int, dict[str, Any]]:
 
 
 def shapes(published: Published) -> str:
-    """How hard the embedded set is."""
+    """Accuracy of simple and supervised classifiers on the built-in set."""
     tree = published.json("shapes_difficulty.json")
     rows = [
         ["chance", points(100 * tree["chance"])],
@@ -119,8 +119,8 @@ def _seeds(published: Published, folders: tuple[str, ...], *, mean: bool) -> str
         gain = _gain(published, folder)
         for column, value in zip(columns, (reading.linear, gain, reading.last, reading.knn), strict=True):
             column.append(value)
-        files = f"[figures]({folder}/results.json), [environment]({folder}/environment.json)"
-        again = ", another hour" if folder.endswith("again") else ""
+        files = f"[results]({folder}/results.json), [environment]({folder}/environment.json)"
+        again = ", repeated" if folder.endswith("again") else ""
         line = [f"{tree['seed']}{again}", points(reading.linear), points(100 * tree["linear_probe"]["untrained"])]
         line += [change(gain), points(reading.last), points(reading.knn), minutes(published.seconds(folder)), files]
         rows.append(line)

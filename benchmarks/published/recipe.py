@@ -1,4 +1,4 @@
-"""What the log of the search says when it is read as a whole."""
+"""Conclusions from the log of the experiments."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def log(published: Published) -> str:
 
 
 def learned(published: Published) -> str:
-    """What was learned, one finding a line."""
+    """The main findings, one per line."""
     rows = Log(published)
 
     def both(number: str, other: str) -> str:
@@ -30,27 +30,28 @@ def learned(published: Published) -> str:
         return f"{change(rows.difference(number, other, part))} ({row(number)})"
 
     lines = [
-        "On the embedded set the regulariser does nearly all of the work: without prediction the probe changes by "
-        f"{both('S10', 'S7a')}. On photographs prediction is worth {both('C2', 'C2a')}.",
-        f"InfoNCE over the cells of a batch: {both('L3', 'L1')} over smooth L1 on photographs, "
-        f"{both('S12', 'S7a')} on the embedded set.",
-        f"Muon is the largest single step on photographs, {both('C19', 'C17')}; beside smooth L1 on the embedded set "
-        f"it collapses, {both('S14', 'S7')}.",
-        "Levels belong at depths, not on pooled grids: three grids after the last block have "
+        "On the built-in set, prediction adds little to the regulariser: almost without prediction, the probe changes by "
+        f"{both('S10', 'S7a')}. On photographs, prediction adds {both('C2', 'C2a')} to the regulariser.",
+        f"InfoNCE over the cells of a batch, compared with smooth L1: {both('L3', 'L1')} on photographs, "
+        f"{both('S12', 'S7a')} on the built-in set.",
+        f"Muon instead of AdamW is the largest single improvement on photographs, {both('C19', 'C17')}. With smooth L1 on the "
+        f"built-in set, the features collapse with it, {both('S14', 'S7')}.",
+        "Levels at different depths are better than levels on pooled grids: three grids after the last block give "
         f"{both('C36', 'C35')}, two of four levels on grids {both('C38', 'C35')}.",
-        f"A level after block 1 and a higher rate: {both('C21', 'C19')}. A level after every block at full length: "
-        f"{both('F10', 'F5')}.",
-        f"Masks in blocks: scattered ones have {both('C40', 'C35')}, larger ones for coarse levels "
+        f"A further level after block 1, with a higher learning rate: {both('C21', 'C19')}. A level after every block, at full "
+        f"length: {both('F10', 'F5')}.",
+        f"Hiding blocks is better than hiding scattered cells, {both('C40', 'C35')}, or larger blocks for coarse levels, "
         f"{both('C37', 'C35')}.",
-        f"A moving average that is fast at first and slow at the end: a constant one has {both('C46', 'C35')}.",
-        f"bf16 costs nothing that can be seen: {both('C35', 'C22')}.",
-        "Short runs chose wrongly three times: visible cells "
-        f"({one('C24', 'C22')} short, {one('F2', 'F1')} at length), the weaker regulariser on the last level "
-        f"({one('L7', 'L5', 'last')}, {one('F8', 'F5', 'last')}), and one level beside four at that regulariser "
+        "The target encoder should follow fast at first and slowly at the end: a constant EMA momentum gives "
+        f"{both('C46', 'C35')}.",
+        f"Training in bf16 costs no measurable accuracy: {both('C35', 'C22')}.",
+        "Short runs were misleading three times: for predicting visible cells "
+        f"({one('C24', 'C22')} in a short run, {one('F2', 'F1')} at full length), for the weaker regulariser, read on the last "
+        f"level ({one('L7', 'L5', 'last')}, {one('F8', 'F5', 'last')}), and for one level instead of four with that regulariser "
         f"({one('L9', 'L7')}, {one('F9', 'F8')}).",
         "Another seed of the same full-length recipe changes the probe by "
-        f"{both('F4', 'F1')} and {both('F7', 'F5')}; a difference below two points between single short runs means "
-        "nothing.",
+        f"{both('F4', 'F1')} and {both('F7', 'F5')}. Single short runs that differ by less than two points cannot be "
+        "distinguished.",
     ]
     return "\n".join(f"{n}. {line}" for n, line in enumerate(lines, start=1))
 
@@ -69,14 +70,14 @@ def failed(published: Published) -> str:
 
     lines = [
         f"**Levels on pooled grids** instead of at depths: {said('C36', 'C35')}, {said('C38', 'C35')}.",
-        "**A dense loss on visible cells**: better in short runs, "
+        "**Predicting visible cells too** (dense loss): better in short runs, "
         f"{said('C24', 'C22')}, worse at full length, {said('F2', 'F1')}.",
-        "**Choosing by short runs**: it misled three times (visible cells, the weight of the regulariser, one level "
-        f"beside four); see the [log]({page}).",
-        "**Two mask sets per image** under Muon: "
-        f"{said('C41', 'C35')} for {dearer('C41', 'C35')}. A cell hidden in both sets was its own negative then, so "
-        "the question is open again.",
-        "**Prediction on the embedded set**: the probe is as good with next to no prediction, "
-        f"{said('S10', 'S7a')}, so `quickstart` shows that the program runs, not what H-JEPA is worth.",
+        "**Choosing by short runs**: they were misleading three times (visible cells, weight of the regulariser, one level "
+        f"instead of four); see the [log]({page}).",
+        "**Two mask sets per image** with Muon: "
+        f"{said('C41', 'C35')} for {dearer('C41', 'C35')}. At that time, a cell hidden in both sets was its own negative, so "
+        "this needs to be measured again.",
+        "**Prediction on the built-in set**: the probe on all levels is as good with almost no prediction, "
+        f"{said('S10', 'S7a')}. `quickstart` therefore shows that the program works, but not the benefit of H-JEPA.",
     ]
     return "\n".join(f"- {line}" for line in lines)

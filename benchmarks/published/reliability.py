@@ -1,4 +1,4 @@
-"""The page of reliability: what was killed, damaged and divided, and how it ended."""
+"""The page of reliability: killed runs, damaged checkpoints, several processes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def stress(published: Published) -> str:
         [
             f"checkpoint files damaged ({len(damage['damage'])} ways)",
             f"{files['files']:,}",
-            f"{files['noticed']:,} noticed in one line; {files['one_before_found']:,} times the one before was found",
+            f"{files['noticed']:,} detected; {files['one_before_found']:,} times the previous checkpoint was found",
         ],
-        ["runs that went on after such damage", f"{files['trained_on']:,}", f"{files['equal']:,} end bit-equal"],
+        ["runs resumed after such damage", f"{files['trained_on']:,}", f"{files['equal']:,} end bit-equal"],
     ]
     return table(("stress", "number", "outcome"), rows, left=(0, 2))
 
@@ -38,12 +38,12 @@ def processes(published: Published) -> str:
 
 
 def nodes(published: Published) -> str:
-    """Two nodes, and one of them killed."""
+    """Two nodes, one of them killed in some runs."""
     tree = published.json("distribution_two_nodes.json")
     rows = []
     for run in tree["runs"]:
         result = "bit-equal" if run["bit-equal"] == "yes" else ", ".join(f"{p} {run[p]:.1e}" for p in _PARTS)
         rows.append([run["strategy"].upper(), run["run"], run["against"], str(run["step"]), result])
     seconds = sorted(found["seconds"] for found in tree["first node after the kill"])
-    ended = f"The other node ended {seconds[0]:.1f} to {seconds[-1]:.1f} s after the kill, with one line."
-    return f"{table(('strategy', 'run', 'against', 'steps', 'result'), rows, left=(0, 1, 2, 4))}\n\n{ended}"
+    ended = f"The other node stopped with a one-line error {seconds[0]:.1f} to {seconds[-1]:.1f} s after the kill."
+    return f"{table(('strategy', 'run', 'compared with', 'steps', 'result'), rows, left=(0, 1, 2, 4))}\n\n{ended}"

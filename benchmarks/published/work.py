@@ -1,4 +1,4 @@
-"""Work of a training step, counted from its configuration by the code of today, and the words that follow from it."""
+"""FLOP of a training step, counted by the current code from its configuration, and how they are compared in words."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def work_of(reading: Reading) -> float:
 
 
 def compared(work: float, other: float) -> str:
-    """How much more or less the first is than the second, in words: ``4.5 % more work``."""
+    """How much more or less the first is than the second, in words: ``4.5 % more FLOP``."""
     share = 100 * (work / other - 1)
     if abs(share) < 0.05:
-        return "as much work"
-    return f"{abs(share):.1f} % {'more' if share > 0 else 'less'} work"
+        return "as many FLOP"
+    return f"{abs(share):.1f} % {'more' if share > 0 else 'fewer'} FLOP"
 
 
 @cache

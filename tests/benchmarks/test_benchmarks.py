@@ -123,7 +123,7 @@ def test_cells_of_a_study_cost_what_their_configurations_do(tmp_path: Path) -> N
 
 
 def test_both_ways_of_sharing_muon_do_the_matrices_of_the_preset(tmp_path: Path) -> None:
-    rows = figures(muon_share.main, tmp_path / "muon_share.json")["muon_share"]
+    rows = figures(muon_share.main, tmp_path / "muon_share.json", "--config", "quickstart")["muon_share"]
     assert [row["way"] for row in rows] == list(muon_share.WAYS)
     assert rows[0]["ratio"] == 1
     # Six blocks and two of the predictor: queries, keys, values and projection are square, the MLP is not.

@@ -110,9 +110,9 @@ def test_rows_of_the_log_are_compared_with_rows_of_the_log(published: Published)
 
 
 def test_words_about_work_follow_from_the_numbers() -> None:
-    assert compared(104.5, 100) == "4.5 % more work"
-    assert compared(98, 100) == "2.0 % less work"
-    assert compared(100, 100.01) == "as much work"
+    assert compared(104.5, 100) == "4.5 % more FLOP"
+    assert compared(98, 100) == "2.0 % fewer FLOP"
+    assert compared(100, 100.01) == "as many FLOP"
     assert change(-0.04) == change(0.04) == "0.0"
 
 
@@ -155,7 +155,7 @@ def test_what_is_not_measured_yet_is_said_so_and_shown_once_it_is(copy: Publishe
     (copy.root / hierarchy.EQUAL_WORK).mkdir()
     shutil.copy(copy.root / "recipe/hierarchy_fair.json", copy.root / hierarchy.EQUAL_WORK / "results.json")
     shown = hierarchy.equal_work(copy)
-    assert "| three levels ([figures](hierarchy_equal_work/results.json)) | 5 |" in shown
+    assert "| three levels ([data](hierarchy_equal_work/results.json)) | 5 |" in shown
     assert hierarchy.paired(copy).splitlines()[-1].split("|")[3:9] == shown.splitlines()[-1].split("|")[3:9]
 
 

@@ -49,16 +49,16 @@ def test_the_model_card_says_what_the_kept_figures_say() -> None:
     short, anew = (
         kept["cases"][name]
         for name in (
-            "a row of the screenings on CIFAR-10, as it stands in the log",
-            "the full-length recipe trained anew, of all rows on CIFAR-10",
+            "best short run on CIFAR-10",
+            "new run of the recipe chosen from all runs on CIFAR-10",
         )
     )
     rows = kept["rows"]
     for text in (
-        f"{rows['C'] + rows['L']} rows of short runs and {rows['F']} of full length",
-        f"{rows['S']} rows on the embedded shapes",
+        f"{rows['C'] + rows['L']} short and {rows['F']} full-length experiments on CIFAR-10",
+        f"{rows['S']} short ones on the built-in data set",
         f"differ by {100 * kept['seed_deviation']:.1f} points",
-        f"lie {anew['expected_points']:.1f} points above its true value on average (bound: {anew['bound_points']:.1f})",
-        f"from {short['compared']} would lie {short['expected_points']:.1f} above it (bound: {short['bound_points']:.1f})",
+        f"would be {anew['expected_points']:.1f} points above its true value on average (bound: {anew['bound_points']:.1f})",
+        f"best of {short['compared']} short runs {short['expected_points']:.1f} points (bound: {short['bound_points']:.1f})",
     ):
         assert text in SELECTION

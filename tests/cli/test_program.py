@@ -123,6 +123,8 @@ def test_train_resume_evaluate_and_report(tmp_path: Path) -> None:
     assert first.returncode == 0, first.stderr
     assert "level/chance" in first.stdout
     assert not (run / "results.json").exists(), "a run cut short by --max-steps is not evaluated"
+    typed = json.loads((run / "environment.json").read_text())["command"]
+    assert typed.startswith("python -m hjepa train --config ")
     again = hjepa("train", "--output-dir", str(run), "--resume", "auto", "evaluation.final=true")
     assert again.returncode == 0, again.stderr
     assert "resuming from step 4" in again.stdout

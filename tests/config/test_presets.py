@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
-from hjepa.benchmark.step import benchmark_step
+from hjepa.benchmark.step import TimedStep
 from hjepa.config import load_config, presets
 
 ROOT = Path(__file__).parents[2]
@@ -18,9 +19,15 @@ def test_a_preset_trains(name: str) -> None:
     # A processor without bf16 emulates it hundreds of times slower; mixed precision has tests of its own.
     small["training.use_amp"] = False
     small["loss.candidate_images"] = 2  # a batch of two has no more
-    result = benchmark_step(load_config(name, small), seconds=0.1, synthetic=True)
-    assert result.steps >= 3
-    assert result.flop_per_image > 0
+    step = TimedStep(load_config(name, small), synthetic=True)
+    before = [parameter.detach().clone() for parameter in step.trainer.method.parameters()]
+    for _ in range(2):
+        step()
+    assert step.cost.total > 0
+    assert step.trainer.skips.count == 0
+    after = list(step.trainer.method.parameters())
+    assert all(torch.isfinite(parameter).all() for parameter in after)
+    assert any(not torch.equal(old, new) for old, new in zip(before, after, strict=True))
 
 
 def test_presets_keep_what_is_promised_of_their_size() -> None:

@@ -1,10 +1,13 @@
 """Properties of the computations behind figures."""
 
+import io
+import itertools
 import json
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tests.health.synthetic_records import train_record
 
 from hjepa.config.grid import per_axis
@@ -13,14 +16,15 @@ from hjepa.errors import UserError
 from hjepa.masking import MaskSampler
 from hjepa.runs.records import Records, read_json, read_records, series
 from hjepa.training import load_run, untrained_encoder
-from hjepa.visualization.features import encode_gallery, gallery_size
+from hjepa.visualization.features import encode_gallery
 from hjepa.visualization.figures.curves import curves_figure
 from hjepa.visualization.figures.embedding import principal_plane, tsne
 from hjepa.visualization.figures.figure import Omitted
 from hjepa.visualization.figures.maps import pca_rgb
 from hjepa.visualization.figures.masks import outline, seams
 from hjepa.visualization.figures.neighbours import choose_queries, others, same_class
-from hjepa.visualization.figures.style import DARK, LIGHT, new_figure, picture_grid, to_png
+from hjepa.visualization.figures.picture_grid import PictureGrid
+from hjepa.visualization.figures.style import DARK, DPI, LIGHT, new_figure, to_png
 from hjepa.visualization.split_images import SplitImages, three_channels
 
 
@@ -143,7 +147,9 @@ def test_images_are_in_seeded_order_and_shown_as_stored(labelled_run):
     run = load_run(labelled_run, device="cpu")
     images, again = (SplitImages(run, Splits(run.config.data, run.config.seed)) for _ in range(2))
     assert torch.equal(images.order, again.order)
-    assert images.order.sort().values.tolist() == list(range(len(images.dataset)))
+    # As many as the evaluation reads, each once.
+    assert len(images.order) == len(images.order.unique()) == run.config.evaluation.test_images
+    assert images.order.max() < len(images.dataset)
     batch, rows = images.normalised(images.order[:3])
     assert torch.equal(rows, images.order[:3])
     shown = images.pictures(batch)
@@ -164,7 +170,7 @@ def test_gallery_has_the_features_of_its_rows(labelled_run):
     run = load_run(labelled_run, device="cpu")
     images = SplitImages(run, Splits(run.config.data, run.config.seed))
     gallery = encode_gallery(images, run.encoder, untrained_encoder(run))
-    assert len(gallery) == len(images.dataset) == gallery_size(run.encoder, len(images.dataset))
+    assert len(gallery) == len(images.order) == run.config.evaluation.test_images < len(images.dataset)
     batch, rows = images.normalised(gallery.rows[:2])
     with torch.no_grad():
         features = run.encoder.extract_features(batch)
@@ -175,15 +181,30 @@ def test_gallery_has_the_features_of_its_rows(labelled_run):
 
 
 @pytest.mark.parametrize(("columns", "aspect"), [(1, 1.0), (11, 0.5), (9, 2.0)])
-def test_images_keep_their_aspect_ratio(columns, aspect):
-    figure, axes = picture_grid(3, columns, aspect, LIGHT, below=0.2, groups=(1,) if columns > 1 else ())
-    width, height = figure.get_size_inches()
+def test_images_keep_their_aspect_ratio_and_place(columns, aspect):
+    grid = PictureGrid(3, columns, aspect, LIGHT, below=0.2, groups=(1,) if columns > 1 else ())
+    width, height = grid.figure.get_size_inches()
     assert width <= 9.001
-    box = axes[1][columns - 1].get_position()
-    assert box.height * height / (box.width * width) == pytest.approx(aspect, rel=1e-3)
-    assert box.x0 >= 0
-    assert box.x1 <= 1.001
-    assert axes[2][0].get_position().y0 >= 0
+    assert grid.cell[1] / grid.cell[0] == pytest.approx(aspect, rel=1e-3)
+    draw = np.random.default_rng(0)
+    tall = max(1, round(8 * aspect))
+    picture = draw.integers(0, 255, (tall, round(tall / aspect), 3), dtype=np.uint8)
+    for row in range(3):
+        for column in range(columns):
+            x, y = grid.corner(row, column)
+            assert x >= 0
+            assert y >= 0
+            assert x + grid.cell[0] <= width
+            assert y + grid.cell[1] + 0.2 <= height
+            grid.show(row, column, picture)
+    seen = np.asarray(Image.open(io.BytesIO(to_png(grid.figure))).convert("RGB"))
+    # Every picture stands where it should: the middle of each of its pixels has that pixel's colour.
+    for row, column in itertools.product(range(3), range(columns)):
+        x, y = grid.corner(row, column)
+        for (i, j), _ in np.ndenumerate(picture[..., 0]):
+            down = y + (i + 0.5) / picture.shape[0] * grid.cell[1]
+            across = x + (j + 0.5) / picture.shape[1] * grid.cell[0]
+            assert (seen[int(down * DPI), int(across * DPI)] == picture[i, j]).all()
 
 
 def test_equal_figures_give_equal_files():

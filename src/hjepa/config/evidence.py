@@ -24,12 +24,12 @@ class Evidence:
 
 EVIDENCE = (
     Evidence("model.levels[].stride", "0", "no gain from a whole-image level", ("S4", "C16")),
-    Evidence("model.position", "rope", "worse and slower on the embedded set", ("S6",)),
+    Evidence("model.position", "rope", "worse and slower on the built-in set", ("S6",)),
     Evidence("model.hierarchy", "pooled, both", "worse than levels at depths", ("C36", "C38")),
     Evidence(
         "model.center_targets",
         "true",
-        "better probe with `smoothl1` on photographs, worse on the embedded set, no difference with `infonce`",
+        "better probe with `smoothl1` on photographs, worse on the built-in set, no difference with `infonce`",
         ("S5", "C5", "C15"),
     ),
     Evidence("model.predictor.sharing", "separate", "no better, at a higher cost", ("C29",)),
@@ -47,7 +47,7 @@ EVIDENCE = (
         "not worth its cost in short runs; measured when a cell hidden in both sets was still its own negative",
         ("C12", "C41"),
     ),
-    Evidence("loss.type", "infonce", "best on photographs, far worse on the embedded set", ("C6", "L3", "S12")),
+    Evidence("loss.type", "infonce", "best on photographs, far worse on the built-in set", ("C6", "L3", "S12")),
     Evidence("loss.type", "mse, cosine", "worse than `infonce` on photographs", ("C44", "C45")),
     Evidence("loss.hierarchy_weights", "other than 1", "no difference", ("C42", "C43")),
     Evidence("loss.hierarchy_weighting", "learned", "worse", ("C48",)),
@@ -57,7 +57,7 @@ EVIDENCE = (
     Evidence(
         "loss.regularised_levels",
         "all",
-        "better k-NN on the embedded set, no gain on photographs",
+        "better k-NN on the built-in set, no gain on photographs",
         ("S9", "C7", "C28", "L12"),
     ),
 )

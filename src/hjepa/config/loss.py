@@ -14,7 +14,7 @@ class LossConfig(Section):
 
     type: Literal["smoothl1", "mse", "l1", "cosine", "infonce"] = "smoothl1"
     """Distance between predictions and layer-normalised targets. Use `infonce` for photographs, `smoothl1` for the
-    embedded set; `l1` is unmeasured."""
+    built-in set `shapes`; `l1` is unmeasured."""
     hierarchy_weights: list[Annotated[float, Field(ge=0)]] | None = None
     """Weight of each level, finest first; all 1 when not given."""
     hierarchy_weighting: Literal["fixed", "learned"] = "fixed"

@@ -59,7 +59,7 @@ def _measured() -> list[str]:
         "## Options that were measured",
         "",
         "Single seeds of short runs unless a row says otherwise, on test images;",
-        "[how measured](results/README.md#how-measured-and-what-chose-the-recipe).",
+        "[how measured](results/README.md#how-the-results-were-measured).",
         "",
         "| key | option | found | rows |",
         "|---|---|---|---|",

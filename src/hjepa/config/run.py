@@ -74,7 +74,8 @@ class EvaluationConfig(Section):
     train_images: int | None = Field(default=20000, ge=10)
     """Maximum number of training images for the final probe and k-NN, not counting validation images; null for all."""
     test_images: int | None = Field(default=None, ge=1)
-    """Maximum number of test images, and of validation images, to evaluate on; all when not given."""
+    """Maximum number of test images, and of validation images, to evaluate on and to show in figures; all when not
+    given."""
 
 
 class DistributedConfig(Section):

@@ -32,7 +32,7 @@ class SplitImages:
 
     Attributes:
         dataset: the split.
-        order: int64 [N], all rows in random order, labelled images first.
+        order: int64 [N], rows in random order, at most ``evaluation.test_images`` of the run, labelled images first.
 
     Raises:
         DataError: the images cannot be found or read.
@@ -48,7 +48,7 @@ class SplitImages:
         order = torch.from_numpy(stream(Purpose.FIGURES, run.config.seed).permutation(len(self.dataset)))
         if self.labels is not None:
             order = order[torch.argsort((self.labels[order] < 0).to(torch.int8), stable=True)]
-        self.order = order
+        self.order = order[: run.config.evaluation.test_images]
         self._gain: float | None = None
 
     @property

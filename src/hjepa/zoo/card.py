@@ -10,12 +10,13 @@ if TYPE_CHECKING:
     from hjepa.config import Config
 
 SELECTION = (
-    "The presets of hjepa were chosen by looking at test accuracy: 60 rows of short runs and 10 of full length on CIFAR-10, and 17 "
-    "rows on the embedded shapes. Seeds of one recipe differ by 0.4 points (standard deviation). Had all recipes been equally "
-    "good, so that noise alone decided, the best of 70 readings of the same 10,000 test images would lie 1.1 points above its true "
-    "value on average (bound: 1.4), and a single short run picked from 60 would lie 1.9 above it (bound: 2.4). Test accuracies of "
-    "models that follow a preset may be too high by about as much on these two data sets. `hjepa ablate` now compares on validation "
-    "images. `python -m benchmarks.selection_bias` makes these figures."
+    "The presets of hjepa were chosen by test accuracy, among 60 short and 10 full-length experiments on CIFAR-10 and "
+    "17 short ones on the built-in data set `shapes`. Seeds of one recipe differ by 0.4 points (standard deviation). "
+    "If all recipes were equally good and noise alone decided, the best of 70 results on the same 10,000 test images "
+    "would be 1.1 points above its true value on average (bound: 1.4), and the best of 60 short runs 1.9 points "
+    "(bound: 2.4). Test accuracies of models that use a preset may be too high by about as much on these two data "
+    "sets. `hjepa ablate` now compares configurations on validation images. `python -m benchmarks.selection_bias` "
+    "computes these numbers."
 )
 """How much choosing the presets by test accuracy may inflate their results; the numbers are those of
 ``docs/results/selection_bias.json``."""

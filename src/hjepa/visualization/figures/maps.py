@@ -12,7 +12,8 @@ from torch import Tensor
 from hjepa.config.grid import plane
 from hjepa.metrics import PCA
 from hjepa.visualization.figures.figure import Figure
-from hjepa.visualization.figures.style import Picture, Theme, column_title, picture_grid, show
+from hjepa.visualization.figures.picture_grid import PictureGrid
+from hjepa.visualization.figures.style import Picture, Theme
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as MatplotlibFigure
@@ -104,16 +105,13 @@ class _MapFigure:
     def draw(self, theme: Theme) -> MatplotlibFigure:
         levels = len(self.geometry.levels)
         height, width = self.geometry.height_width
-        figure, axes = picture_grid(
-            len(self.pictures), 1 + 2 * levels, height / width, theme, top=0.42, groups=(1, 1 + levels)
-        )
-        column_title(axes[0][0], "image", theme)
+        grid = PictureGrid(len(self.pictures), 1 + 2 * levels, height / width, theme, top=0.42, groups=(1, 1 + levels))
+        grid.title(0, "image")
         for row, picture in enumerate(self.pictures):
-            show(axes[row][0], picture)
+            grid.show(row, 0, picture)
         for start, who, maps in ((1, "trained", self.trained), (1 + levels, "untrained", self.untrained)):
             for level in range(levels):
-                title = f"{who}\nlevel {level}"
-                column_title(axes[0][start + level], title, theme, color=theme.levels[level], fit=True)
+                grid.title(start + level, f"{who}\nlevel {level}", color=theme.levels[level], fit=True)
                 for row in range(len(self.pictures)):
-                    axes[row][start + level].imshow(maps[level][row], aspect="auto", interpolation="nearest")
-        return figure
+                    grid.show(row, start + level, maps[level][row], squares=True)
+        return grid.figure

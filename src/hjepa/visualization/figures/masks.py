@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from hjepa.config.grid import per_axis, plane
 from hjepa.health.evidence import levels_text, listing
 from hjepa.visualization.figures.figure import Figure
-from hjepa.visualization.figures.style import Picture, Theme, column_title, picture_grid, show
+from hjepa.visualization.figures.picture_grid import Edge, PictureGrid
+from hjepa.visualization.figures.style import Picture, Theme
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure as MatplotlibFigure
 
     from hjepa.config import Geometry, Grid, PerAxis
@@ -112,26 +112,30 @@ class _MaskFigure:
         columns = 1 + len(self.overlays) * groups
         starts = [1 + draw * groups for draw in range(len(self.overlays))] if groups > 1 else [1]
         height, width = self.geometry.height_width
-        figure, axes = picture_grid(
+        grid = PictureGrid(
             len(self.pictures), columns, height / width, theme, top=0.42 if groups > 1 else 0.28, groups=starts
         )
-        column_title(axes[0][0], "image", theme)
+        grid.title(0, "image")
         for draw, overlay in enumerate(self.overlays):
             for number, levels in enumerate(self.groups):
                 column = 1 + draw * groups + number
                 title = f"draw {draw + 1}" if groups == 1 else f"draw {draw + 1}\n{levels_text(list(levels))}"
-                color = theme.levels[levels[0]] if groups > 1 else None
-                column_title(axes[0][column], title, theme, color=color)
+                grid.title(column, title, color=theme.levels[levels[0]] if groups > 1 else None)
                 stride = self.geometry.levels[levels[0]].stride
+                color = theme.levels[levels[0]]
                 for row, picture in enumerate(self.pictures):
-                    self._paint(axes[row][column], picture, overlay.context[row], overlay.targets[number][row], stride,
-                                theme.levels[levels[0]])  # fmt: skip
+                    target = overlay.targets[number][row]
+                    grid.show(row, column, self._painted(picture, overlay.context[row], target, stride, color))
+                    grid.lines(row, column, _on_picture(outline(target), target), color=color, width=1.3)
+                    if stride != 1:
+                        # Faint lines between neighbouring cells tell coarse levels from fine ones.
+                        inner = _on_picture(seams(target), target)
+                        grid.lines(row, column, inner, color="#ffffff", width=0.7, alpha=0.6)
         for row, picture in enumerate(self.pictures):
-            show(axes[row][0], picture)
-        return figure
+            grid.show(row, 0, picture)
+        return grid.figure
 
-    def _paint(self, axes: Axes, picture: Picture, context: Cells, target: Cells, stride: PerAxis, color: str) -> None:
-        from matplotlib.collections import LineCollection
+    def _painted(self, picture: Picture, context: Cells, target: Cells, stride: PerAxis, color: str) -> Picture:
         from matplotlib.colors import to_rgb
 
         patch = plane(self.geometry.patch)
@@ -143,13 +147,13 @@ class _MaskFigure:
         # Only in the level's colour, so that a target is not mistaken for context in an image of that colour.
         bright = picture.mean(axis=2, keepdims=True) / 255
         pixels = np.where(wanted, tint * (0.3 + 0.7 * bright) + 70 * bright, pixels)
-        show(axes, np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
-        edges = [[(x * across - 0.5, y * down - 0.5) for x, y in edge] for edge in outline(target)]
-        axes.add_collection(LineCollection(edges, colors=[color], linewidths=1.3, capstyle="round"))
-        if stride != 1:
-            # Faint lines between neighbouring cells distinguish coarse levels from fine ones.
-            inner = [[(x * across - 0.5, y * down - 0.5) for x, y in edge] for edge in seams(target)]
-            axes.add_collection(LineCollection(inner, colors=["#ffffff"], linewidths=0.7, alpha=0.6))
+        return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+
+
+def _on_picture(edges: list[tuple[tuple[int, int], tuple[int, int]]], cells: Cells) -> list[Edge]:
+    """Edges in units of cells as shares of the picture that the cells divide."""
+    rows, columns = cells.shape
+    return [((x / columns, y / rows), (to_x / columns, to_y / rows)) for (x, y), (to_x, to_y) in edges]
 
 
 def outline(cells: Cells) -> list[tuple[tuple[int, int], tuple[int, int]]]:

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from hjepa.metrics import nearest_neighbours
 from hjepa.visualization.figures.figure import Figure, Omitted
-from hjepa.visualization.figures.style import Picture, Theme, column_title, picture_grid, show
+from hjepa.visualization.figures.picture_grid import PictureGrid
+from hjepa.visualization.figures.style import Picture, Theme
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure as MatplotlibFigure
 
     from hjepa.visualization.features import Gallery
@@ -160,30 +160,23 @@ class _NeighbourFigure:
 
     def draw(self, theme: Theme) -> MatplotlibFigure:
         named = any(row.query.name for row in self.rows)
-        figure, axes = picture_grid(
+        grid = PictureGrid(
             len(self.rows), 1 + 2 * self.k, self.size[0] / self.size[1], theme, top=0.3,
             below=0.17 if named else 0.0, groups=(1, 1 + self.k),
         )  # fmt: skip
-        column_title(axes[0][0], "image", theme, strong=True)
+        grid.title(0, "image", strong=True)
         for start, title in ((1, "nearest by trained features"), (1 + self.k, "nearest by raw pixels")):
-            middle = axes[0][start + (self.k - 1) // 2]
-            column_title(middle, title, theme, color=theme.text, strong=True)
-        for row, line in zip(self.rows, axes, strict=True):
-            self._tile(line[0], row.query, None, theme)
-            for cell, tile in zip(line[1:], [*row.ours, *row.theirs], strict=True):
-                self._tile(cell, tile, row.query.label, theme)
-        return figure
+            grid.title(start + (self.k - 1) // 2, title, color=theme.text, strong=True)
+        for row, line in enumerate(self.rows):
+            for column, tile in enumerate([line.query, *line.ours, *line.theirs]):
+                self._tile(grid, row, column, tile, line.query.label if column else None, theme)
+        return grid.figure
 
-    def _tile(self, axes: Axes, tile: _Tile, wanted: int | None, theme: Theme) -> None:
-        show(axes, tile.picture)
+    def _tile(self, grid: PictureGrid, row: int, column: int, tile: _Tile, wanted: int | None, theme: Theme) -> None:
+        grid.show(row, column, tile.picture)
         same = wanted is not None and tile.label == wanted
         if tile.name:
-            axes.set_xlabel(
-                tile.name, fontsize=6.5, labelpad=2, color=theme.text if same or wanted is None else theme.muted,
-                fontweight="bold" if same else "normal",
-            )  # fmt: skip
+            color = theme.text if same or wanted is None else theme.muted
+            grid.label(row, column, tile.name, color=color, strong=same)
         if same:
-            for spine in axes.spines.values():
-                spine.set_visible(True)
-                spine.set_color(theme.same)
-                spine.set_linewidth(2)
+            grid.frame(row, column, theme.same)

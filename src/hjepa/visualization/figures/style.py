@@ -6,7 +6,6 @@ Figures use matplotlib's object interface on the Agg canvas, without windows or 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -107,81 +106,3 @@ def plain_axes(axes: Axes, theme: Theme, title: str) -> None:
     axes.tick_params(colors=theme.muted, labelsize=8, length=3, width=0.8)
     axes.grid(axis="y", color=theme.line, linewidth=0.6)
     axes.set_axisbelow(True)
-
-
-def bare_axes(axes: Axes) -> None:
-    """Style axes for an image: no ticks, no spines."""
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-
-
-def picture_grid(
-    rows: int,
-    columns: int,
-    aspect: float,
-    theme: Theme,
-    *,
-    top: float = 0.3,
-    below: float = 0.0,
-    groups: Sequence[int] = (),
-) -> tuple[MatplotlibFigure, list[list[Axes]]]:
-    """A figure of ``rows x columns`` images in axes without ticks.
-
-    Args:
-        rows: number of rows.
-        columns: number of columns.
-        aspect: height over width of an image.
-        theme: colours.
-        top: inches for column titles.
-        below: inches under each image for its label.
-        groups: columns that start a new group, separated by a wider gap.
-
-    Returns:
-        the figure, and its axes row by row.
-    """
-    gap, wide, side = 0.06, 0.22, 0.02
-    # Limit the size of images if there are few columns.
-    usable = WIDTH - 2 * side - gap * (columns - 1) - (wide - gap) * len(groups)
-    cell = min(usable / columns, 1.7, 2.4 / aspect)
-    height = cell * aspect
-    width = cell * columns + gap * (columns - 1) + (wide - gap) * len(groups) + 2 * side
-    total = top + rows * (height + below) + gap * (rows - 1) + side
-    figure = new_figure(total, theme, width=width)
-    axes: list[list[Axes]] = []
-    for row in range(rows):
-        line = []
-        y = top + row * (height + below + gap)
-        x = side
-        for column in range(columns):
-            if column:
-                x += wide if column in groups else gap
-            box = (x / width, 1 - (y + height) / total, cell / width, height / total)
-            cell_axes = figure.add_axes(box)
-            bare_axes(cell_axes)
-            line.append(cell_axes)
-            x += cell
-        axes.append(line)
-    return figure, axes
-
-
-# A column title may extend a little into the gaps beside the column.
-_TITLE_OVER = 1.08
-
-
-def column_title(
-    axes: Axes, text: str, theme: Theme, *, color: str | None = None, strong: bool = False, fit: bool = False
-) -> None:
-    """Set a title over the top image of a column; with ``fit`` the font shrinks to the width of the column."""
-    title = axes.set_title(
-        text, fontsize=8, color=color or theme.muted, pad=4, fontweight="bold" if strong else "normal", linespacing=1.25
-    )
-    if fit:
-        over = title.get_window_extent().width / axes.get_window_extent().width
-        title.set_fontsize(min(8, 8 * _TITLE_OVER / over))
-
-
-def show(axes: Axes, picture: Picture) -> None:
-    """Show an image; the pixels of small images are drawn as squares."""
-    axes.imshow(picture, aspect="auto", interpolation="nearest" if max(picture.shape[:2]) <= 96 else "antialiased")
