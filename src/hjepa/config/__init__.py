@@ -3,6 +3,7 @@
 from hjepa.config.data import DATASETS, AugmentationConfig, DataConfig
 from hjepa.config.geometry import Geometry, Level, resolve
 from hjepa.config.grid import Grid, PerAxis
+from hjepa.config.health import EmailConfig, HealthAction, HealthConfig
 from hjepa.config.load import (
     all_keys,
     batch_advice,
@@ -29,9 +30,12 @@ __all__ = [
     "DataConfig",
     "DistributedConfig",
     "EmaConfig",
+    "EmailConfig",
     "EvaluationConfig",
     "Geometry",
     "Grid",
+    "HealthAction",
+    "HealthConfig",
     "Level",
     "LevelConfig",
     "LoggingConfig",
