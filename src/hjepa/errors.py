@@ -34,6 +34,12 @@ class DivergenceError(UserError):
     """Losses, gradients or features became NaN or infinite: the configuration is valid, but training diverged."""
 
 
+class HealthError(UserError):
+    """The health of a run was red, and its configuration says to stop; checkpoints are intact."""
+
+    exit_code = 3
+
+
 class LostProcessError(UserError):
     """Another process of the run has ended or does not respond; saved checkpoints are intact."""
 

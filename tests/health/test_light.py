@@ -152,7 +152,12 @@ def test_a_loss_at_chance_is_amber_and_one_above_it_red() -> None:
         assert run(level_0=0.5) == []
     (sign,) = run(level_0=0.5)
     assert (sign.light, sign.figure, sign.where) == (Light.AMBER, "chance", "loss/level_0")
-    assert Light.RED in {s.light for s in run(level_0=0.8)}
+    # Above chance from the start, as an untrained predictor is: still amber.
+    assert {s.light for s in run(level_0=0.8)} == {Light.AMBER}
+    lost = Run()
+    for _ in range(40):
+        lost(level_0=0.3)
+    assert ("chance", Light.RED) in {(s.figure, s.light) for s in lost(level_0=0.8)}
 
 
 def test_targets_that_become_alike() -> None:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from hjepa.config.base import Section
 from hjepa.config.data import DataConfig
 from hjepa.config.geometry import Geometry, resolve
+from hjepa.config.health import HealthConfig
 from hjepa.config.loss import LossConfig
 from hjepa.config.masking import MaskingConfig
 from hjepa.config.model import ModelConfig
@@ -44,6 +45,8 @@ class Config(Section):
     """Logs."""
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     """Evaluation."""
+    health: HealthConfig = Field(default_factory=HealthConfig)
+    """What counts as trouble, and what to do about it."""
     distributed: DistributedConfig = Field(default_factory=DistributedConfig)
     """Several processes."""
     seed: int = Field(default=42, ge=0, lt=2**32)

@@ -65,10 +65,9 @@ class EvaluationConfig(Section):
     """Online evaluation during training and the final table."""
 
     eval_frequency: int = Field(default=5, ge=1)
-    """Epochs between online evaluations: k-NN and effective rank on a fixed part of the training images, which
-    pretraining also uses."""
+    """Epochs between online evaluations: health of the features and k-NN, on `health.images` validation images."""
     online_images: int = Field(default=2000, ge=20)
-    """Images used by the online evaluation: three quarters as references, a quarter as queries."""
+    """Training images that are the references of the online k-NN; fewer if they would take more than 3 % of the time."""
     final: bool = True
     """Evaluate and write the report at the end of training."""
     train_images: int | None = Field(default=20000, ge=10)

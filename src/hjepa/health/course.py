@@ -135,14 +135,19 @@ class Course:
             # A level's loss grows with the spread of its targets, so it is watched as a share of its chance level.
             level = chance.get(name, 0.0)
             watched = value / level if level > 0 else value
+            if warm and watched > 0:
+                self._terms.setdefault(name, _Term(watched, watched, watched)).add(watched, share)
             if level > 0 and warm and progress >= _EARLY:
                 text = f"{name} is at {watched:.0%} of its chance level"
-                signs += _sign(above(watched, self.limits.chance), "chance", name, watched, text)
+                found = above(watched, self.limits.chance)
+                # An untrained predictor starts above chance: red is for a level that was below and lost it.
+                if found[0] is Light.RED and self._terms[name].lowest > self.limits.chance[0]:
+                    found = Light.AMBER, self.limits.chance[0]
+                signs += _sign(found, "chance", name, watched, text)
             # The total rises with the chance level of its parts, which are watched one by one.
             if not warm or watched <= 0 or (name == "loss" and len(terms) > 1):
                 continue
-            term = self._terms.setdefault(name, _Term(watched, watched, watched))
-            term.add(watched, share)
+            term = self._terms[name]
             text = f"{name} rose to {term.rise:.2f} times its lowest value"
             signs += _sign(above(term.rise, self.limits.rise), "rise", name, term.rise, text)
         return signs

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hjepa.config.health import HealthConfig
@@ -43,7 +43,15 @@ class Sign:
     limit: float
     text: str
 
-    def as_dict(self) -> dict[str, object]:
+    @property
+    def rule(self) -> str:
+        """The rule that it breaks: ``health.rank: red below 0.5``."""
+        if self.figure == "finite":
+            return "must be finite"
+        side = "below" if self.value < self.limit else "above"
+        return f"health.{self.figure}: {self.light} {side} {self.limit:g}"
+
+    def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
             "light": str(self.light),
@@ -53,6 +61,11 @@ class Sign:
             "limit": self.limit,
             "text": self.text,
         }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Sign:
+        """The sign that `as_dict` described."""
+        return cls(**{**values, "light": Light[str(values["light"]).upper()]})
 
 
 @dataclass(frozen=True)
@@ -136,9 +149,6 @@ def feature_signs(
     return signs
 
 
-def signs_from(record: Mapping[str, object]) -> list[Sign]:
+def signs_from(record: Mapping[str, Any]) -> list[Sign]:
     """The signs that a record of ``metrics.jsonl`` holds."""
-    found = record.get("signs")
-    if not isinstance(found, list):
-        return []
-    return [Sign(**{**entry, "light": Light[str(entry["light"]).upper()]}) for entry in found]
+    return [Sign.from_dict(entry) for entry in record.get("signs", ())]

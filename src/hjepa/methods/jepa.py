@@ -128,7 +128,8 @@ class HJepa(Method):
     def hyperparameters(self, step: int) -> dict[str, float]:
         """The momentum of the moving average."""
         assert self.horizon is not None
-        return {"momentum": ema_momentum(self.config.model.ema, self.horizon, step)}
+        momentum = ema_momentum(self.config.model.ema, self.horizon, step)
+        return {"momentum": momentum if self.momentum_gap == 1 else 1 - self.momentum_gap * (1 - momentum)}
 
     def diagnostics(self) -> dict[str, Tensor]:
         """Chance level of each level's loss: the loss of a prediction independent of the image."""

@@ -74,6 +74,8 @@ class Method(nn.Module, ABC):
 
     Attributes:
         config: the configuration.
+        momentum_gap: factor of the distance between the momentum of a moving average and 1, which a health action may
+            lower; methods without a moving average ignore it.
         solo: whether passes run in this process alone and must not use collectives.
     """
 
@@ -86,6 +88,7 @@ class Method(nn.Module, ABC):
         self.channels = channels
         self.solo = False
         self.horizon: Horizon | None = None
+        self.momentum_gap = 1.0
 
     @property
     @abstractmethod

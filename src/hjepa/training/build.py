@@ -10,6 +10,7 @@ import torch
 from hjepa.config import flat_values
 from hjepa.data import TrainLoader, measure_statistics
 from hjepa.errors import UserError
+from hjepa.health.alerts import Alerts
 from hjepa.methods import build_method
 from hjepa.training.distributed.strategy import choose_strategy
 from hjepa.training.loggers import open_sinks
@@ -18,6 +19,7 @@ from hjepa.training.optim.schedules import Schedules
 from hjepa.training.resume import resumed_step
 from hjepa.training.saving import Retention, ShardedFolders, WholeFiles
 from hjepa.training.trainer import Trainer, TrainerParts
+from hjepa.training.watch import HealthWatch
 
 if TYPE_CHECKING:
     from hjepa.config import Config
@@ -87,6 +89,7 @@ def assemble(
             method=method,
             loader=loader,
             online=OnlineEvaluation(config, dataset, mean, std, device),
+            watch=HealthWatch(config, Alerts(config.health, config.logging.experiment_name), is_main=world.is_main),
             retention=Retention(
                 folder.checkpoints,
                 config.checkpoint.keep_best_n,

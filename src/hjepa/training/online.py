@@ -1,8 +1,10 @@
-"""Online evaluation during training: k-NN on a split of the training images, effective rank, spread."""
+"""Online evaluation during training: health of the features, and k-NN on images of the training split."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,8 +12,9 @@ import torch
 from torch import Tensor
 
 from hjepa.data import eval_batches
+from hjepa.health.measures import LevelMeasures, Measuring
 from hjepa.health.thresholds import HEALTHY_RANK
-from hjepa.metrics import accuracy, feature_std, knn_predict, mean_cosine, rankme
+from hjepa.metrics import accuracy, knn_predict, rankme
 from hjepa.models import distinct_levels
 from hjepa.runtime.random import Purpose, stream
 
@@ -31,14 +34,36 @@ _K = 20
 _FEWEST_FOR_KNN = 4
 
 
+@dataclass(frozen=True)
+class OnlineResult:
+    """What an online evaluation found.
+
+    Attributes:
+        levels: measures of the features of every level.
+        values: numbers by the names used in records: with labels ``knn`` (accuracy) and ``knn_queries``; ``rank`` of all
+            levels concatenated; per level ``std``, ``dead``, ``rank``, ``cosine``, ``lidar`` and ``position``.
+    """
+
+    levels: list[LevelMeasures]
+    values: dict[str, float]
+
+
 class OnlineEvaluation:
-    """Evaluates an encoder on a fixed subset of the training images, never on test images.
+    """Evaluates an encoder on fixed images of the training split, never on test images.
+
+    Health is measured on ``health.images`` validation images, which are also the queries of k-NN; the references of
+    k-NN are ``evaluation.online_images`` other training images. So k-NN ranks runs like the final evaluation on
+    validation images does. If so many images would take more than 3 % of the time, fewer are used.
 
     Args:
         config: the configuration.
         dataset: the training images.
         mean, std: normalisation.
         device: where the model is.
+
+    Attributes:
+        queries: rows whose features are measured, int64 ascending.
+        references: other rows, int64 ascending; empty without labels.
     """
 
     def __init__(
@@ -53,67 +78,89 @@ class OnlineEvaluation:
         self.dataset = dataset
         self.normalisation = (mean, std)
         self.device = device
-        affordable = int(_SHARE_OF_IMAGES * len(dataset) * config.evaluation.eval_frequency)
-        count = min(config.evaluation.online_images, max(_FEWEST, affordable), len(dataset))
+        affordable = max(_FEWEST, int(_SHARE_OF_IMAGES * len(dataset) * config.evaluation.eval_frequency))
         order = stream(Purpose.ONLINE, config.seed).permutation(len(dataset))
-        chosen = dataset.first(order, count)
-        labels = dataset.labels
-        if labels is not None:
-            known = labels.numpy()[chosen] >= 0
-            # k-NN needs labels. If too few images have one, keep the unlabelled ones for the rank.
-            chosen = chosen[known] if known.sum() >= _FEWEST else chosen
-        self.indices = torch.from_numpy(np.sort(chosen))
-        picked = None if labels is None else labels[self.indices]
-        self.labels = picked if picked is not None and bool((picked >= 0).all()) else None
+        labels = None if dataset.labels is None else dataset.labels.numpy()
+        withheld = dataset.division.withheld
+        held = np.zeros(len(dataset), dtype=bool) if withheld is None else withheld.numpy()
+        # Validation images first; without any, or with too few, other training images.
+        order = np.concatenate([order[held[order]], order[~held[order]]])
+        # k-NN needs labels. If too few images have one, unlabelled ones are kept for the other measures.
+        known = np.ones(len(order), dtype=bool) if labels is None else labels[order] >= 0
+        order = order[known] if known.sum() >= _FEWEST else order
+        with_labels = labels is not None and bool((labels[order] >= 0).all())
+        # A quarter at least is left for references.
+        most = max(1, len(order) - len(order) // 4) if with_labels else len(order)
+        queries = min(config.health.images, affordable, most)
+        self.queries = torch.from_numpy(np.sort(dataset.first(order, queries)))
+        rest = order[~np.isin(order, self.queries.numpy()) & ~held[order]] if with_labels else order[:0]
+        count = min(config.evaluation.online_images, max(_FEWEST, affordable - queries), len(rest))
+        self.references = torch.from_numpy(np.sort(dataset.first(rest, count) if count else rest[:0]))
         self._skipped_said = False
 
     @torch.no_grad()  # not inference mode: FSDP could not train parameters gathered in it
-    def __call__(self, encoder: Encoder) -> dict[str, float]:
-        """Evaluate.
-
-        Returns:
-            with labels `knn` (accuracy) and `knn_queries`; per level `rank/level_<n>`, `std/level_<n>` and
-            `cosine/level_<n>`; `rank` of all levels concatenated. Values that need more images are left out, with a
-            warning the first time.
-        """
-        features = self._features(encoder)
-        if not all(bool(torch.isfinite(f).all()) for f in features):
+    def __call__(self, encoder: Encoder) -> OnlineResult:
+        """Evaluate. Values that need more images are left out, with a warning the first time."""
+        measuring, rows = self._measuring(encoder)
+        levels = measuring.measures()
+        values = {name: value for number, level in enumerate(levels) for name, value in level.record(number).items()}
+        if not all(level.finite for level in levels):
             log.warning("online evaluation: the features are not finite; the model has diverged")
-            return {"rank": 0.0} | {f"rank/level_{level}": 0.0 for level in range(len(features))}
-        chosen = [features[level] for level in distinct_levels(encoder.geometry)]
-        together = torch.cat([torch.nn.functional.normalize(f, dim=1) for f in chosen], dim=1)
-        values: dict[str, float] = {}
-        self._say_what_is_skipped(len(together))
-        if self.labels is not None and len(together) >= _FEWEST_FOR_KNN:
-            # Every fourth image is a query; the rest are references.
-            asks = torch.arange(len(together)) % 4 == 3
-            k = min(_K, int((~asks).sum()))
-            predicted = knn_predict(together[~asks], self.labels[~asks], together[asks], k=k)[k]
-            values["knn"] = accuracy(predicted, self.labels[asks])
-            values["knn_queries"] = int(asks.sum())
-        values["rank"] = rankme(together)
-        for level, level_features in enumerate(features):
-            values[f"rank/level_{level}"] = rankme(level_features)
-            values[f"std/level_{level}"] = float(feature_std(level_features).mean())
-            if len(level_features) > 1:
-                values[f"cosine/level_{level}"] = mean_cosine(level_features)
-        return values
+            return OnlineResult(levels, values | {"rank": 0.0})
+        asks = self._together(encoder, [measuring.pooled(number) for number in range(len(levels))])
+        values["rank"] = rankme(asks)
+        self._say_what_is_skipped(len(asks))
+        if self._has_knn:
+            found = [(index, [cells.mean(dim=1).float().cpu() for cells in levels])
+                     for index, levels in self._levels(encoder, self.references)]  # fmt: skip
+            pooled = [torch.cat(level) for level in zip(*(levels for _, levels in found), strict=True)]
+            references = self._together(encoder, pooled)
+            labels = self.dataset.labels
+            assert labels is not None
+            known = labels[torch.cat([index for index, _ in found])]
+            k = min(_K, len(references))
+            values["knn"] = accuracy(knn_predict(references, known, asks, k=k)[k], labels[rows])
+            values["knn_queries"] = len(asks)
+        return OnlineResult(levels, values)
+
+    @torch.no_grad()
+    def measures(self, encoder: Encoder) -> list[LevelMeasures]:
+        """Measures of the features of every level."""
+        return self._measuring(encoder)[0].measures()
+
+    def _measuring(self, encoder: Encoder) -> tuple[Measuring, Tensor]:
+        """Features of the queries, and the rows of those that could be read."""
+        measuring, rows = Measuring(), []
+        for index, levels in self._levels(encoder, self.queries):
+            measuring.add(levels)
+            rows.append(index)
+        return measuring, torch.cat(rows)
+
+    @property
+    def _has_knn(self) -> bool:
+        return len(self.references) + len(self.queries) >= _FEWEST_FOR_KNN and len(self.references) > 0
 
     def _say_what_is_skipped(self, images: int) -> None:
-        skipped = ["k-NN"] if self.labels is not None and images < _FEWEST_FOR_KNN else []
+        skipped = ["k-NN"] if self.dataset.labels is not None and not self._has_knn else []
         skipped += ["cosine between images"] if images < 2 else []
         if skipped and not self._skipped_said:
             noun = "image is" if images == 1 else "images are"
             log.warning("online evaluation: %d %s too few for %s; skipped", images, noun, " and ".join(skipped))
             self._skipped_said = True
 
-    def _features(self, encoder: Encoder) -> list[Tensor]:
+    def _together(self, encoder: Encoder, pooled: list[Tensor]) -> Tensor:
+        """Distinct levels side by side, each at length one."""
+        chosen = [pooled[level] for level in distinct_levels(encoder.geometry)]
+        return torch.cat([torch.nn.functional.normalize(f, dim=1) for f in chosen], dim=1)
+
+    def _levels(self, encoder: Encoder, rows: Tensor) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        """Rows [b] and cell features of every level, [b, cells, D] each, batch by batch."""
         was_training = encoder.training
         encoder.eval()
         mean, std = self.normalisation
         batches = eval_batches(
             self.dataset,
-            self.indices,
+            rows,
             encoder.geometry.height_width,
             mean=mean,
             std=std,
@@ -121,16 +168,16 @@ class OnlineEvaluation:
             num_workers=self.config.data.num_workers,
             device=self.device,
         )
-        parts = [[f.mean(dim=1).float().cpu() for f in encoder.levels(batch.images)] for batch in batches]
+        for batch in batches:
+            yield batch.indices.cpu(), list(encoder.levels(batch.images))
         encoder.train(was_training)
-        return [torch.cat(level) for level in zip(*parts, strict=True)]
 
 
 def score(values: dict[str, float], metric: str, loss: float, width: int) -> float:
     """Score of a checkpoint; higher is better.
 
     Args:
-        values: result of `OnlineEvaluation`.
+        values: of an `OnlineResult`.
         metric: `auto`, `knn`, `rank` or `loss`.
         loss: training loss.
         width: width of one level.

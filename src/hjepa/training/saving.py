@@ -18,6 +18,7 @@ log = logging.getLogger("hjepa")
 
 LAST = "last"
 BEST = "best_model"
+LAST_GOOD = "last_good"
 
 
 class WholeFiles:
@@ -144,7 +145,13 @@ class Retention:
         return name + self.files.suffix
 
     def save(
-        self, state: dict[str, Any], *, periodic: Sequence[str] = (), score: float = 0.0, best: bool = False
+        self,
+        state: dict[str, Any],
+        *,
+        periodic: Sequence[str] = (),
+        score: float = 0.0,
+        best: bool = False,
+        also: Sequence[str] = (),
     ) -> None:
         """Write ``last.pth`` and the checkpoints that are due; returns as soon as the state is copied.
 
@@ -153,11 +160,12 @@ class Retention:
             periodic: names of periodic checkpoints to write; the worst ones beyond the number to keep are removed.
             score: of this state.
             best: write ``best_model.pth`` too if the score is the best so far.
+            also: names of further files to write, which are never removed.
         """
         self.wait()
         self._before = dict(self.scores), self.best
         # last.pth is written last, so that the files it lists exist even after a crash.
-        names = [*periodic, self.file(LAST)]
+        names = [*periodic, *also, self.file(LAST)]
         if best and (self.best is None or score > self.best):
             self.best = score
             names.insert(0, self.file(BEST))

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from hjepa.errors import DivergenceError
+from hjepa.errors import DivergenceError, HealthError
 from hjepa.methods import Horizon
 from hjepa.runs.load import load_weights
+from hjepa.runs.locate import read_start
 from hjepa.runs.sharded import load_shards, read_sharded
 from hjepa.runtime import distribution
 from hjepa.training import nonfinite
@@ -25,7 +26,9 @@ from hjepa.training.optim.build import build_optimizer, load_optimizer, set_hype
 from hjepa.training.optim.schedules import Schedules
 from hjepa.training.out_of_memory import MicroBatches, MicroBatchTooLargeError, is_out_of_memory
 from hjepa.training.precision import Precision
+from hjepa.training.saving import LAST_GOOD
 from hjepa.training.step import Interval, Update
+from hjepa.training.watch import MOST_REWINDS, Remedies
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from hjepa.training.loggers import MetricSink
     from hjepa.training.progress import Progress
     from hjepa.training.saving import Retention
+    from hjepa.training.watch import HealthWatch
 
 log = logging.getLogger("hjepa")
 
@@ -50,6 +54,7 @@ class TrainerParts:
         method: not yet distributed; the trainer moves it to the device, or shards it.
         loader: micro-batches of training images.
         online: evaluation during training.
+        watch: judges records and evaluations, and decides on actions.
         retention: writes and keeps checkpoints.
         sinks: destinations of records.
         world: rank and number of processes.
@@ -64,6 +69,7 @@ class TrainerParts:
     method: Method
     loader: TrainLoader
     online: OnlineEvaluation
+    watch: HealthWatch
     retention: Retention
     sinks: list[MetricSink]
     world: distribution.World
@@ -106,6 +112,7 @@ class Trainer:
             config.training.non_finite, parts.run_dir, loader.dataset.identifiers, self.world.rank
         )
         self.update = Update(self.method, self.optimizer, self.precision, config.training, parts.strategy, self.skips)
+        self.watch = parts.watch
         self.step = 0
         self.loss = float("nan")
         self._values: dict[str, float] = {}
@@ -126,6 +133,7 @@ class Trainer:
         self._agree_on_micro_batches()
         batches = self.loader.batches(self.step, self.last_step)
         self._begin()
+        self._measure_untrained()
         while self.step < self.last_step:
             try:
                 norm = self.train_step(batches)
@@ -135,11 +143,12 @@ class Trainer:
                 batches = self._divide_again()
                 continue
             progress.advance(self.step)
-            if self._due(self.config.logging.log_frequency):
+            if self._records_here or self.step == self.last_step:
                 self._settle()
                 if self._interval.micro_batches:
                     progress.report(self._record(norm), self._seconds_left())
-            self._look_after()
+            if self._look_after():
+                batches = self.loader.batches(self.step, self.last_step)
             if distribution.any_process(stop.requested):
                 break
         self._save_last()
@@ -160,7 +169,7 @@ class Trainer:
             DivergenceError: the gradient is not finite, and `training.non_finite` or the number of such steps in a row
                 requires a stop.
         """
-        lr = self.schedules.lr(self.step)
+        lr = self.lr(self.step)
         set_hyperparameters(self.optimizer, lr, self.schedules.weight_decay(self.step))
         micro_batches = self._accumulate(batches)
         facts = {"lr": lr, **self.method.hyperparameters(self.step)}
@@ -260,16 +269,28 @@ class Trainer:
 
     # -- evaluation and saving -----------------------------------------------------------------------------------
 
-    def _due(self, every: int) -> bool:
-        return self.step % every == 0 or self.step == self.last_step
+    @property
+    def _records_here(self) -> bool:
+        """Whether a record is due at this step, wherever the run ends."""
+        return self.step % self.config.logging.log_frequency == 0
 
-    def _look_after(self) -> None:
-        """Evaluate and save if due."""
+    @property
+    def _evaluates_here(self) -> bool:
+        """Whether an online evaluation is due at this step, wherever the run ends."""
+        epoch, rest = divmod(self.step, self.schedules.steps_per_epoch)
+        return rest == 0 and epoch % self.config.evaluation.eval_frequency == 0
+
+    def _look_after(self) -> bool:
+        """Evaluate, act on the health of the run, and save, as far as due.
+
+        Returns:
+            whether the run went back to an earlier step.
+        """
         spe = self.schedules.steps_per_epoch
         epoch, rest = divmod(self.step, spe)
         epoch_done = rest == 0
         ended = self.step == self.last_step
-        evaluated = (epoch_done and epoch % self.config.evaluation.eval_frequency == 0) or ended
+        evaluated = self._evaluates_here or ended
         if evaluated:
             try:
                 self._evaluate()
@@ -278,6 +299,9 @@ class Trainer:
                     # Keep what was trained. With several processes the save is collective and would deadlock.
                     self._save_last()
                 raise
+        # Before saving, so that a run resumed from this step has taken the same actions.
+        if self._tend():
+            return True
         every = self.config.checkpoint.save_every_steps
         names = []
         if epoch_done and (epoch % self.config.checkpoint.save_frequency == 0):
@@ -287,12 +311,15 @@ class Trainer:
         if names or evaluated:
             started = time.perf_counter()
             self._settle()
+            keeps_good = "rewind" in self.watch.actions and self.watch.good
             # All processes call it: each holds a part of the state.
             state = self.state()
             if self._saves:
                 self._settle_records()
-                self.parts.retention.save(state, periodic=names, score=self._score(), best=evaluated)
+                also = [self.parts.retention.file(LAST_GOOD)] if keeps_good else []
+                self.parts.retention.save(state, periodic=names, score=self._score(), best=evaluated, also=also)
             self._interval.started += time.perf_counter() - started
+        return False
 
     @property
     def _saves(self) -> bool:
@@ -310,7 +337,8 @@ class Trainer:
             sink.settle()
 
     def close(self) -> None:
-        """Flush and close the sinks."""
+        """Flush and close the sinks, and wait for alerts on their way."""
+        self.watch.close()
         for sink in self.parts.sinks:
             sink.close()
 
@@ -318,14 +346,19 @@ class Trainer:
         started = time.perf_counter()
         if self.world.is_main or self.parts.strategy == "fsdp":
             # Passes of a sharded model are collective: all processes must take part.
-            self._values = self.parts.online(self.method.encoder)
+            result = self.parts.online(self.method.encoder)
+            self._values = result.values
             let_go(self.network)
         if self.world.is_main:
             seconds = time.perf_counter() - started
-            record = {"kind": "eval", "step": self.step, "epoch": self._epoch(), "time": self.elapsed} | self._values
-            self._write(record | {"seconds": seconds})
-            knn = f"k-NN {self._values['knn']:.1%}  " if "knn" in self._values else ""
-            log.info("step %d  online: %seffective rank %.1f", self.step, knn, self._values["rank"])
+            values = self._values
+            judged = self.watch.evaluation(result, counts=self._evaluates_here)
+            record = {"kind": "eval", "step": self.step, "epoch": self._epoch(), "time": self.elapsed} | values
+            self._write(record | judged | {"seconds": seconds})
+            knn = f"k-NN {values['knn']:.1%}  " if "knn" in values else ""
+            log.info(
+                "step %d  online: %seffective rank %.1f  health %s", self.step, knn, values["rank"], judged["health"]
+            )
             # Throughput excludes the time of evaluation.
             self._interval.started += time.perf_counter() - started
         distribution.barrier()
@@ -334,6 +367,76 @@ class Trainer:
         if not self._values and self.config.checkpoint.best_metric != "loss":
             return 0.0
         return score(self._values, self.config.checkpoint.best_metric, self.loss, self.method.encoder.embed_dim)
+
+    # -- health --------------------------------------------------------------------------------------------------
+
+    def lr(self, step: int) -> float:
+        """Learning rate of a step: the schedule, lowered by health actions."""
+        return self.schedules.lr(step) * self.watch.remedies.lr
+
+    def _measure_untrained(self) -> None:
+        """Measure the encoder before the first step; the ranks of the run are judged beside these."""
+        if self.step:
+            return
+        if self.world.is_main or self.parts.strategy == "fsdp":
+            self.watch.monitor.untrained = self.parts.online.measures(self.method.encoder)
+            let_go(self.network)
+        distribution.barrier()
+
+    def _tend(self) -> bool:
+        """Take actions if they are due. Returns whether the run went back to an earlier step."""
+        if not (self._records_here or self._evaluates_here):
+            return False
+        health = self.watch.verdict(self.step)
+        if health is None or not self.watch.actions:
+            return False
+        actions, at = self.watch.actions, self.step
+        if "save" in actions:
+            self._save_beside(f"checkpoint_red_step_{at}")
+        self._change(self.watch.remedies.after(actions))
+        back = "rewind" in actions and self._rewind()
+        done = [action for action in actions if action != "rewind" or back]
+        # After a rewind the step is that of the checkpoint, so that a resumed run keeps the record.
+        record = {"kind": "health", "step": self.step, "epoch": self._epoch(), "time": self.elapsed, "at": at}
+        signs = [sign.as_dict() for sign in health.signs]
+        self._write(record | {"light": int(health.light), "signs": signs, "actions": done})
+        log.warning("health: actions at step %d: %s", at, ", ".join(done) or "none")
+        if "stop" in actions:
+            self._save_last()
+            raise HealthError(
+                f"health: red at step {at}: {health.reason} ({health.signs[0].rule}); stopped because health.actions has "
+                f"stop. Change the setting that causes it and start again, or resume without stop in health.actions"
+            )
+        return back
+
+    def _change(self, remedies: Remedies) -> None:
+        self.watch.remedies = remedies
+        self.method.momentum_gap = remedies.momentum_gap
+
+    def _save_beside(self, name: str) -> None:
+        state = self.state()
+        if self._saves:
+            self._settle_records()
+            self.parts.retention.save(state, also=[self.parts.retention.file(name)])
+
+    def _rewind(self) -> bool:
+        """Go back to the last checkpoint whose health was not red. Returns whether there was one."""
+        retention, before = self.parts.retention, self.watch.remedies
+        retention.wait()
+        path = retention.folder / retention.file(LAST_GOOD)
+        if before.rewinds >= MOST_REWINDS or not distribution.from_main(path.exists()):
+            why = f"{before.rewinds} have not helped" if before.rewinds else "no checkpoint has a light that is not red"
+            log.warning("health: not going back to an earlier checkpoint: %s", why)
+            return False
+        state = read_start(path, verify=False)
+        # A copy: the settings of files on the disk are those of now.
+        kept = retention.state()
+        self.restore(state, path, int(state["step"]))
+        retention.restore(kept)
+        self._change(before.after_rewind_to(self.watch.remedies))
+        self._begin()
+        self.reset_interval()
+        return True
 
     # -- records -------------------------------------------------------------------------------------------------
 
@@ -362,7 +465,7 @@ class Trainer:
         record: dict[str, Any] = {"kind": "train", "step": self.step, "epoch": self._epoch(), "time": self.elapsed}
         record |= means
         record |= {
-            "lr": self.schedules.lr(self.step - 1),
+            "lr": self.lr(self.step - 1),
             **self.method.hyperparameters(self.step - 1),
             "weight_decay": self.schedules.weight_decay(self.step - 1),
             "grad_norm": norm.item() if norm is not None and math.isfinite(norm) else None,
@@ -371,6 +474,9 @@ class Trainer:
             "images_per_second": steps * self.loader.global_batch / seconds,
             "data_wait": interval.waiting / seconds,
         }
+        terms = {name: means[name] for name in interval.sums}
+        progress = self.step / self.schedules.total_steps
+        record |= self.watch.record(record, terms, progress, counts=self._records_here)
         self._write(record)
         self.reset_interval()
         return record
@@ -418,6 +524,7 @@ class Trainer:
             "compiled": self.parts.compiled,
             "run": self.parts.run,
             "online": dict(self._values),
+            "health": self.watch.state(),
             "seconds": self.elapsed,
             "run_dir": str(self.parts.run_dir),
         }
@@ -450,6 +557,9 @@ class Trainer:
         restore_process_state([first, *state.get("processes", ())], self._interval, self.device, self.world)
         self._restore_micro_batch(state)
         self._values = dict(state["online"])
+        if "health" in state:  # checkpoints of earlier versions have none
+            self.watch.restore(state["health"])
+            self._change(self.watch.remedies)
         self._seconds = state["seconds"]
         self.parts.retention.restore(state.get("retention", {"scores": {}, "best": None}))
 

@@ -1,0 +1,143 @@
+"""The light in records and log, actions on red, and that they survive a resumed run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.conftest import Observed, Run
+
+from hjepa.errors import HealthError
+from hjepa.runs.checkpoint import read_checkpoint
+from hjepa.training.watch import FACTOR, MOST_REWINDS, Remedies
+
+# Every evaluation is red: no two images have features at more than right angles on average.
+RED = {"health.cosine": [0.0, 0.0], "health.patience": 1}
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def actions(folder: Path) -> list[dict[str, Any]]:
+    return [line for line in lines(folder) if line["kind"] == "health"]
+
+
+def rates(seen: Observed) -> dict[int, float]:
+    return {r["step"]: r["lr"] for r in seen.records}
+
+
+def test_every_record_has_a_light_and_evaluations_say_why(run: Run) -> None:
+    seen = run(RED)
+    assert {record["health"] for record in seen.records} <= {"green", "amber", "red"}
+    for evaluation in seen.evals:
+        assert (evaluation["health"], evaluation["light"]) == ("red", 2)
+        worst = evaluation["signs"][0]
+        assert (worst["figure"], worst["light"], worst["limit"]) == ("cosine", "red", 0.0)
+        for name in ("std", "dead", "rank", "cosine", "lidar", "position"):
+            assert f"{name}/level_1" in evaluation
+    assert "-> red at step 6: the features of two images at level" in seen.log
+    assert "(health.cosine: red above 0)" in seen.log
+    # Without actions nothing changes.
+    assert not actions(seen.folder)
+    assert torch.equal(seen.weights, run().weights)
+
+
+def test_a_healthy_run_is_never_red(run: Run) -> None:
+    seen = run({"training.epochs": 6})
+    assert "red" not in {line.get("health") for line in lines(seen.folder)}
+    assert seen.state["health"]["monitor"]["untrained"][1]["rank"] > 1
+
+
+def test_red_is_saved_apart(run: Run) -> None:
+    seen = run({**RED, "health.actions": ["save"]})
+    assert read_checkpoint(seen.folder / "checkpoints" / "checkpoint_red_step_6.pth")["step"] == 6
+    (action,) = actions(seen.folder)
+    assert (action["at"], action["actions"], action["signs"][0]["figure"]) == (6, ["save"], "cosine")
+    # It does not take the place of another checkpoint.
+    assert "checkpoints/checkpoint_epoch_1.pth" in seen.files()
+
+
+def test_the_learning_rate_is_lowered_once_per_red_phase(run: Run) -> None:
+    before, after = rates(run()), rates(run({**RED, "health.actions": ["lower_lr"]}))
+    assert [after[step] / before[step] for step in range(1, 13)] == pytest.approx([1.0] * 6 + [FACTOR] * 6)
+
+
+def test_the_momentum_is_raised(run: Run) -> None:
+    before, after = (
+        {r["step"]: 1 - r["momentum"] for r in run(keys).records}
+        for keys in ({}, {**RED, "health.actions": ["raise_momentum"]})
+    )
+    assert [after[step] / before[step] for step in range(1, 12)] == pytest.approx([1.0] * 6 + [FACTOR] * 5, rel=1e-6)
+
+
+def test_a_run_can_be_stopped(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(HealthError, match=r"health: red at step 6: .*stopped because health\.actions has stop") as error:
+        run({**RED, "health.actions": ["lower_lr", "stop"]}, folder=tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert error.value.exit_code == 3
+    state = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.pth")
+    assert (state["step"], state["health"]["remedies"]["lr"]) == (6, FACTOR)
+    # It goes on where it stopped, with the lowered rate, once nobody asks it to stop.
+    seen = run(RED, folder=tmp_path / "run", resume="auto")
+    assert seen.outcome.completed
+    assert rates(seen)[7] == pytest.approx(rates(run())[7] * FACTOR)
+
+
+def test_patience(run: Run) -> None:
+    keys = {**RED, "health.patience": 2, "health.actions": ["lower_lr"], "training.epochs": 3}
+    assert [action["at"] for action in actions(run(keys).folder)] == [12]
+
+
+def diverging(**more: Any) -> dict[str, Any]:
+    """Green for a while, then red: from some step on gradients count as too large."""
+    return {"training.epochs": 4, "health.patience": 1, **more}
+
+
+def test_a_run_goes_back_to_the_last_good_checkpoint(run: Run) -> None:
+    # Green at first: the lowest cosine of any evaluation lies between the limits of amber and red.
+    plain = run({"training.epochs": 3})
+    cosines = [max(e["cosine/level_0"], e["cosine/level_1"]) for e in plain.evals]
+    first, second = cosines[:2]
+    limit = (first + second) / 2
+    keys: dict[str, Any] = {"training.epochs": 3, "health.patience": 1, "health.actions": ["rewind"]}
+    if second > first:
+        keys["health.cosine"] = [limit, limit]
+    else:
+        keys |= {"health.rank": [1e9, 1e9]}
+        pytest.skip(f"the cosine does not rise here: {cosines}")
+    seen = run(keys)
+    done = actions(seen.folder)
+    assert done[0]["actions"] == ["rewind"]
+    assert (done[0]["at"], done[0]["step"]) == (12, 6)
+    assert read_checkpoint(seen.folder / "checkpoints" / "last_good.pth")["health"]["monitor"]["red"]["evaluation"] == 0
+    assert seen.outcome.completed
+    assert seen.state["health"]["remedies"]["rewinds"] == min(len(done), MOST_REWINDS)
+
+
+def test_without_a_good_checkpoint_it_goes_on_and_says_so(run: Run) -> None:
+    seen = run({**RED, "health.actions": ["rewind"]})
+    assert seen.outcome.completed
+    assert "not going back to an earlier checkpoint: no checkpoint has a light that is not red" in seen.log
+    assert [action["actions"] for action in actions(seen.folder)] == [[]]
+
+
+def test_remedies_add_up() -> None:
+    once = Remedies().after(("lower_lr", "raise_momentum", "save"))
+    assert (once.lr, once.momentum_gap, once.rewinds) == (FACTOR, FACTOR, 0)
+    back = once.after_rewind_to(Remedies())
+    assert (back.lr, back.momentum_gap, back.rewinds) == (pytest.approx(FACTOR**2), FACTOR, 1)
+    assert back.after_rewind_to(Remedies()).lr == pytest.approx(FACTOR**3)
+
+
+def test_a_resumed_run_equals_a_whole_one_bit_by_bit_with_actions(run: Run, tmp_path: Path) -> None:
+    keys = {**RED, "health.actions": ["lower_lr", "raise_momentum"], "training.epochs": 3}
+    whole = run(keys)
+    run({**keys, "training.max_steps": 8}, folder=tmp_path / "parts")
+    parts = run(keys, folder=tmp_path / "parts", resume="auto")
+    assert torch.equal(whole.weights, parts.weights)
+    assert whole.state["health"] == parts.state["health"]
+    assert whole.state["health"]["remedies"]["lr"] == FACTOR
