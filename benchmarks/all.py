@@ -121,8 +121,12 @@ def run(name: str, task: Task, *, short: bool, json_dir: Path | None, variables:
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--json-dir", type=Path, metavar="FOLDER", help="write one JSON file per measurement to this folder")
-    options.add_argument("--short", action="store_true", help="tiny sizes, to check that everything runs; do not use the numbers")
+    options.add_argument(
+        "--json-dir", type=Path, metavar="FOLDER", help="write one JSON file per measurement to this folder"
+    )
+    options.add_argument(
+        "--short", action="store_true", help="tiny sizes, to check that everything runs; do not use the numbers"
+    )
     options.add_argument("--only", nargs="+", choices=list(TASKS), help="run only these")
     given = options.parse_args(arguments)
     wanted = given.only or [name for name, task in TASKS.items() if not task.gpu or torch.cuda.is_available()]

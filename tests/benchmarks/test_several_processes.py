@@ -25,5 +25,5 @@ def test_two_nodes_are_left_out_where_there_are_no_namespaces(tmp_path: Path) ->
     # Without the program that makes them.
     result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": ""}, timeout=120)
     assert result.returncode == 0, result.stderr
-    assert "two_nodes: no network namespaces here, nothing measured" in result.stdout
+    assert "two_nodes: network namespaces cannot be created, nothing measured" in result.stdout
     assert not (tmp_path / "none.json").exists()
