@@ -63,7 +63,7 @@ def commands() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("where", "line"), [pytest.param(w, c, id=f"{w} {c}") for w, c in commands()])
-def test_commands_name_real_verbs_options_and_keys(where: str, line: str) -> None:
+def test_commands_in_documents_use_existing_commands_options_and_keys(where: str, line: str) -> None:
     import typer
 
     from hjepa.cli.main import app
@@ -82,7 +82,7 @@ def test_commands_name_real_verbs_options_and_keys(where: str, line: str) -> Non
             assert word.split("=")[0] in all_keys(), f"{where}: {word} in {line}"
 
 
-def test_links_between_documents_lead_somewhere() -> None:
+def test_links_between_documents_have_targets() -> None:
     for document in DOCUMENTS:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
@@ -96,7 +96,7 @@ def anchors(text: str) -> set[str]:
     return headings | set(re.findall(r'<a id="([^"]+)">', text))
 
 
-def test_links_to_a_part_of_a_page_lead_to_it() -> None:
+def test_links_to_headings_have_targets() -> None:
     for document in DOCUMENTS:
         for target, part in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", document.read_text()):
             page = document.parent / target if target else document

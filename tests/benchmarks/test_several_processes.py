@@ -12,7 +12,7 @@ from tests.benchmarks.test_benchmarks import figures
 from benchmarks import world_size
 
 
-def test_every_number_of_processes_ends_where_one_does(tmp_path: Path) -> None:
+def test_every_number_of_processes_gives_the_result_of_one(tmp_path: Path) -> None:
     rows = figures(world_size.main, tmp_path / "world_size.json")["runs"]
     assert {row["run"] for row in rows} == set(world_size.SHORT)
     for row in rows:
@@ -20,7 +20,7 @@ def test_every_number_of_processes_ends_where_one_does(tmp_path: Path) -> None:
         assert row["same images"] == "yes"
 
 
-def test_two_nodes_are_left_out_where_there_are_no_namespaces(tmp_path: Path) -> None:
+def test_two_nodes_measures_nothing_without_namespaces(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.two_nodes", "--short", "--json", str(tmp_path / "none.json")]
     # Without the program that makes them.
     result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": ""}, timeout=120)

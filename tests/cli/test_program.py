@@ -53,7 +53,7 @@ def tiny_file(folder: Path, **sections: object) -> Path:
     return file
 
 
-def test_help_names_every_verb_and_is_not_boxed_in_a_pipe() -> None:
+def test_help_lists_every_command_and_is_plain_in_a_pipe() -> None:
     result = process("--help")
     assert result.returncode == 0
     for verb in ("train", "evaluate", "visualize", "data", "config", "bench", "doctor"):
@@ -92,7 +92,7 @@ def test_version_and_doctor() -> None:
         (("bench", "training.lr=fast"), "training.lr"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
+def test_a_user_error_is_one_line_and_exit_code_2(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
     result = hjepa(*arguments, cwd=tmp_path)
     assert result.returncode == 2, result.stdout + result.stderr
     lines = [line for line in result.stderr.splitlines() if line.strip()]
@@ -102,14 +102,14 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments: tuple[str, ...], words
     assert "Traceback" not in result.stderr
 
 
-def test_a_process_ends_with_the_code_of_its_mistake(tmp_path: Path) -> None:
+def test_the_process_exits_with_code_2_after_a_user_error(tmp_path: Path) -> None:
     result = process("train", "training.lrr=1", cwd=tmp_path)
     assert result.returncode == 2
     assert result.stderr.startswith("hjepa: ")
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_an_unknown_option_and_verb_are_exit_code_2() -> None:
+def test_an_unknown_option_or_command_exits_with_code_2() -> None:
     for arguments in (("train", "--learning-rate", "1"), ("trian",)):
         result = hjepa(*arguments)
         assert result.returncode == 2
@@ -149,7 +149,7 @@ def test_train_resume_evaluate_and_report(tmp_path: Path) -> None:
     assert (tmp_path / "v" / "curves.png").is_file()
 
 
-def test_the_plans_scripts_take_the_plans_flags(tmp_path: Path) -> None:
+def test_the_scripts_accept_their_documented_options(tmp_path: Path) -> None:
     config = tiny_file(tmp_path)
     run = tmp_path / "out"
     flags = ("--config", str(config), "--device", "cpu", "--output_dir", str(run), "--epochs", "1")
@@ -178,7 +178,7 @@ def test_the_plans_scripts_take_the_plans_flags(tmp_path: Path) -> None:
     assert "training.epochs 1 -> 2" in resumed.stdout
 
 
-def test_a_folder_of_mixed_pictures_finishes_and_names_the_bad_ones(tmp_path: Path) -> None:
+def test_a_folder_with_unreadable_images_finishes_and_names_them(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -211,7 +211,7 @@ def test_a_folder_of_mixed_pictures_finishes_and_names_the_bad_ones(tmp_path: Pa
     assert (tmp_path / "run" / "report.html").is_file()
 
 
-def test_config_verbs(tmp_path: Path) -> None:
+def test_config_commands(tmp_path: Path) -> None:
     assert "quickstart" in hjepa("config", "list").stdout
     shown = hjepa("config", "show", "quickstart", "training.epochs=7")
     assert yaml.safe_load(shown.stdout)["training"]["epochs"] == 7
@@ -261,6 +261,6 @@ def test_arguments_are_normalised(given: list[str], expected: list[str]) -> None
     assert normalise(given) == expected
 
 
-def test_values_may_come_with_commas_or_repeated() -> None:
+def test_values_may_be_separated_by_commas_or_repeated() -> None:
     assert split(["1,5", "10 20"]) == ["1", "5", "10", "20"]
     assert split(None) == []

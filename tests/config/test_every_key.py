@@ -185,13 +185,13 @@ CASES: dict[str, Case] = {
 
 # Keys whose effect is shown by a test of its own in this file.
 ELSEWHERE = {
-    "model.gradient_checkpointing": "test_gradient_checkpointing_runs_blocks_again",
+    "model.gradient_checkpointing": "test_gradient_checkpointing_recomputes_blocks",
     "data.data_path": "test_data_path_and_bad_images",
     "data.bad_images": "test_data_path_and_bad_images",
     "data.classes_file": "test_classes_file_and_labels_file",
     "data.labels_file": "test_classes_file_and_labels_file",
     "data.exclude": "test_exclude",
-    "data.download": "test_download_is_asked_before_the_network",
+    "data.download": "test_download_false_is_checked_before_the_network_is_used",
     "data.storage": "test_storage_workers_and_prefetch",
     "data.num_workers": "test_storage_workers_and_prefetch",
     "data.prefetch_factor": "test_storage_workers_and_prefetch",
@@ -199,7 +199,7 @@ ELSEWHERE = {
     "data.pin_memory": "test_pinned_memory_and_tf32_on_a_gpu",
     "training.tf32": "test_pinned_memory_and_tf32_on_a_gpu",
     "training.optimizer": "test_muon_takes_the_hidden_matrices_and_adamw_the_rest",
-    "training.compile": "test_compile_compiles",
+    "training.compile": "test_compile_compiles_the_networks",
     "training.compile_mode": "test_compile_mode",
     "training.deterministic": "test_deterministic_algorithms_are_switched_on_and_off",
     "training.non_finite": "test_non_finite_skips_or_stops",
@@ -208,7 +208,7 @@ ELSEWHERE = {
     "data.shard_window": "test_shards_lanes_window_and_cache",
     "data.cache_dir": "test_shards_lanes_window_and_cache",
     "data.cache_gib": "test_shards_lanes_window_and_cache",
-    "checkpoint.background": "test_checkpoints_are_written_beside_training",
+    "checkpoint.background": "test_checkpoints_are_written_in_the_background",
     "checkpoint.best_metric": "test_best_metric",
     "checkpoint.checkpoint_dir": "test_folders_of_the_configuration",
     "logging.log_dir": "test_folders_of_the_configuration",
@@ -227,7 +227,7 @@ ELSEWHERE = {
 }
 
 
-def test_every_key_has_a_case() -> None:
+def test_every_key_has_a_test() -> None:
     assert set(CASES) | set(ELSEWHERE) == set(all_keys())
     assert not set(CASES) & set(ELSEWHERE)
     assert all(test in globals() for test in ELSEWHERE.values())
@@ -247,7 +247,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Callable[[dict[str, A
     return get
 
 
-def test_two_equal_runs_look_equal(run: Run, reference: Callable[[dict[str, Any]], Observed]) -> None:
+def test_repeating_a_run_changes_nothing_observed(run: Run, reference: Callable[[dict[str, Any]], Observed]) -> None:
     again = run()
     for case in CASES.values():
         if not case.base:
@@ -260,7 +260,7 @@ def test_the_key_has_an_effect(key: str, run: Run, reference: Callable[[dict[str
     assert case.see(run({**case.base, key: case.value})) != case.see(reference(case.base))
 
 
-def test_gradient_checkpointing_runs_blocks_again() -> None:
+def test_gradient_checkpointing_recomputes_blocks() -> None:
     from hjepa.models import build_model
 
     calls = {}
@@ -330,7 +330,7 @@ def test_exclude(run: Run, tmp_path: Path) -> None:
     assert "left out by data.exclude" in fewer.log
 
 
-def test_download_is_asked_before_the_network(run: Run, tmp_path: Path) -> None:
+def test_download_false_is_checked_before_the_network_is_used(run: Run, tmp_path: Path) -> None:
     keys = {"data.dataset": "cifar10", "data.data_path": str(tmp_path / "none"), "data.download": False}
     with pytest.raises(UserError, match=r"data\.download") as error:
         run(keys)
@@ -433,7 +433,7 @@ def test_muon_takes_the_hidden_matrices_and_adamw_the_rest(run: Run, tmp_path: P
         run({"training.optimizer": "sgd"})
 
 
-def test_compile_compiles(run: Run) -> None:
+def test_compile_compiles_the_networks(run: Run) -> None:
     from torch._dynamo.utils import counters
 
     keys = {"training.max_steps": 2, "model.predictor.sharing": "shared"}
@@ -526,7 +526,7 @@ def test_shards_lanes_window_and_cache(run: Run, tmp_path: Path) -> None:
         assert kept == {1.0: 8, room: 2}
 
 
-def test_checkpoints_are_written_beside_training(run: Run) -> None:
+def test_checkpoints_are_written_in_the_background(run: Run) -> None:
     import threading
 
     writers: dict[str, set[str]] = {}

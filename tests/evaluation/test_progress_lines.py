@@ -26,7 +26,7 @@ FINISHED = {"evaluation.final": True, "training.max_steps": 2, "training.epochs"
 
 
 @pytest.mark.parametrize("console", [True, False])
-def test_every_slow_stage_of_a_run_has_a_line(
+def test_every_slow_stage_after_training_prints_a_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], console: bool
 ) -> None:
     result = hjepa.train(TINY, output_dir=tmp_path / "run", overrides=FINISHED, console=console)

@@ -31,7 +31,7 @@ def validation(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return evaluate(run_dir, split="validation", device="cpu", output=tmp_path_factory.mktemp("splits") / "r.json")
 
 
-def test_the_file_says_what_was_read(both: dict[str, Any], validation: dict[str, Any]) -> None:
+def test_results_name_the_split_that_was_read(both: dict[str, Any], validation: dict[str, Any]) -> None:
     assert (both["split"], both["images"], both["test_images"]) == ("test", 60, 60)
     assert (validation["split"], validation["images"]) == ("validation", 20)
     assert "test_images" not in validation
@@ -39,7 +39,7 @@ def test_the_file_says_what_was_read(both: dict[str, Any], validation: dict[str,
     assert " test " not in validation["protocol"]
 
 
-def test_validation_beside_test_is_validation_alone(both: dict[str, Any], validation: dict[str, Any]) -> None:
+def test_validation_scores_are_the_same_with_and_without_test(both: dict[str, Any], validation: dict[str, Any]) -> None:
     for kind in ("linear_probe", "knn"):
         assert both["validation"][kind] == validation[kind]
         assert both["validation"][kind] != both[kind]
@@ -57,7 +57,7 @@ def test_the_table_names_the_split(both: dict[str, Any], validation: dict[str, A
     assert not any("test" in line for line in lines)
 
 
-def test_each_split_has_a_file_of_its_own(run_dir: Path) -> None:
+def test_each_split_has_its_own_results_file(run_dir: Path) -> None:
     evaluate(run_dir, split="validation", device="cpu", eval_type="knn", k_values=[1])
     assert json.loads((run_dir / "results_validation.json").read_text())["split"] == "validation"
     evaluate(run_dir, dataset="digits", split="validation", device="cpu", eval_type="knn", k_values=[1])
@@ -141,7 +141,7 @@ def test_labels_that_would_move_images_between_the_splits_are_refused(tmp_path: 
         evaluate(run, device="cpu", overrides=[f"data.labels_file={table}"])
 
 
-def test_without_validation_every_training_label_serves_the_probe(run_dir: Path, tmp_path: Path) -> None:
+def test_without_validation_images_the_probe_uses_every_training_label(run_dir: Path, tmp_path: Path) -> None:
     keys = ["data.validation_fraction=0", "evaluation.train_images=null"]
     every = evaluate(run_dir, device="cpu", eval_type="knn", output=tmp_path / "r.json", overrides=keys)
     most = evaluate(run_dir, device="cpu", eval_type="knn", output=tmp_path / "r.json", overrides=keys[1:])
@@ -151,7 +151,7 @@ def test_without_validation_every_training_label_serves_the_probe(run_dir: Path,
         evaluate(run_dir, split="validation", device="cpu", output=tmp_path / "r.json", overrides=keys)
 
 
-def test_withholding_leaves_the_draw_of_the_others_as_it_was() -> None:
+def test_withheld_images_do_not_change_the_order_of_the_others() -> None:
     from hjepa.evaluation.sample import draw_train
 
     labels = torch.arange(300) % 3
@@ -165,7 +165,7 @@ def test_withholding_leaves_the_draw_of_the_others_as_it_was() -> None:
     assert len(set(drawn.tolist()) & set(draw_train(labels, 300, 60, 0).tolist())) >= 40
 
 
-def test_the_command_line_asks_for_a_split(run_dir: Path, tmp_path: Path) -> None:
+def test_the_split_can_be_chosen_on_the_command_line(run_dir: Path, tmp_path: Path) -> None:
     arguments = ["evaluate", "--checkpoint", str(run_dir), "--device", "cpu", "--eval-type", "knn", "--k-values", "1"]
     found = CliRunner().invoke(app, [*arguments, "--split", "validation", "--output", str(tmp_path / "r.json")])
     assert found.exit_code == 0, found.output

@@ -89,7 +89,7 @@ def test_pca_of_a_wide_matrix_with_few_rows():
     assert float(pca.variance.sum()) == pytest.approx(pca.total_variance, rel=1e-3)
 
 
-def test_a_large_mean_does_not_drown_a_small_spread():
+def test_a_large_mean_does_not_hide_a_small_spread():
     features = gaussian(500, 8) * torch.logspace(-2, -3, 8)
     near, far = PCA.fit(features, 3), PCA.fit((features.double() + 1000).float(), 3)
     # Float32 rounds at 1000 to steps of 6e-5, a fifteenth of the least spread.

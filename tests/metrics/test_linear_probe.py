@@ -59,7 +59,7 @@ def test_objective_and_gradient_equal_automatic_differentiation():
     assert torch.allclose(slope, gradient, rtol=1e-4, atol=1e-5)
 
 
-def test_the_path_of_strengths_ends_where_a_cold_start_ends():
+def test_warm_and_cold_starts_reach_the_same_objective():
     features, labels = problem(400)
     features = (features - features.mean(0)) / features.std(0, correction=0)
     warm = list(fit_logistic(features, labels, [1.0, 1e-1, 1e-2, 1e-3], num_classes=4))

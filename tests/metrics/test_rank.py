@@ -41,7 +41,7 @@ def test_collapsed_features_have_rank_one():
     assert rankme(nearly - nearly.mean(dim=0)) > 60
 
 
-def test_rank_falls_as_dimensions_die():
+def test_rank_falls_as_dimensions_become_constant():
     features = gaussian(2000, 32)
     ranks = []
     for alive in (32, 16, 8, 2):
@@ -59,7 +59,7 @@ def test_rank_ignores_scale_and_rotation_and_is_capped_by_the_rows():
     assert rankme(gaussian(8, 500)) == pytest.approx(rankme(gaussian(8, 500).T), rel=1e-4)
 
 
-def test_features_of_zeros_span_nothing():
+def test_features_of_zeros_have_rank_zero():
     assert rankme(torch.zeros(10, 4)) == 0
 
 

@@ -94,7 +94,7 @@ def test_training_lowers_the_loss(data: Callable[[int, int], Tensor], form: dict
 
 
 @pytest.mark.parametrize(("data", "form", "strategy"), FORMS)
-def test_targets_are_normalised_means_over_the_tokens_of_a_cell(
+def test_targets_are_the_normalised_mean_of_the_tokens_of_a_cell(
     data: Callable[[int, int], Tensor], form: dict[str, Any], strategy: str
 ) -> None:
     model, sampler = build(form, strategy)
@@ -116,7 +116,7 @@ def test_targets_are_normalised_means_over_the_tokens_of_a_cell(
 
 
 @pytest.mark.parametrize("form", [SIGNAL | {"levels": [(1, 1), (2, 4)]}, CLIP | {"levels": [(1, 1), (2, (2, 1, 1))]}])
-def test_counted_flop_is_what_pytorch_counts(form: dict[str, Any]) -> None:
+def test_flop_formula_equals_pytorchs_count(form: dict[str, Any]) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     model, sampler = build(form, "multiblock")
@@ -132,7 +132,7 @@ def test_counted_flop_is_what_pytorch_counts(form: dict[str, Any]) -> None:
     assert counter.get_total_flops() == pytest.approx(2 * forward, rel=0.02)
 
 
-def test_whole_inputs_are_encoded_per_level_and_read_side_by_side() -> None:
+def test_whole_inputs_are_encoded_per_level_and_features_are_concatenated() -> None:
     model, _ = build(CLIP | {"levels": [(1, 1), (2, (4, 1, 1))]}, "multiblock")
     inputs = clips(2, 0)
     levels = model(inputs)
@@ -141,7 +141,7 @@ def test_whole_inputs_are_encoded_per_level_and_read_side_by_side() -> None:
     assert model.extract_features(inputs).shape == (2, 48)
 
 
-def test_weights_of_an_image_model_do_not_depend_on_how_its_strides_are_written() -> None:
+def test_strides_as_a_number_or_as_a_list_give_the_same_weights() -> None:
     plain, listed = (
         create_hjepa("vit_tiny_patch4_32", embed_dim=24, num_heads=2, levels=[(1, 1), (2, stride)], seed=0)
         for stride in (2, (2, 2))

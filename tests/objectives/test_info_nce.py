@@ -51,7 +51,7 @@ SIZES = [
 
 
 @pytest.mark.parametrize(("sets", "images", "cells", "k", "m"), SIZES)
-def test_every_prediction_meets_its_block_of_cells_in_its_block_of_images(
+def test_candidates_are_the_block_of_cells_in_the_block_of_images(
     sets: int, images: int, cells: int, k: int, m: int
 ) -> None:
     prediction, target = (features(sets, images, cells, seed=s) for s in (1, 2))
@@ -77,7 +77,7 @@ def test_the_number_of_candidates_does_not_depend_on_the_batch(cells: int, image
     assert loss == pytest.approx(chance_of_info_nce(cells, chosen), rel=1e-6)
 
 
-def test_what_is_hidden_in_two_mask_sets_is_no_wrong_answer_to_itself() -> None:
+def test_a_cell_hidden_in_two_mask_sets_is_not_its_own_negative() -> None:
     generator = torch.Generator().manual_seed(0)
     whole = torch.randn(16, 64, 32, generator=generator).repeat(2, 1, 1)
     hidden = torch.stack([torch.randperm(64, generator=generator)[:27] for _ in range(32)])
@@ -88,7 +88,7 @@ def test_what_is_hidden_in_two_mask_sets_is_no_wrong_answer_to_itself() -> None:
 
 @pytest.mark.parametrize(("images", "processes"), [(6, 2), (5, 3), (8, 2), (4, 4)])
 @pytest.mark.parametrize("sets", [1, 2])
-def test_processes_together_compute_what_one_does(images: int, processes: int, sets: int) -> None:
+def test_several_processes_compute_the_loss_of_one(images: int, processes: int, sets: int) -> None:
     whole = features(sets, images * processes, 5, seed=1).requires_grad_()
     target = features(sets, images * processes, 5, seed=2)
     chosen = Candidates(8, 3, sets)

@@ -28,7 +28,7 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", with_results())
-def test_kept_study_asks_for_what_its_figures_were_made_with(name: str) -> None:
+def test_published_study_defines_the_configurations_of_its_results(name: str) -> None:
     _, study = load_study(KEPT / f"{name}.yaml")
     cells = study.all_cells()
     results = json.loads((KEPT / f"{name}.json").read_text())
@@ -48,7 +48,7 @@ def test_kept_study_asks_for_what_its_figures_were_made_with(name: str) -> None:
 
 # The log of the search lists what was tried; it is no study.
 @pytest.mark.parametrize("name", sorted(file.name for file in KEPT.glob("*.yaml") if file.name != "log.yaml"))
-def test_kept_study_can_be_run(name: str) -> None:
+def test_published_study_can_be_run(name: str) -> None:
     _, study = load_study(KEPT / name)
     for keys in study.all_cells().values():
         load_config(study.base, {**study.overrides, **keys})

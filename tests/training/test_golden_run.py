@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import script
 
 
-def test_fifty_steps_give_the_losses_of_the_file() -> None:
+def test_fifty_steps_reproduce_the_recorded_losses() -> None:
     golden = script("golden_run")
     want = json.loads(golden.FILE.read_text())["losses"]
     seen = golden.losses()

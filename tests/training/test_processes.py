@@ -123,7 +123,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp", "one-half", "fsdp-half-one", "fsdp-half-four", "ddp-four"])
-def test_any_number_of_processes_ends_where_one_does(runs: Path, name: str) -> None:
+def test_any_number_of_processes_gives_the_result_of_one(runs: Path, name: str) -> None:
     one, other = state_of(runs / "one"), state_of(runs / name)
     assert one["step"] == other["step"] == ALL
     assert distance(one, other) < CLOSE
@@ -150,13 +150,13 @@ def test_infonce_has_the_same_candidates_in_any_number_of_processes(runs: Path, 
     assert "images of a micro-batch now compare" not in (runs / together / "training.log").read_text()
 
 
-def test_half_precision_is_the_same_spread_or_whole(runs: Path) -> None:
+def test_ddp_and_fsdp_agree_in_half_precision(runs: Path) -> None:
     whole, spread = state_of(runs / "ddp-half-precision"), state_of(runs / "fsdp-half-precision")
     assert distance(whole, spread) < CLOSE
     assert distance(whole, state_of(runs / "one")) > 0
 
 
-def test_shards_hold_parts_and_are_read_like_any_checkpoint(runs: Path) -> None:
+def test_sharded_checkpoints_are_divided_and_load_like_any_other(runs: Path) -> None:
     folder = runs / "fsdp" / "checkpoints" / "last.sharded"
     sizes = [file.stat().st_size for file in folder.glob("*.safetensors")]
     assert len(sizes) == 2
@@ -166,14 +166,14 @@ def test_shards_hold_parts_and_are_read_like_any_checkpoint(runs: Path) -> None:
     assert torch.allclose(ours.extract_features(images), whole.extract_features(images), atol=1e-3)
 
 
-def test_one_process_s_infinite_loss_leaves_every_part_as_it_was(runs: Path) -> None:
+def test_an_infinite_loss_on_one_process_skips_the_update_on_all(runs: Path) -> None:
     spoilt, before = state_of(runs / "fsdp-infinite"), state_of(runs / "fsdp-half")
     assert (spoilt["step"], spoilt["skipped"]) == (HALF + 1, 1)
     assert distance(spoilt, before) == 0
 
 
 @pytest.mark.parametrize("harm", ["cut", "flipped", "missing", "state"])
-def test_a_damaged_shard_is_named_and_the_one_before_is_used(runs: Path, tmp_path: Path, harm: str) -> None:
+def test_a_damaged_shard_is_named_and_the_previous_checkpoint_is_used(runs: Path, tmp_path: Path, harm: str) -> None:
     folder = tmp_path / "checkpoints"
     shutil.copytree(runs / "fsdp" / "checkpoints", folder)
     last = folder / "last.sharded"
@@ -209,7 +209,7 @@ def test_processes_take_smaller_micro_batches_together(runs: Path) -> None:
     assert "continuing with micro-batches of 4 x 4 instead of 8 x 2, still 32 images per update" in log
 
 
-def test_a_killed_process_ends_the_others_with_a_line(runs: Path, tmp_path: Path) -> None:
+def test_a_killed_process_ends_the_others_with_a_one_line_error(runs: Path, tmp_path: Path) -> None:
     config = next(runs.glob("16*.yaml"))
     result = start(2, [{"config": str(config), "folder": str(tmp_path / "run"), "dies": [1, ALL], "fails": True}])
     assert result.returncode == 0, result.stderr
@@ -218,7 +218,7 @@ def test_a_killed_process_ends_the_others_with_a_line(runs: Path, tmp_path: Path
     assert state_of(tmp_path / "run")["step"] == HALF
 
 
-def test_torchrun_starts_them_again_and_the_end_is_bit_equal(runs: Path, tmp_path: Path) -> None:
+def test_a_run_restarted_by_torchrun_ends_bit_equal(runs: Path, tmp_path: Path) -> None:
     config = next(runs.glob("16*.yaml"))
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
     result = start(2, [{"config": str(config), "folder": str(tmp_path / "run"), "dies": [1, ALL]}], launcher)
@@ -227,7 +227,7 @@ def test_torchrun_starts_them_again_and_the_end_is_bit_equal(runs: Path, tmp_pat
     assert "resuming from step 3" in (tmp_path / "run" / "training.log").read_text()
 
 
-def test_what_cannot_be_spread_is_a_mistake() -> None:
+def test_unsupported_fsdp_settings_are_refused() -> None:
     for key, value in {"training.optimizer": "muon", "training.amp_dtype": "fp16"}.items():
         config = tiny_config({**FSDP, key: value, "training.use_amp": True})
         with pytest.raises(UserError, match=key):

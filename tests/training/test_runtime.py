@@ -62,7 +62,9 @@ V1 = "5:cpuset:/set\n4:cpu,cpuacct:/jobs/one\n"
         (V2, {"jobs/one/cpu.max": "damaged\n"}, None),
     ],
 )
-def test_quotas_of_control_groups(tmp_path: Path, groups: str, files: dict[str, str], expected: float | None) -> None:
+def test_control_group_quotas_are_read(
+    tmp_path: Path, groups: str, files: dict[str, str], expected: float | None
+) -> None:
     assert cpu_quota(machine(tmp_path, {}, groups, files)) == expected
 
 
@@ -77,7 +79,7 @@ def test_a_quota_caps_the_cores_and_leaves_one(tmp_path: Path) -> None:
     assert cpu_quota(tmp_path / "no such system") is None
 
 
-def test_processes_share_the_cores_and_the_environment_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_share_the_cores_and_omp_num_threads_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     assert choose_threads() == usable_cores()
@@ -123,7 +125,7 @@ def test_a_resumed_run_keeps_the_choice_to_compile(choice: bool) -> None:
 
 
 @pytest.mark.parametrize(("short", "expected"), [(1.0, False), (1.4, False), (1.6, True), (2.4, True)])
-def test_precision_follows_what_the_processor_does(
+def test_precision_follows_the_processors_bf16_speed(
     short: float, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cpu, auto = torch.device("cpu"), tiny_config({"training.use_amp": "auto"})
@@ -140,7 +142,7 @@ def test_precision_follows_what_the_processor_does(
     assert not Precision(auto.training, cpu).enabled
 
 
-def test_a_processor_without_such_products_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_processor_without_bf16_products_uses_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> float:
         raise RuntimeError("not implemented for 'BFloat16'")
 
