@@ -1,4 +1,4 @@
-"""What the documents promise: their Python snippets run, their commands parse, their configurations load."""
+"""The documents are correct: their Python snippets run, their commands parse, their configurations load."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def snippets() -> list[str]:
     return [str(d.relative_to(ROOT)) for d in DOCUMENTS if "```python" in d.read_text()]
 
 
-# Training runs in the documents take minutes: here they see a few images, everything else runs as printed.
+# Training runs in the documents take minutes. Here they use a few images; everything else runs as printed.
 SHORT = [
     "data.subset=128",
     "data.batch_size=64",
@@ -89,7 +89,7 @@ def test_links_between_documents_have_targets() -> None:
 
 
 def anchors(text: str) -> set[str]:
-    """Places of a page that a link can name: headings as GitHub spells them, and explicit ones."""
+    """Anchors on a page: those that GitHub generates from headings, and explicit ones."""
     text = re.sub(r"```.*?```", "", text, flags=re.S)
     titles = [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title) for title in re.findall(r"^#+ (.*)$", text, re.M)]
     headings = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}

@@ -1,4 +1,4 @@
-"""`make quickstart` says what it is about to do before every command that takes long and is quiet."""
+"""`make quickstart` prints a message before every slow command without output."""
 
 from __future__ import annotations
 

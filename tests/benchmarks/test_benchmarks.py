@@ -1,4 +1,4 @@
-"""The measurements measure what they say. Nothing here looks at how long anything takes."""
+"""The measurements run and report consistent results. No test depends on measured times."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from hjepa.models.cost import step_cost
 
 
 def figures(main: Callable[[list[str]], None], file: Path, *arguments: str) -> dict[str, Any]:
-    """What a measurement writes in its short form."""
+    """The JSON output of a measurement with `--short`."""
     threads = torch.get_num_threads()
     try:
         main(["--short", "--threads", "1", "--json", str(file), *arguments])
@@ -58,10 +58,10 @@ def test_stages_add_up_to_the_step_and_are_counted(tmp_path: Path, capsys: pytes
     assert tuple(rows) == STAGES
     assert sum(row["share of step"] for row in rows.values()) == pytest.approx(1)
     assert all(rows[stage]["ms"] > 0 for stage in STAGES)
-    # Two independent counts: PyTorch's dispatcher, which also sees crops, and the formula in `hjepa.models.cost`.
+    # Two independent counts: PyTorch's dispatcher, which also counts crops, and the formula in `hjepa.models.cost`.
     counted = sum(rows[stage]["GFLOP"] for stage in ("target", "context", "predictor", "loss", "backward")) * 1e9
     assert counted == pytest.approx(written["flop_per_step_by_formula"], rel=0.02)
-    # The gradient with respect to images is not needed, everything else costs twice its forward pass.
+    # The gradient with respect to the images is not needed; everything else costs twice its forward pass.
     forward = rows["context"]["GFLOP"] + rows["predictor"]["GFLOP"]
     assert rows["backward"]["GFLOP"] == pytest.approx(2 * forward, rel=0.03)
     assert rows["masks"]["GFLOP"] == rows["moving average"]["GFLOP"] == 0
@@ -90,7 +90,7 @@ def test_traffic_of_known_operations() -> None:
         traffic.stage = "sum"
         product.t().add_(1.0)
     assert traffic.flop == {"product": 2 * 3 * 5 * 7}
-    # The sum in place reads and writes; the transposed view before it moves nothing.
+    # The in-place sum reads and writes; the transposed view before it moves no data.
     assert traffic.bytes == {"product": 4 * (15 + 35 + 21), "sum": 4 * 2 * 21}
 
 
@@ -126,7 +126,7 @@ def test_muon_share_uses_the_matrix_shapes_of_the_preset(tmp_path: Path) -> None
     rows = figures(muon_share.main, tmp_path / "muon_share.json", "--config", "quickstart")["muon_share"]
     assert [row["way"] for row in rows] == list(muon_share.WAYS)
     assert rows[0]["ratio"] == 1
-    # Six blocks and two of the predictor: queries, keys, values and projection are square, the MLP is not.
+    # Six encoder and two predictor blocks: queries, keys, values and projection are square, the MLP is not.
     shapes = {tuple(stack.shape) for stack in muon_share.stacks("cifar10_cpu")}
     encoder, predictor = {(24, 192, 192), (6, 768, 192), (6, 192, 768)}, {(8, 96, 96), (2, 384, 96), (2, 96, 384)}
     assert shapes == encoder | predictor
@@ -146,7 +146,7 @@ def test_evaluation_speed_reports_times_and_accuracies(tmp_path: Path) -> None:
     written = figures(evaluation_speed.main, tmp_path / "evaluation.json")
     first, probe, nearest, everything = written["evaluation"]
     assert everything["s"] == pytest.approx(first["s"] + probe["s"] + nearest["s"], rel=1e-3)
-    # Ten classes: the drawn features say something, and not everything.
+    # Ten classes: the synthetic features separate them partly.
     assert 0.15 < nearest["accuracy"] < 0.95
     assert 0.2 < probe["accuracy"] < 0.95
     assert written["reading"]["images"] == 64
@@ -222,7 +222,7 @@ def test_flat_copies_have_at_least_as_many_flop_and_little_more() -> None:
     levels, flat = work.measure(["cifar10_cpu"], flat=True)
     assert levels["levels"] == "1/2/4/6"
     assert flat["levels"] == "6"
-    assert levels["loss"] == pytest.approx(4 * flat["loss"], rel=0.05)  # the covariance term is the last level's alone
+    assert levels["loss"] == pytest.approx(4 * flat["loss"], rel=0.05)  # only the last level has the covariance term
     assert 0 <= flat["over first, %"] < 3
     cells = work.measure(["forms"])
     assert [row["configuration"] for row in cells][:2] == ["flat", "flat, larger predictor"]
@@ -233,7 +233,7 @@ def test_flat_copies_have_at_least_as_many_flop_and_little_more() -> None:
 def test_additional_levels_are_compared_with_a_flat_model(tmp_path: Path) -> None:
     rows = figures(level_cost.main, tmp_path / "levels.json")["level_cost"]
     assert [row["levels"] for row in rows] == [2, 3]
-    # A further level of a shared predictor is a head and a wider input.
+    # With a shared predictor an additional level adds a head and widens the input.
     assert 0 < rows[0]["extra FLOP, %"] < rows[1]["extra FLOP, %"] < 10
 
 
@@ -253,7 +253,7 @@ def test_gpu_benchmark_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixtu
     for case in written.values():
         assert sum(row["share"] for row in case["kernels"]) <= 1
         assert "attention" in case["attention"]
-    # Which of the nested operators takes most of its own time is for a busy machine to say.
+    # Which of the nested attention operators takes the most time varies from run to run.
     assert re.search(r"attention by aten::_?scaled_dot_product", capsys.readouterr().out)
 
 
@@ -264,7 +264,7 @@ def test_all_runs_every_measurement_once(tmp_path: Path, capsys: pytest.CaptureF
     modules = {task.module for task in everything.TASKS.values()}
     folder = Path(everything.__file__).parent
     own = {file.stem for file in folder.glob("*.py") if "def main(" in file.read_text(encoding="utf-8")}
-    # The rest are measurements of other things than speed, or need a GPU.
+    # The rest do not measure speed.
     assert {f"benchmarks.{name}" for name in own} - modules == {
         f"benchmarks.{name}"
         for name in (
@@ -287,6 +287,6 @@ def test_all_runs_every_measurement_once(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_every_measurement_of_all_has_a_published_table() -> None:
     files = {*speed.STEPS, *speed.ROWS}
-    # A GPU's figures are not made on every machine.
+    # The GPU measurements are not run on every machine.
     assert set(everything.TASKS) - files == {"gpu"}
     assert files <= set(everything.TASKS)

@@ -1,4 +1,4 @@
-"""The published pages say what their files say."""
+"""The tables on the published pages match the files under docs/results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hjepa.config import all_keys, load_config
 from hjepa.config.evidence import EVIDENCE
 
 PAGES = {str(page.relative_to(ROOT)): page for page in tables.pages()}
-# An accuracy in per cent, as every table has them.
+# An accuracy in per cent with one decimal, as in the tables.
 ACCURACY = re.compile(r"(?<![\d.])\d\d\.\d(?![\d.])(?! images/s)")
 
 
@@ -31,7 +31,7 @@ def published() -> Published:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Published:
-    """The files, to be changed."""
+    """A copy of the result files that a test may change."""
     shutil.copytree(RESULTS, tmp_path / "results", ignore=shutil.ignore_patterns("*.png", "metrics.jsonl"))
     return Published(tmp_path / "results")
 
@@ -101,11 +101,11 @@ def test_evidence_in_the_configuration_reference_refers_to_rows_of_the_log(publi
 
 def test_rows_of_the_log_name_one_source_and_compare_with_existing_rows(published: Published) -> None:
     log = Log(published)
-    assert len(log.rows) == sum(len(section["rows"]) for section in log.sections), "a number stands there twice"
+    assert len(log.rows) == sum(len(section["rows"]) for section in log.sections), "a number occurs twice"
     for number, row in log.rows.items():
         assert sum(key in row for key in ("study", "run", "results", "copied")) == 1, number
         assert row.get("against", number) in log.rows, number
-        # What only an experiment in the working tree could do has no file that says how to repeat it.
+        # Figures are copied only if the code of the experiment is gone; other experiments have a file to repeat them.
         assert "gone" in row or "copied" not in row, number
 
 

@@ -1,4 +1,4 @@
-"""The scaling model on paper: what the page prints, and its formulas against built models and real processes."""
+"""The scaling model: its tables match docs/scaling.md, and its formulas match built models and DDP."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_bytes_saved_for_the_backward_pass_match_the_formula(half: bool) -> None
 def test_gradient_bytes_match_the_formula() -> None:
     config = configuration("quickstart", ["model.depth=3"])
     size = scaling_formulas.describe("small", config)
-    # One process; `benchmarks.scaling_checks` has two, and counts what they send.
+    # One process; `benchmarks.scaling_checks` runs two and also counts the bytes sent.
     handed, _, trained = scaling_checks.exchanged_bytes(config, world=1)
     assert trained == size.trained
     assert handed == scaling_formulas.FP32 * trained == scaling_formulas.ddp_volume(size, 2)

@@ -1,4 +1,4 @@
-"""How much choosing on test can flatter: the estimate behaves as it must, and the kept figures are those of the files."""
+"""The estimate of the bias from selection by test accuracy: its properties, and the published values."""
 
 from __future__ import annotations
 

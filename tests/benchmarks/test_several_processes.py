@@ -1,4 +1,4 @@
-"""The measurements of several processes run in their short form."""
+"""The multi-process measurements run with `--short`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_every_number_of_processes_gives_the_result_of_one(tmp_path: Path) -> No
 
 def test_two_nodes_measures_nothing_without_namespaces(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.two_nodes", "--short", "--json", str(tmp_path / "none.json")]
-    # Without the program that makes them.
+    # An empty PATH hides `ip`, which creates the namespaces.
     result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": ""}, timeout=120)
     assert result.returncode == 0, result.stderr
     assert "two_nodes: network namespaces cannot be created, nothing measured" in result.stdout

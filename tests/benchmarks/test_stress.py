@@ -1,4 +1,4 @@
-"""The stress commands run, in their short mode, and report what they should."""
+"""The stress tests of checkpoints and resuming run with `--short` and report no failures."""
 
 from __future__ import annotations
 

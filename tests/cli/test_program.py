@@ -1,5 +1,8 @@
-"""The command line from a user's view. Most calls run in this process, since importing PyTorch again takes seconds; tests of
-how a process starts and ends use processes of their own."""
+"""The command line as a user sees it.
+
+Most calls run in this process, since importing PyTorch again takes seconds. Tests of how a process starts and exits start
+a new one.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +28,13 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def process(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """The program in a process of its own."""
+    """Run the program in a new process."""
     command = [sys.executable, "-m", "hjepa", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT, timeout=300)
 
 
 def hjepa(*arguments: str, cwd: Path | None = None, verb: str | None = None) -> subprocess.CompletedProcess[str]:
-    """The program's `main` in this process."""
+    """Run the program's `main` in this process."""
     out, err, code = io.StringIO(), io.StringIO(), 0
     with redirect_stdout(out), redirect_stderr(err), chdir(cwd or Path.cwd()):
         try:
@@ -42,7 +45,7 @@ def hjepa(*arguments: str, cwd: Path | None = None, verb: str | None = None) -> 
 
 
 def script(name: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """A script that wraps one command, in this process."""
+    """Run a script that wraps one command, in this process."""
     assert f'verb="{name}"' in (ROOT / "scripts" / f"{name}.py").read_text(encoding="utf-8")
     return hjepa(*arguments, cwd=cwd, verb=name)
 

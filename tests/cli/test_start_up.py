@@ -46,7 +46,7 @@ def test_importing_the_package_imports_no_dependency() -> None:
 
 
 def test_a_public_name_imports_its_dependencies() -> None:
-    # The counterpart: the report above would notice.
+    # Shows that `packages_after` would detect an import.
     assert {"torch", "numpy", "pydantic"} <= packages_after("import hjepa; hjepa.create_hjepa")
 
 
@@ -58,7 +58,7 @@ def test_a_public_name_imports_its_dependencies() -> None:
         ("train", "--help"),
         ("config", "show", "quickstart"),
         ("data", "list"),
-        # A mistake in the configuration is answered before anything heavy is imported.
+        # An error in the configuration is reported before heavy packages are imported.
         ("train", "training.lrr=1"),
         ("bench", "--config", "quickstrt"),
     ],

@@ -1,4 +1,4 @@
-"""Geometry of signals, images and clips: sizes, strides per axis, and mistakes in one line."""
+"""Geometry of signals, images and clips: sizes, strides per axis, and one-line errors."""
 
 from __future__ import annotations
 

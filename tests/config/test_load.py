@@ -11,7 +11,7 @@ from hjepa.config import Config, all_keys, batch_advice, dump_config, load_confi
 from hjepa.config.reference import json_schema, markdown, rows
 from hjepa.errors import UserError
 
-PLAN = Path(__file__).parents[2] / "configs" / "cpu_cifar10.yaml"
+CPU_CIFAR10 = Path(__file__).parents[2] / "configs" / "cpu_cifar10.yaml"
 
 
 def message(overrides: list[str], source: object = "quickstart") -> str:
@@ -20,9 +20,9 @@ def message(overrides: list[str], source: object = "quickstart") -> str:
     return str(error.value)
 
 
-def test_the_example_configuration_loads_unchanged() -> None:
-    config = load_config(PLAN)
-    tree = yaml.safe_load(PLAN.read_text())
+def test_cpu_cifar10_yaml_loads_unchanged() -> None:
+    config = load_config(CPU_CIFAR10)
+    tree = yaml.safe_load(CPU_CIFAR10.read_text())
     assert config.model.ema.momentum_warmup_epochs == tree["model"]["ema"]["momentum_warmup_epochs"]
     assert config.loss.hierarchy_weights == tree["loss"]["hierarchy_weights"]
     geometry = config.geometry()
@@ -40,7 +40,7 @@ def test_the_example_configuration_loads_unchanged() -> None:
         {"distributed": {"enabled": True, "backend": "nccl"}},
     ],
 )
-def test_variations_of_the_example_configuration_load(tree: dict[str, object]) -> None:
+def test_other_common_keys_load(tree: dict[str, object]) -> None:
     load_config(tree)
 
 

@@ -16,9 +16,9 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("name", presets())
 def test_a_preset_trains(name: str) -> None:
     small = {"data.batch_size": 2, "device": "cpu", "training.compile": False, "training.num_threads": 1}
-    # A processor without bf16 emulates it hundreds of times slower; mixed precision has tests of its own.
+    # A CPU without bf16 emulates it hundreds of times slower; mixed precision has its own tests.
     small["training.use_amp"] = False
-    small["loss.candidate_images"] = 2  # a batch of two has no more
+    small["loss.candidate_images"] = 2  # no more than the batch of two
     step = TimedStep(load_config(name, small), synthetic=True)
     before = [parameter.detach().clone() for parameter in step.trainer.method.parameters()]
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Reading an encoder at other depths than its levels, and leaving controls out."""
+"""Evaluating features at depths that are not levels, and evaluating without controls."""
 
 from __future__ import annotations
 

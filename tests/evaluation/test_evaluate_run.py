@@ -98,7 +98,7 @@ def test_another_data_set_is_converted_and_named(run_dir):
     assert other["classes"] == 10
     assert (run_dir / "results_digits.json").is_file()
     assert kept is None or (run_dir / "results.json").read_bytes() == kept
-    # An easy task: even these few steps reach more than chance.
+    # An easy task: even these few steps give an accuracy above chance.
     assert other["knn"]["pixels"] > 0.5
 
 

@@ -1,4 +1,4 @@
-"""Which images are encoded, and what comes out."""
+"""Which images are encoded, and the features extracted from them."""
 
 import numpy as np
 import pytest
@@ -145,7 +145,7 @@ def test_test_images_are_drawn_uniformly_from_the_labelled_ones():
     rows = draw_read(labels, 1050, 300, seed=0)
     assert len(rows) == 300
     assert (labels[rows] >= 0).all()
-    # Not balanced: the share of the rare class stays near its share in the split.
+    # Not balanced: the rare class keeps roughly its share of the split.
     assert 10 < int((labels[rows] == 1).sum()) < 60
     assert torch.equal(draw_read(labels, 1050, None, seed=0), torch.arange(1000))
 

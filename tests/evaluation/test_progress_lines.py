@@ -1,4 +1,4 @@
-"""A run that finishes says what its evaluation and report are doing; nothing is said where nobody asked."""
+"""After training, progress lines report what the evaluation and the report are doing; `console=False` prints none."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_every_slow_stage_after_training_prints_a_line(
     assert result.results
     printed = capsys.readouterr().out
     assert [stage in printed for stage in STAGES] == [console] * len(STAGES)
-    # They are in the log of the run in any case.
+    # The lines are always in the run's log.
     written = (tmp_path / "run" / "training.log").read_text(encoding="utf-8")
     assert all(stage in written for stage in STAGES)
     assert console or not printed

@@ -1,4 +1,4 @@
-"""Which images an evaluation fits on and reads: validation does not read test, and no image moves to another split."""
+"""Which images an evaluation uses: validation never uses test images, and no image moves to another split."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_each_split_has_its_own_results_file(run_dir: Path) -> None:
 
 
 def picture_run(root: Path, parts: dict[str, int], **keys: Any) -> Path:
-    """A run on a folder of pictures of two classes."""
+    """A run on a folder of images of two classes."""
     generator = np.random.default_rng(0)
     for part, count in parts.items():
         for label in "ab":
@@ -89,7 +89,7 @@ def test_reading_validation_never_touches_test(tmp_path: Path) -> None:
 
 
 def test_labels_of_validation_images_are_never_fitted(tmp_path: Path) -> None:
-    """Wrong labels on validation images change nothing that is read of test."""
+    """Wrong labels on validation images do not change the test scores."""
     run = picture_run(tmp_path / "pictures", {"train": 40, "test": 10})
     before = evaluate(run, device="cpu", eval_type="knn", k_values=[3])
     config = load_config(run / "config.yaml")
@@ -99,7 +99,7 @@ def test_labels_of_validation_images_are_never_fitted(tmp_path: Path) -> None:
     assert not fitted & set(names)
     assert before["train_images"] == len(fitted) == 72
     generator = np.random.default_rng(1)
-    for name in names:  # other pictures under the same names: other features for the same references
+    for name in names:  # other images under the same names, so other features for the same references
         array = generator.integers(0, 255, (18, 22, 3), dtype=np.uint8)
         Image.fromarray(array).save(tmp_path / "pictures" / name)
     after = evaluate(run, device="cpu", eval_type="knn", k_values=[3])
@@ -108,7 +108,7 @@ def test_labels_of_validation_images_are_never_fitted(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def drawn_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on a set whose test images were drawn from the seed."""
+    """A run on a data set whose test images are drawn from the seed."""
     folder = tmp_path_factory.mktemp("drawn") / "run"
     run_training(load_config(TINY, {"data.dataset": "digits"}), output_dir=folder, console=False)
     return folder
@@ -127,7 +127,7 @@ def test_the_run_s_own_split_cannot_change(drawn_run: Path, override: str, messa
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert not (drawn_run / "results.json").exists()
-    # Of another data set nothing was trained on.
+    # Allowed for another data set, since none of its images were used for training.
     evaluate(drawn_run, dataset="shapes", device="cpu", eval_type="knn", k_values=[1], overrides=[override])
 
 

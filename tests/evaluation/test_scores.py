@@ -77,13 +77,13 @@ def test_knn_scores_each_level_and_none_dominates_the_concatenation(representati
 def test_only_requested_levels_are_reported(representations, task):
     scores = knn_scores(representations, task, [1], [5], 5)["test"]
     assert [entry["level"] for entry in scores["levels"]] == [1]
-    # `trained` is all levels together all the same.
+    # `trained` still uses all levels together.
     everything = knn_scores(representations, task, [0, 1], [5], 5)["test"]
     assert scores["trained"] == everything["trained"]
 
 
 def test_scores_of_a_split_do_not_depend_on_the_others(representations, task):
-    """Reading a second split changes nothing for the first, and gives what reading it alone gives."""
+    """Scoring a second split does not change the scores of the first; its scores equal those of scoring it alone."""
     more = signal(60, 20, 3), labels(60)
     both = [
         Representation(r.name, r.train, {**r.read, "validation": [more[0]] * len(r.train)}) for r in representations

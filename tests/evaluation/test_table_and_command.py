@@ -1,4 +1,4 @@
-"""The table in a pipe and in a terminal, and the command in front of it."""
+"""The results table in a pipe and in a terminal, and the command `hjepa evaluate`."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""The example learns: better than its own untrained copy within some steps."""
+"""The example learns: after a few steps it is better than when untrained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Choosing cells by preference, checked against a plain sort; blocks, checked against a loop."""
+"""Choice of cells by preference, compared with a plain sort; blocks, compared with a loop."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def sides(stride: int | tuple[int, ...], grid: tuple[int, ...]) -> tuple[int, ..
 
 
 def children(cells: torch.Tensor, grid: tuple[int, ...], stride: int | tuple[int, ...]) -> set[int]:
-    """Token indices under cells of a level."""
+    """Indices of the tokens in the given cells of a level."""
     side = sides(stride, grid)
     coarse = [g // s for g, s in zip(grid, side, strict=True)]
     found = set()

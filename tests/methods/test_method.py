@@ -1,4 +1,4 @@
-"""The training loop trains unknown methods; methods by name; the encoder is independent of the predictor."""
+"""The training loop trains methods defined outside hjepa; methods are found by name."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_another_method_is_trained_resumed_evaluated_and_loaded(run: Run) -> Non
     resumed = run(KEYS, folder=part.folder, resume="auto")
     for name, value in whole.state["model_state_dict"].items():
         assert torch.equal(value, resumed.state["model_state_dict"][name]), name
-    # State that is not trained is part of the checkpoint.
+    # Buffers are part of the checkpoint.
     assert whole.state["model_state_dict"]["centre"].abs().sum() > 0
     loaded = load_run(whole.folder, device="cpu")
     assert isinstance(loaded.method, TwoViews)

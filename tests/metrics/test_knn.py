@@ -71,7 +71,7 @@ def test_a_tie_goes_to_the_nearer_class():
     distance = 1 - angles.cos()
     assert distance[:2].sum() > distance[2:].sum()
     assert knn_predict(train, labels, query, k=4)[4].item() == 1
-    # A majority wins whatever the distances.
+    # A majority wins regardless of the distances.
     assert knn_predict(train, torch.tensor([1, 0, 0, 0]), query, k=4)[4].item() == 0
 
 
@@ -87,7 +87,7 @@ def test_block_size_does_not_change_the_result(monkeypatch):
 @pytest.mark.parametrize("k", [1, 5])
 def test_the_largest_of_long_rows_equal_topk(columns, k):
     similarities = torch.randn(9, columns, generator=torch.Generator().manual_seed(columns + k))
-    # The largest ones side by side, in one group, and in the columns that fill no group.
+    # The largest values adjacent, in one group, and in the columns of the incomplete last group.
     similarities[0, :k] += 10
     similarities[1, :: columns // knn_module._GROUP] += 10
     similarities[2, -k:] += 10

@@ -1,4 +1,4 @@
-"""Position share of features that are only position, and of features without any."""
+"""Position share of features that depend only on position, and of features independent of it."""
 
 import pytest
 import torch

@@ -35,7 +35,7 @@ def test_collapsed_features_have_rank_one():
     direction = gaussian(1, 64, seed=2)
     same = direction.expand(2000, 64)
     assert rankme(same) == pytest.approx(1, abs=1e-3)
-    # The same vector for all images plus a little noise: still a collapse, though centring would hide it.
+    # The same vector for all images plus a little noise is a collapse, which centring would hide.
     nearly = same + 1e-3 * gaussian(2000, 64)
     assert rankme(nearly) < 1.5
     assert rankme(nearly - nearly.mean(dim=0)) > 60

@@ -1,4 +1,4 @@
-"""The encoder: parameter names, positions, dropped tokens."""
+"""The encoder: parameter names, positions, dropped tokens, attention."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ AXES = [(24,), (5, 6), (3, 4, 5)]
 
 @pytest.mark.parametrize("grid", AXES)
 def test_squared_distances_between_positions_are_a_sum_over_axes(grid: tuple[int, ...]) -> None:
-    """The squared distance of two positions is a sum over axes, of a function of the steps between them."""
+    """The squared distance of two positions is a sum over axes of a function of their distance along that axis."""
     table = sincos(32, grid).view(*grid, 32).double()
     origin = table[(0,) * len(grid)]
     for axis, count in enumerate(grid):
@@ -171,7 +171,7 @@ def test_rotary_scores_depend_on_the_distance_along_every_axis(grid: tuple[int, 
 def test_a_cell_is_placed_at_the_mean_position_of_its_tokens(
     grid: tuple[int, ...], stride: int | tuple[int, ...]
 ) -> None:
-    """The nearest cell of a token is the one that the token belongs to."""
+    """The cell nearest to a token is the one that contains it."""
     tokens, coarse = sincos(32, grid), sincos(32, grid, stride)
     own = parent_cells(torch.arange(len(tokens)), grid, cells(grid, stride))
     assert torch.equal(torch.cdist(tokens, coarse).argmin(dim=1), own)
@@ -225,7 +225,7 @@ def test_pooling_and_parents_equal_a_loop_over_cells(grid: tuple[int, ...], stri
 
 @pytest.mark.parametrize("rope", [False, True])
 def test_a_block_restricted_to_the_last_tokens_gives_the_same_output(rope: bool) -> None:
-    """Values and gradients agree to rounding: 1e-5 of numbers of order 1."""
+    """Values and gradients of order 1 agree to 1e-5, that is, to rounding."""
     torch.manual_seed(0)
     block = Block(32, 2, layer_scale=0.5)
     angles = rope_angles(16, (3, 4)) if rope else None
@@ -278,7 +278,7 @@ def test_the_softmax_of_explicit_attention_is_computed_in_float32() -> None:
         assert out.dtype == torch.bfloat16
         found = torch.autograd.grad((out * weight).sum(), rounded)
         errors.append([float((g.double() - t).norm()) for g, t in zip(found, truth, strict=True)])
-    # The gradient of a softmax is made from its output: rounded to bf16, that adds errors to those of the scores.
+    # The gradient of a softmax is computed from its output, so an output rounded to bf16 adds to the error of the scores.
     (q, k, _), (rough_q, rough_k, _) = errors
     assert q < 0.97 * rough_q
     assert k < 0.97 * rough_k

@@ -20,7 +20,7 @@ from hjepa.objectives.objective import Objective
 
 
 def signals(count: int, seed: int) -> Tensor:
-    """A wave of random frequency and phase as sine and cosine, [B, 2, 64]."""
+    """Sine and cosine of random frequency and phase, [B, 2, 64]."""
     generator = torch.Generator().manual_seed(seed)
     frequency, phase = torch.rand(2, count, 1, 1, generator=generator)
     angle = 2 * math.pi * ((1 + frequency) * torch.arange(64) / 64 + phase)
@@ -28,7 +28,7 @@ def signals(count: int, seed: int) -> Tensor:
 
 
 def clips(count: int, seed: int) -> Tensor:
-    """A bright spot that drifts, [B, 1, 4, 16, 16]."""
+    """A moving bright spot, [B, 1, 4, 16, 16]."""
     generator = torch.Generator().manual_seed(seed)
     start, speed = 4 + 8 * torch.rand(count, 2, generator=generator), 2 * torch.rand(count, 2, generator=generator) - 1
     centre = start[:, None] + speed[:, None] * torch.arange(4)[None, :, None]  # [B, T, 2]
@@ -61,9 +61,9 @@ def build(form: dict[str, Any], strategy: str) -> tuple[HJEPA, MaskSampler]:
 
 @pytest.mark.parametrize(("data", "form", "strategy"), FORMS)
 def test_training_lowers_the_loss(data: Callable[[int, int], Tensor], form: dict[str, Any], strategy: str) -> None:
-    """Each level's loss on inputs and masks held out falls, against the target encoder of the start.
+    """Each level's loss on held-out inputs and masks falls, with targets from the initial target encoder.
 
-    The moving target alone could lower a loss by collapsing, so the answers to be given are those of step 0.
+    With the current target encoder a collapse would lower the loss as well.
     """
     model, sampler = build(form, strategy)
     objective = Objective("smoothl1", [1.0] * model.num_levels)

@@ -131,7 +131,7 @@ def test_coarse_to_fine_conditions_each_cell_on_the_prediction_of_its_parent() -
     masks = masks_for(model, 2, strategy="hierarchical", num_masks=2, mask_scale=(0.1, 0.1))
     columns = model.geometry.level_grid(0)[1]
     coarse_columns = model.geometry.level_grid(1)[1]
-    # What was "predicted" for a coarse cell is its own index.
+    # Use the index of a coarse cell as its prediction.
     predicted = masks.targets[1].unsqueeze(-1).expand(-1, -1, 32).float()
     around = model._around(predicted, 0, masks)
     for image in range(2):
@@ -159,13 +159,13 @@ def test_predictions_of_visible_cells_use_their_tokens_and_never_their_targets()
     output, hidden_only = model(images, masks), plain(images, masks)
     asked, seen = masks.targets[0].shape[1], masks.context.shape[1]
     for level in range(3):
-        # The hidden cells come first, and nothing about them changes.
+        # Hidden cells come first, and their predictions do not change.
         assert torch.allclose(output.predictions[level][:, :asked], hidden_only.predictions[level], atol=1e-5)
         assert torch.equal(output.targets[level][:, :asked], hidden_only.targets[level])
         whole = model.target_encoder(images)[model.geometry.levels[level].depth]
         expected = torch.nn.functional.layer_norm(whole[0][masks.context[0]], (32,))
         assert torch.allclose(output.targets[level][0, asked:], expected, atol=1e-5)
-    # What is hidden changes the targets of visible cells, and no prediction.
+    # Changing hidden tokens changes the targets of visible cells, but no prediction.
     changed = images.clone()
     row, column = divmod(int(masks.targets[0][0, 0]), 8)
     changed[0, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += 1.0
@@ -181,7 +181,7 @@ def test_a_whole_image_level_predicts_the_average_feature() -> None:
     assert masks.groups == ((0, 1), (2,))
     assert torch.equal(masks.targets[2], torch.zeros(3, 1, dtype=torch.int64))
     plain = small(levels=[(2, 1), (4, 1)])
-    # The other levels hide and show what they would without it.
+    # The masks of the other levels are the same as without this level.
     assert torch.equal(masks_for(plain, 3).context, masks.context)
     assert torch.equal(masks_for(plain, 3).targets[1], masks.targets[1])
     images = torch.randn(3, 3, 32, 32)
@@ -207,7 +207,7 @@ def test_centred_targets_have_zero_mean_at_every_position() -> None:
     output = model(torch.randn(64, 3, 32, 32), masks)
     assert isinstance(output, JepaOutput)
     for target, index in zip(output.targets, masks.targets, strict=True):
-        # Mean per cell over the images in which it is a target: only what is left of chance.
+        # Mean per cell over the images in which it is a target: zero up to sampling error.
         cell = index == 0
         images = cell.any(dim=1)
         values = target[images][cell[images]]

@@ -1,4 +1,4 @@
-"""InfoNCE candidates: equally many for every prediction, and never a duplicate of the right answer."""
+"""InfoNCE candidates: the same number for every prediction, and never a duplicate of its target."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def features(sets: int, images: int, cells: int, width: int = 16, seed: int = 0)
 
 
 def block(index: int, size: int, count: int) -> range:
-    """The block of `size` things out of `count` that is compared with thing `index`."""
+    """The block of at most `size` out of `count` elements with which element `index` is compared."""
     start = min(index // size * size, count - size)
     return range(start, start + size)
 
@@ -70,7 +70,7 @@ def test_candidates_are_the_block_of_cells_in_the_block_of_images(
 @pytest.mark.parametrize("sets", [1, 2])
 def test_the_number_of_candidates_does_not_depend_on_the_batch(cells: int, images: int, sets: int) -> None:
     chosen = Candidates(sets=sets)
-    # A prediction without direction is equally near to all candidates, and costs the logarithm of their number.
+    # A zero prediction is equally similar to all candidates, so its loss is the logarithm of their number.
     blind = torch.zeros(sets * images, cells, 8)
     loss = info_nce(blind, features(sets, images, cells, 8), candidates=chosen)
     assert loss == pytest.approx(math.log(64 * min(cells, 14)), rel=1e-6)
@@ -112,7 +112,7 @@ def test_several_processes_compute_the_loss_of_one(images: int, processes: int, 
     torch.testing.assert_close(together, alone)
     ours, theirs = (torch.autograd.grad(value, whole)[0] for value in (together, alone))
     torch.testing.assert_close(ours, theirs)
-    # Whole blocks need nobody else's targets.
+    # If the images of a process fill whole blocks, it needs no targets of other processes.
     assert len(exchanged) == (0 if images == 8 else processes)
 
 

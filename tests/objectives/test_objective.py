@@ -123,7 +123,7 @@ def test_all_levels_can_be_regularised_in_equal_parts() -> None:
     target = [normalised(4, 16, 32)] * 2
     collapsed, spread = torch.zeros(8, 32), 3 * normalised(8, 32)
     last, every = (Objective("mse", [1.0, 1.0], variance=0.5, regularise_all=each) for each in (False, True))
-    # Collapse of a finer level is invisible to a term on the coarsest.
+    # A term on the coarsest level does not detect collapse of a finer one.
     assert last(target, target, [collapsed, spread]).regularisers["variance"] == variance_loss(spread)
     both = every(target, target, [collapsed, spread]).regularisers["variance"]
     assert both == pytest.approx((variance_loss(collapsed) + variance_loss(spread)).item() / 2)
@@ -160,5 +160,5 @@ def test_learned_scales_converge_to_the_losses_so_that_levels_have_equal_weight(
     easy, hard = torch.autograd.grad(
         objective(predictions, [target] * 2, pooled, log_scales=log_scales.detach()).total, predictions
     )
-    # d(log loss) of an error e is 2 / |e|: in proportion, the level that is nearly solved counts as much as the other.
+    # d(log loss) of an error e is 2 / |e|: relative to its error, the nearly solved level has the same weight.
     assert easy.norm() * 0.1 == pytest.approx(float(hard.norm() * 0.8), rel=1e-2)

@@ -1,4 +1,4 @@
-"""Studies stored with their results still define the configurations that produced these results."""
+"""Studies published with their results still define the configurations that produced them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hjepa.config import flat_values, load_config
 from hjepa.research.study import load_study
 
 KEPT = Path(__file__).parents[2] / "docs" / "results" / "recipe"
-# Keys that a study sets for its runs; seeds are counted below.
+# Keys that a study sets for its runs; seeds are checked below.
 DECIDED = {"evaluation.final", "logging.tensorboard.enabled", "logging.experiment_name", "seed"}
 
 
@@ -35,7 +35,7 @@ def test_published_study_defines_the_configurations_of_its_results(name: str) ->
     default = flat_values(load_config({}))
     for cell in results["cells"]:
         wanted = flat_values(load_config(study.base, {**study.overrides, **cells[cell["name"]]}))
-        # Keys that later versions dropped were at their defaults, and keys that they added still are.
+        # Keys that later versions removed or added have their defaults.
         recorded = {key: value for key, value in flat(cell["config"]).items() if key in wanted}
         differing = {
             key: (recorded.get(key, default.get(key)), value)
@@ -46,7 +46,7 @@ def test_published_study_defines_the_configurations_of_its_results(name: str) ->
         assert {run["seed"] for run in cell["runs"]} <= set(study.seeds)
 
 
-# The log of the search lists what was tried; it is no study.
+# The log of the recipe search is not a study.
 @pytest.mark.parametrize("name", sorted(file.name for file in KEPT.glob("*.yaml") if file.name != "log.yaml"))
 def test_published_study_can_be_run(name: str) -> None:
     _, study = load_study(KEPT / name)

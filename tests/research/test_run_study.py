@@ -1,4 +1,4 @@
-"""Whole studies of tiny runs: budgets, tables, resuming, and rejecting runs with other settings."""
+"""Whole studies of tiny runs: budgets, tables, resuming, and refusing runs with other settings."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_depths_that_are_levels_give_the_scores_of_the_levels(done: StudyOutcome
     for run in cell(done, "two")["runs"]:
         assert run["linear_probe/depths"] == run["linear_probe/all"]
         assert run["knn/depths"] == run["knn/all"]
-    # One level read at two depths is more than one level.
+    # One level, but evaluated at two depths.
     scores = json.loads((done.folder / "cells" / "one" / "seed_0" / "results_validation.json").read_text())
     assert scores["depths"] == [1, 2]
     assert "trained_depths" in scores["knn"]
@@ -103,7 +103,7 @@ def test_a_study_can_be_extended_with_more_seeds(done: StudyOutcome) -> None:
     assert cell(more, "one")["mean"]["linear_probe/all"]["count"] == 3
     assert [run["seed"] for run in cell(more, "one")["runs"]] == [0, 1, 2]
     assert more.results["seeds"] == [0, 1, 2]
-    # The other cell was not asked for; its runs and pairs stay in the table.
+    # The other cell was not requested; its runs and pairs stay in the table.
     assert cell(more, "two")["difference"] == cell(done, "two")["difference"]
     assert more.results["controls"] == done.results["controls"]
     assert yaml.safe_load((done.folder / "study.yaml").read_text())["seeds"] == [0, 1, 2]
@@ -113,7 +113,7 @@ def test_concurrent_calls_write_one_table(done: StudyOutcome, tmp_path: Path, mo
     from hjepa.research import runs
 
     def and_meanwhile(*arguments: Any, **keys: Any) -> Any:
-        # Another call has finished its run when this one's training ends.
+        # Another call finishes the same run while this one trains.
         shutil.copytree(done.folder / "cells" / "one" / "seed_0", tmp_path / "s" / "cells" / "one" / "seed_0")
         return run_training(*arguments, **keys)
 
@@ -148,7 +148,7 @@ def test_another_data_set_in_the_same_study_folder_is_refused(tmp_path: Path) ->
     plain = {"title": "t", "base": source, "seeds": [0], "cells": {"one": {}}}
     first = {"output_dir": tmp_path / "s", "console": False}
     found = run_study(plain, **first, overrides={"data.data_path": str(tmp_path / "a")})
-    # Without labels there is no probe; that is no reason to evaluate again.
+    # Missing probe scores, without labels, must not cause another evaluation.
     results = tmp_path / "s" / "cells" / "one" / "seed_0" / "results_validation.json"
     before = results.stat().st_mtime_ns
     run_study(plain, **first, overrides={"data.data_path": str(tmp_path / "a")})
@@ -176,7 +176,7 @@ def test_automatic_precision_is_the_same_for_all_runs_of_a_study(
     monkeypatch.setattr(precision, "mixed_precision_pays", lambda *_: (choice, "so it says"))
     found = run_study({**STUDY, "seeds": [0]}, **auto)
     assert {row["config"]["training"]["use_amp"] for row in found.results["cells"]} == {choice}
-    # On a machine that would choose otherwise, the study keeps its first choice.
+    # The study keeps its first choice on a machine that would choose differently.
     monkeypatch.setattr(precision, "mixed_precision_pays", lambda *_: (not choice, "so it says"))
     more = run_study({**STUDY, "seeds": [0, 1]}, **auto)
     written = [yaml.safe_load(file.read_text()) for file in sorted((tmp_path / "s").glob("cells/*/*/config.yaml"))]
@@ -212,7 +212,7 @@ def test_unequal_budgets_in_images_are_refused_and_equal_flop_budgets_are_met() 
     short = run_study(wide, overrides={"training.max_steps": 40}, dry_run=True)
     one, two = cell(short, "one"), cell(short, "wide")
     assert one["images"] == 40 * 16
-    # A run is a whole number of steps.
+    # Equal up to a whole number of steps.
     assert abs(two["flop"] - one["flop"]) <= 16 * two["flop_per_image"]
     one, two = cell(plan, "one"), cell(plan, "wide")
     warmup = [row["config"]["training"]["warmup_epochs"] / row["config"]["training"]["epochs"] for row in (one, two)]
@@ -257,7 +257,7 @@ def test_cells_without_the_reference_have_a_table_and_a_plot(done: StudyOutcome,
 
 @pytest.fixture(scope="module")
 def chosen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study of one seed that has been read on validation images."""
+    """A study of one seed, evaluated on validation images."""
     folder = tmp_path_factory.mktemp("chosen") / "s"
     run_study({**STUDY, "seeds": [0]}, output_dir=folder, console=False)
     return folder
@@ -307,7 +307,7 @@ def test_test_images_are_read_once_and_written_to_a_separate_file(
 def test_a_study_without_validation_images_is_refused_before_training_starts(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data\.validation_fraction: a study needs validation images") as error:
         run_study(STUDY, output_dir=tmp_path / "s", overrides={"data.validation_fraction": 0}, console=False)
-    # One line per cell at most, and nothing on the disk.
+    # At most one line per cell, and no files.
     assert all("data.validation_fraction" in line for line in str(error.value).splitlines())
     assert not (tmp_path / "s").exists()
 

@@ -1,4 +1,4 @@
-"""Intervals and paired differences against scipy and closed forms."""
+"""Intervals and paired differences, compared with scipy and closed forms."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_pairing_removes_the_common_effect_of_a_seed() -> None:
     assert 0 < found.low < 0.01 < found.low + 0.01
     spread = interval(list(better.values()))
     assert spread.low is not None
-    # Unpaired, the same difference would drown.
+    # Unpaired, the spread between seeds would hide the difference.
     assert spread.mean - spread.low > 5 * (found.mean - found.low)
 
 

@@ -1,4 +1,4 @@
-"""Loading studies: grids, names, and one line for every error."""
+"""Loading studies: grids, names, and one-line errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checkpoint file: sealed, atomic, readable by any PyTorch program; damage is always detected."""
+"""The checkpoint file: written atomically, readable by any PyTorch program, and with damage always detected."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_a_file_of_format_1_is_read_and_resumed(run: Run, tmp_path: Path) -> Non
 @pytest.mark.parametrize("position", [0.2, 0.5, 0.8])
 def test_damage_to_a_file_of_format_1_is_detected(tmp_path: Path, position: float) -> None:
     data = bytearray(OLD.read_bytes())
-    # The largest entries are weights; bytes between entries are padding that means nothing.
+    # The largest entries are weights; bytes between entries are padding without content.
     at = int(len(data) * position)
     at = next(i for i in range(at, len(data)) if data[i] not in (0, ord("Z")) and data[i : i + 64].count(0) < 8)
     data[at] ^= 4

@@ -17,7 +17,7 @@ BLOCK = {"blocks.0.attn.qkv.weight": torch.zeros(3, 1), "cls_token": torch.zeros
 
 
 class Unknown:
-    """A class that no other program can import: reading the file must not try."""
+    """A class whose pickle must not be executed when the file is read."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Path.touch, (Path("executed"),))
@@ -56,7 +56,7 @@ def test_a_foreign_checkpoint_is_recognised_and_not_executed(
     assert name in text
     assert next(iter(state)) in text
     assert "hjepa train" in text
-    # Another foreign file is no help.
+    # Another foreign file must not be suggested.
     assert "neighbour.pth" not in text
     assert not (tmp_path / "executed").exists()
 

@@ -28,7 +28,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / "pictures" / name).mkdir(parents=True, exist_ok=True)
         array = random.integers(0, 256, (16, 16, 3), dtype=np.uint8)
         Image.fromarray(array).save(root / "pictures" / name / f"{index}.png")
-    # Few pictures, so that figures are drawn in no time.
+    # Few images, so that figures are drawn quickly.
     keys = {"data.dataset": "folder", "data.data_path": str(root / "pictures"), "checkpoint.save_every_steps": 5}
     return run_tiny(root / "run", keys).folder
 

@@ -1,4 +1,4 @@
-"""File locks between real processes: they exclude, and they are released when their process ends."""
+"""File locks between real processes: only one holds a lock, and it is released when that process ends."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def said(process: subprocess.Popen[str]) -> str:
 
 
 def taken(path: Path) -> threading.Event:
-    """Set once a thread that waits for the lock has had it."""
+    """Set once the thread that waits for the lock has acquired it."""
     had = threading.Event()
 
     def take() -> None:
@@ -153,6 +153,6 @@ def test_a_missing_folder_is_refused_or_created(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"), exclusive(tmp_path / "file" / "lock"):
         pass
-    # Nothing can be brought there either, so nobody waits.
+    # A folder that cannot be created cannot be filled by another process either, so there is nothing to wait for.
     with alone_at(tmp_path / "file" / "set"):
         pass

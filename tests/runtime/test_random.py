@@ -9,7 +9,7 @@ import pytest
 
 from hjepa.runtime.random import Purpose, philox_key, stream
 
-# Keys that published results were drawn with, before all purposes stood in one place.
+# Keys of published results, from before all purposes were defined in one place.
 PUBLISHED = {
     Purpose.ORDER: lambda seed, counter: [(1 << 32) | seed, counter],
     Purpose.SUBSET: lambda seed, counter: [(4 << 32) | seed, counter],
@@ -42,7 +42,7 @@ def test_no_two_purposes_share_a_key() -> None:
 
 
 def test_the_largest_seeds_give_distinct_keys() -> None:
-    # As a list of numbers NumPy made floats of such keys, and neighbouring purposes drew the same.
+    # Given such keys as a list, NumPy converted them to floats, and different purposes got the same stream.
     first, second = (philox_key(purpose, 2**32 - 1, 5).tolist() for purpose in (Purpose.MASKS, Purpose.MASK_COUNTS))
     assert first == [(2**32 - 1 << 32) | 0x6D61736B, 5]
     assert second == [(2**32 - 1 << 32) | 0x63616C69, 5]

@@ -1,4 +1,4 @@
-"""Long work outside training says how far it is, and no more often than every few seconds."""
+"""Long work outside training reports its progress, at most every few seconds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hjepa.runtime.work_progress import WorkProgress
 
 
 class _Clock:
-    """Seconds that pass when a test says so."""
+    """A clock that only the test advances."""
 
     def __init__(self) -> None:
         self.now = 100.0

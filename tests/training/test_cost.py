@@ -26,7 +26,7 @@ VISIBLE = {"model.predictor.predict_visible": True}
 
 
 def counted(keys: dict[str, Any]) -> tuple[dict[str, float], Any]:
-    """FLOP per image of one step by stage, counted by PyTorch, and the formula's."""
+    """FLOP per image of one step by stage, counted by PyTorch and computed by the formula."""
     step = TimedStep(tiny_config(keys), synthetic=True)
     trainer = step.trainer
     method = trainer.method
@@ -34,7 +34,7 @@ def counted(keys: dict[str, Any]) -> tuple[dict[str, float], Any]:
     found = dict.fromkeys(("forward", "loss", "backward", "optimizer"), 0.0)
 
     def count(stage: str, work: Any) -> Any:
-        # Attention as two products: the count of a fused kernel's backward pass has the products that it repeats.
+        # Attention as two products: the count for a fused kernel's backward pass includes products that it recomputes.
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             result = work()
         found[stage] += counter.get_total_flops() / step.images
@@ -57,7 +57,7 @@ def counted(keys: dict[str, Any]) -> tuple[dict[str, float], Any]:
         {"model.num_hierarchies": 1},
         INFONCE,
         {**INFONCE, **MUON, **ALL},
-        {**INFONCE, "data.batch_size": 20, "masking.sets_per_image": 2},  # blocks that do not divide evenly
+        {**INFONCE, "data.batch_size": 20, "masking.sets_per_image": 2},  # incomplete blocks
         {**INFONCE, **MUON, **SEPARATE, "training.accumulation_steps": 2},
         {**INFONCE, **VISIBLE, "model.hierarchy": "both"},
         {**INFONCE, **SEPARATE, **VISIBLE, **MUON},
@@ -88,7 +88,7 @@ def test_the_loss_is_counted_per_level_and_the_optimiser_per_update() -> None:
 def test_the_formula_includes_every_matrix_that_muon_updates() -> None:
     step = TimedStep(tiny_config({**MUON, **SEPARATE}), synthetic=True)
     assert isinstance(step.trainer.optimizer, OptimizerPair)
-    # Without gradients nothing is orthogonalised, and with all of them everything is.
+    # Muon orthogonalises only parameters with a gradient, so give one to every parameter.
     for parameter in step.trainer.method.parameters():
         parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
     with FlopCounterMode(display=False) as counter:

@@ -33,7 +33,7 @@ from hjepa.training import run_training
 from hjepa.training.loggers import JsonLines
 from hjepa.training.out_of_memory import is_out_of_memory, next_rung
 
-# Two updates are made, the third is spoilt.
+# Two updates succeed, the third is made non-finite.
 BEFORE = 2
 
 
@@ -50,7 +50,7 @@ def spoilt(stage: str, every: bool = False) -> Iterator[None]:
         if stage == "image" and now():
             images = args[0].clone()
             images[5, 0, 0, 0] = float("nan")
-            # In place, as a broken image would come: what the loop sees of the batch is the same tensor.
+            # In place, so that the loop's batch is broken too, as it would be by a broken image.
             args[0].copy_(images)
         return None
 
@@ -124,7 +124,7 @@ def test_a_non_finite_update_is_skipped_or_stops_the_run(run: Run, tmp_path: Pat
     with spoilt("prediction"), pytest.raises(UserError, match=r"step 2: not finite: prediction of level 1") as error:
         run_tiny(folder, {"training.non_finite": "stop"})
     assert "\n" not in str(error.value)
-    # Nothing is lost: the state before the spoilt step is saved, and the run goes on from it.
+    # The state before the non-finite step is saved, and the run resumes from it.
     assert read_checkpoint(folder / "checkpoints" / "last.pth")["step"] == BEFORE
     resumed = run({"training.non_finite": "stop"}, folder=folder, resume="auto")
     same_learning_state(run().state, resumed.state)
@@ -334,7 +334,7 @@ def test_a_truncated_record_and_records_after_the_checkpoint_are_dropped(tmp_pat
 def test_a_failed_save_is_logged_and_training_continues(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     (folder / "checkpoints").mkdir(parents=True)
-    # A folder of that name: the rename onto it fails, as a real file system says.
+    # A folder with the name of the checkpoint makes the rename fail with a real file-system error.
     (folder / "checkpoints" / "checkpoint_epoch_1.pth").mkdir()
     seen = run({"checkpoint.save_frequency": 1}, folder=folder)
     assert seen.outcome.completed
@@ -353,7 +353,7 @@ from hjepa.config import load_config
 from hjepa.models.hjepa import HJEPA
 from hjepa.training import run_training
 
-# Forked after the imports, which cost more than the run.
+# Forked after the imports, which take longer than the run.
 child = os.fork()
 rank, folder, steps, models = int(child == 0), Path(sys.argv[2]), 0, []
 os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
@@ -364,7 +364,7 @@ def spoil(module, args, output):
     if isinstance(module, HJEPA) and module.training:
         models[:] = [module]
         steps += 1
-        # The first pass is the trial of a micro-batch before the run begins.
+        # The first pass is the trial of a micro-batch before training starts.
         if rank == 1 and steps == 3:
             output.predictions[0] = output.predictions[0] * float("inf")
 

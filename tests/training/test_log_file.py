@@ -19,7 +19,7 @@ log = logging.getLogger("hjepa")
 
 
 def uncaptured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep pytest from capturing the log of the running test: its workers cannot send such names to the main process."""
+    """Keep pytest from capturing the log of this test: its workers cannot send such names to the main process."""
     for logger in (logging.getLogger(), log):
         monkeypatch.setattr(logger, "handlers", [])
 

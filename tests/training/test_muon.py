@@ -17,7 +17,7 @@ def test_singular_values_come_close_to_one(shape: tuple[int, int, int]) -> None:
     values = torch.linalg.svdvals(orthogonalise(torch.randn(shape, generator=torch.Generator().manual_seed(0))))
     assert values.min() > 0.3
     assert values.max() < 1.3
-    # Directions stay: on the singular vectors of the matrix itself the result is diagonal and positive.
+    # Singular vectors are kept: in the basis of the matrix's own singular vectors the result is diagonal and positive.
     matrix = torch.randn(shape[1:], generator=torch.Generator().manual_seed(1))
     u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
     aligned = u.T @ orthogonalise(matrix[None])[0] @ vh.T
@@ -40,7 +40,7 @@ def test_muon_equals_pytorchs(shape: tuple[int, int]) -> None:
     moved = steps(Muon([{"params": [ours]}], lr=0.01, weight_decay=0.1), ours) - start
     reference = torch.optim.Muon([theirs], lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     expected = steps(reference, theirs) - start
-    # PyTorch's products are in bf16.
+    # PyTorch computes the products in bf16.
     assert (moved - expected).norm() < 0.02 * expected.norm()
 
 

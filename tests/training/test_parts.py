@@ -100,7 +100,7 @@ def test_means_in_a_record_are_accumulated_in_float32(made: torch.Tensor | None)
         interval.add(MicroBatch(torch.zeros(1), value, terms, torch.ones(1), {}), made)
     means = interval.means({"chance/level_0": torch.zeros(())})
     for name in ("loss", "loss/level_0", "loss/level_1", "covariance"):
-        # In bf16 the sum goes in steps of 0.25 by then.
+        # At this size a sum in bf16 has steps of 0.25.
         assert means[name] == pytest.approx(1.0078125, rel=1e-6)
 
 

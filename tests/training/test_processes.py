@@ -25,7 +25,7 @@ from hjepa.training.distributed.strategy import check_strategy
 
 PROGRAM = Path(__file__).parent / "process_program.py"
 FSDP = {"distributed.strategy": "fsdp"}
-# Sums over another number of processes are taken in another order; AdamW makes of that up to this much per step.
+# The order of summation depends on the number of processes; AdamW turns the rounding into up to this much per step.
 CLOSE = 5e-5
 HALF, ALL = 3, 6
 
@@ -53,7 +53,7 @@ def state_of(folder: Path) -> dict[str, Any]:
 
 
 def distance(a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
-    """The largest difference of any weight, the target's included, or moment of the optimiser."""
+    """Largest difference of any weight, including the target encoder's, or optimiser moment."""
     weights = [(a["model_state_dict"][n] - b["model_state_dict"][n]).abs().max() for n in a["model_state_dict"]]
     first, second = (state["optimizer_state_dict"]["state"] for state in (a, b))
     assert first.keys() == second.keys()
@@ -67,7 +67,7 @@ def infonce(images: int) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All runs that the tests below look at, in one folder."""
+    """All runs used by the tests below, in one folder."""
     home = tmp_path_factory.mktemp("processes")
     settings = {
         "training.max_steps": ALL,
@@ -94,7 +94,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     alone("one-half", {"training.max_steps": HALF})
     plain = {"loss.variance_loss_weight": 0, "loss.covariance_loss_weight": 0}
     alone("one-plain", plain)
-    # Blocks that reach from one process into the next, and blocks that do not.
+    # Blocks of candidates that span two processes, and blocks that do not.
     across, within = ({**plain, **infonce(images)} for images in (24, 16))
     alone("one-infonce", {**across, "masking.sets_per_image": 2})
     alone("one-infonce-16", within)
@@ -127,7 +127,7 @@ def test_any_number_of_processes_gives_the_result_of_one(runs: Path, name: str) 
     one, other = state_of(runs / "one"), state_of(runs / name)
     assert one["step"] == other["step"] == ALL
     assert distance(one, other) < CLOSE
-    # Not by standing still.
+    # The weights have changed since the middle of the run.
     assert distance(one, state_of(runs / "fsdp-half")) > 10 * CLOSE
     losses = [
         [
@@ -144,7 +144,7 @@ def test_any_number_of_processes_gives_the_result_of_one(runs: Path, name: str) 
     ("alone", "together"), [("one-infonce", "ddp-infonce"), ("one-infonce-16", "ddp-infonce-memory")]
 )
 def test_infonce_has_the_same_candidates_in_any_number_of_processes(runs: Path, alone: str, together: str) -> None:
-    # A process has fewer images than a prediction is compared with, in the second pair after memory ran out.
+    # A process has fewer images than a prediction needs; in the second pair only after memory ran out.
     assert distance(state_of(runs / alone), state_of(runs / together)) < CLOSE
     assert distance(state_of(runs / "one-infonce"), state_of(runs / "one-infonce-16")) > 10 * CLOSE
     assert "images of a micro-batch now compare" not in (runs / together / "training.log").read_text()
@@ -187,7 +187,7 @@ def test_a_damaged_shard_is_named_and_the_previous_checkpoint_is_used(runs: Path
     with pytest.raises(CheckpointError, match=r"last\.sharded.*damaged") as error:
         read_whole(last)
     assert "\n" not in str(error.value)
-    # Of step 6 there is a periodic one as well.
+    # Step 6 also has a periodic checkpoint.
     found = newest_usable(folder, "")
     assert found is not None
     assert (found.checkpoint.name, found.state["step"]) == ("checkpoint_step_6.sharded", ALL)
@@ -201,7 +201,7 @@ def test_a_damaged_shard_is_named_and_the_previous_checkpoint_is_used(runs: Path
 def test_processes_take_smaller_micro_batches_together(runs: Path) -> None:
     state = state_of(runs / "ddp-memory")
     assert state["micro_batch"] == {"batch_size": 4, "accumulation_steps": 4}
-    # Without terms that compare images it is the same run.
+    # Without loss terms that compare images, the runs are equal.
     assert distance(state, state_of(runs / "one-plain")) < CLOSE
     log = (runs / "ddp-memory" / "training.log").read_text()
     assert "out of memory in another process with data.batch_size=16" in log

@@ -1,4 +1,4 @@
-"""Resume at another batch size, number of processes or length: progress is counted in images, not in steps."""
+"""Resuming with another batch size, number of processes or length: progress is counted in images, not in steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hjepa.errors import UserError
 from hjepa.training.optim.schedules import Schedules
 from hjepa.training.resume import resumed_step
 
-# 12 steps of 16 images to the epoch.
+# 12 steps of 16 images per epoch.
 KEYS: dict[str, Any] = {"data.subset": 192, "training.epochs": 4, "training.warmup_epochs": 0}
 
 
@@ -71,7 +71,7 @@ def test_a_run_with_a_constant_learning_rate_may_be_extended(run: Run) -> None:
 def test_the_global_batch_of_older_checkpoints_is_derived_from_their_processes() -> None:
     config = tiny_config(KEYS)
     state = {"step": 12, "config": config.model_dump(mode="json"), "processes": [{}], "data": {"images": 192}}
-    # Two processes of 16 images: 6 steps to the epoch; one process has 12.
+    # Two processes of 16 images have 6 steps per epoch, one process has 12.
     assert resumed_step(state, Schedules(config, 12, 16)) == 24
 
 

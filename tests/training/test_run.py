@@ -204,7 +204,7 @@ def test_the_best_periodic_checkpoints_and_the_newest_are_kept(run: Run) -> None
 
 
 def test_a_non_finite_gradient_changes_nothing(tmp_path: Path) -> None:
-    # An image of infinities makes a real non-finite gradient; the run stops after ten of them.
+    # Infinite images give real non-finite gradients; the run stops after ten of them.
     keys = {"data.mean": [0.5] * 3, "data.std": [1e-45] * 3, "training.epochs": 4}
     with pytest.raises(UserError, match="not finite 10 times"):
         run_tiny(tmp_path / "run", keys)
@@ -237,7 +237,7 @@ def test_a_run_resumed_between_two_records_writes_the_same_ones(run: Run) -> Non
     keys = {"logging.log_frequency": 5, "training.epochs": 3}
     whole = run(keys)
     part = run({**keys, "training.max_steps": 7})
-    # Its end made a record at step 7, which an uninterrupted run would not have made.
+    # Stopping wrote a record at step 7, which an uninterrupted run would not have.
     resumed = run(keys, folder=part.folder, resume=str(part.outcome.checkpoint))
     assert [r["step"] for r in resumed.records] == [5, 7, 10, 15, 18]
     assert resumed.records[-1]["loss"] == whole.records[-1]["loss"]
@@ -282,13 +282,13 @@ def test_two_processes_equal_one(tmp_path: Path, optimizer: str) -> None:
     config = write_config(tmp_path, training=training, loss=regularised)
     run_training(load_config(config, {"data.batch_size": 32}), output_dir=tmp_path / "one", console=False)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "hjepa"]
-    # Once is enough for the end, which does not depend on the optimiser.
+    # Check the end of the run once, since it does not depend on the optimiser.
     evaluated = optimizer == "muon"
     final = [f"evaluation.final={evaluated}", "evaluation.train_images=48", "evaluation.test_images=40"]
     two = [*launcher, "train", "--config", str(config), "--output-dir", str(tmp_path / "two"), *final]
     result = subprocess.run(two, capture_output=True, text=True, env=environment, timeout=300)
     assert result.returncode == 0, result.stderr
-    # The other process has ended: evaluation has its thread as well.
+    # The other process has exited, so the evaluation may use its thread.
     assert ("controls (CPU threads: 2)" in (tmp_path / "two" / "training.log").read_text()) == evaluated
     typed = json.loads((tmp_path / "two" / "environment.json").read_text())["command"]
     assert typed.startswith("torchrun --nproc-per-node 2 -m hjepa train --config ")

@@ -1,4 +1,4 @@
-"""Updates decided by the host and by the device give the same weights, counts and reports."""
+"""Whether the host or the device decides about an update, weights, counts and reports are the same."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from hjepa.training.step import Update
 
 @contextmanager
 def decided(late: bool) -> Iterator[None]:
-    """Have the device decide, which is the way of a GPU, or the host."""
+    """Let the device decide about updates, as on a GPU, or the host."""
     constructed = Update.__init__
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Update, "__init__", lambda self, *given: constructed(self, *given, late=late))
@@ -36,7 +36,7 @@ def decided(late: bool) -> Iterator[None]:
 
 @pytest.fixture
 def late() -> Iterator[None]:
-    """Have the device decide."""
+    """Let the device decide about updates."""
     with decided(late=True):
         yield
 
@@ -81,7 +81,7 @@ def test_skipped_updates_are_excluded_from_the_means_in_a_record(run: Run) -> No
         seen = run({"training.max_steps": steps, "logging.log_frequency": steps})
     (record,) = [r for r in seen.records if r["kind"] == "train"]
     assert record["skipped"] == 1
-    # The step after the spoilt one starts from other weights than the same step of the clean run: only those before are compared.
+    # After the non-finite step the weights differ from those of the clean run, so only earlier steps are compared.
     alone = [r["loss"] for r in every.records if r["kind"] == "train"][:BEFORE]
     last = record["loss"] * (steps - 1) - sum(alone)
     assert 0.5 * alone[-1] < last < 1.5 * alone[-1]

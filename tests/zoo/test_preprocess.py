@@ -46,7 +46,7 @@ def evaluated(pixels: Pixels, channels: int, image_size: tuple[int, int]) -> tor
 
 
 class PngBlobs(Blobs):
-    """Pictures as PNG files."""
+    """Write images as PNG files."""
 
     def __init__(self, images: torch.Tensor) -> None:
         self.files = []
@@ -90,7 +90,7 @@ def test_images_read_from_files_differ_by_a_grey_level_at_most(size: tuple[int, 
 def test_the_stored_preprocessing_is_sufficient_to_reproduce_it(
     size: tuple[int, int], image_size: tuple[int, int]
 ) -> None:
-    """Pillow and NumPy alone, from the plain values."""
+    """Preprocessing from the stored values with only Pillow and NumPy."""
     preprocess = Preprocess(image_size, MEAN, STD)
     plain = json.loads(json.dumps(preprocess.as_dict()))
     (picture,) = pictures(3, size, torch.uint8, count=1)
@@ -99,7 +99,7 @@ def test_the_stored_preprocessing_is_sufficient_to_reproduce_it(
     box_width = min(width, max(1, round(height * columns / rows)))
     top, left = (height - box_height) // 2, (width - box_width) // 2
     image = Image.fromarray(picture.permute(1, 2, 0).numpy())
-    # Cut before resizing: with `resize(box=...)` the filter would reach over the edges of the box.
+    # Crop before resizing: with `resize(box=...)` the filter would use pixels outside the box.
     cut = image.crop((left, top, left + box_width, top + box_height))
     small = cut.resize((columns, rows), Image.Resampling.BILINEAR)
     values = np.asarray(small, dtype=np.float64) / plain["largest_value"]["uint8"]

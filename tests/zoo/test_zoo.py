@@ -1,4 +1,4 @@
-"""Packing a run and using the packed encoder."""
+"""Packing the encoder of a run, and using it."""
 
 from __future__ import annotations
 
