@@ -124,7 +124,7 @@ def test_labels_of_tiny_imagenet_are_read_from_its_table(tmp_path: Path) -> None
     assert test.labels.tolist() == [1, 0, 1, 0]
     said = notes(root)
     assert "val/: reading labels from val/val_annotations.txt" in said
-    assert "test/ has no labels and is not used (4 images): val/ is the test split" in said
+    assert "test/ has no labels and is not used (4 images); val/ is the test split" in said
 
 
 def test_test_images_without_class_folders_have_no_labels_and_add_no_class(tmp_path: Path) -> None:

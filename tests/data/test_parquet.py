@@ -119,9 +119,9 @@ def test_mistakes(tmp_path: Path) -> None:
     pq.write_table(pa.table({"x": [1], "label": [0]}), tmp_path / "a.parquet")
     fails("no image column among x, label", tmp_path)
     write(tmp_path / "a.parquet", 3, [0, 1, 5], names=NAMES)
-    fails("label 5 in column 'label', but the metadata names 3 classes", tmp_path)
+    fails("column 'label' has label 5, but the metadata names only 3 classes", tmp_path)
     write(tmp_path / "a.parquet", 3, [0.5, 1.0, 2.0])
-    fails("column 'label' holds double", tmp_path)
+    fails("column 'label' has type double", tmp_path)
     write(tmp_path / "a.parquet", 3, [0, 1, 2])
     write(tmp_path / "b.parquet", 3, None, column="other")
     fails("b.parquet: columns differ from a.parquet", tmp_path)
@@ -183,7 +183,7 @@ def test_a_split_with_labels_is_preferred_to_one_with_hidden_labels(tmp_path: Pa
     write(tmp_path / "test.parquet", 3, [-1] * 3, first=10, names=NAMES)
     write(tmp_path / "validation.parquet", 2, [2, 0], first=20, names=NAMES)
     assert parquet(tmp_path, "test").labels.tolist() == [2, 0]
-    assert "1 files of the split test are not used: validation is the test split" in notes(tmp_path)
+    assert "1 files of the split test are not used; validation is the test split" in notes(tmp_path)
     # Validation images are drawn from train then.
     assert parquet(tmp_path, "validation").identifiers[0].startswith("train.parquet/")
     write(tmp_path / "test.parquet", 3, None, first=10)

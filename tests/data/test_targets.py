@@ -259,7 +259,7 @@ def test_an_unreadable_target_counts_as_a_bad_image() -> None:
 
 def test_a_map_of_wrong_size_is_reported_with_its_image() -> None:
     wrong = ListedTargets("dense", torch.zeros(COUNT, 50, 40, dtype=torch.uint8))
-    with pytest.raises(DataError, match="target map is 50x40, the image 40x50"):
+    with pytest.raises(DataError, match="target map is 50x40, but the image is 40x50"):
         batches(dataset("device", [ramp(40, 50)[0]] * COUNT, wrong), "device")
 
 

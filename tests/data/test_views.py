@@ -230,7 +230,11 @@ def test_view_values_out_of_bounds_are_reported_by_name(keys: dict[str, Any], sa
 
 
 def test_views_need_unique_names_and_two_axes(memory_dataset: Make) -> None:
-    for views, said in (((), "at least one"), ((PLAIN, PLAIN), "a unique name"), ((ViewSpec("v", (8,)),), "axes")):
+    for views, said in (
+        ((), "at least one"),
+        ((PLAIN, PLAIN), "a unique name"),
+        ((ViewSpec("v", (8,)),), "must be .height, width."),
+    ):
         with pytest.raises(ValueError, match=said):
             loader(memory_dataset(8), views)
 

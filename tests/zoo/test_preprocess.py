@@ -129,7 +129,7 @@ def test_images_are_not_modified_and_gradients_flow() -> None:
 
 def test_other_types_and_channels_are_refused() -> None:
     view = Preprocess((16, 16), MEAN, STD)
-    with pytest.raises(ValueError, match=r"type torch\.int64"):
+    with pytest.raises(ValueError, match=r"got torch\.int64"):
         view(torch.zeros(1, 3, 16, 16, dtype=torch.int64))
     with pytest.raises(ValueError, match="of 3 channels"):
         view(torch.zeros(1, 1, 16, 16))

@@ -128,7 +128,7 @@ class _MaskFigure:
                     grid.show(row, column, self._painted(picture, overlay.context[row], target, stride, color))
                     grid.lines(row, column, _on_picture(outline(target), target), color=color, width=1.3)
                     if stride != 1:
-                        # Faint lines between neighbouring cells tell coarse levels from fine ones.
+                        # Faint lines between neighbouring cells distinguish coarse levels from fine ones.
                         inner = _on_picture(seams(target), target)
                         grid.lines(row, column, inner, color="#ffffff", width=0.7, alpha=0.6)
         for row, picture in enumerate(self.pictures):
@@ -151,7 +151,7 @@ class _MaskFigure:
 
 
 def _on_picture(edges: list[tuple[tuple[int, int], tuple[int, int]]], cells: Cells) -> list[Edge]:
-    """Edges in units of cells as shares of the picture that the cells divide."""
+    """Convert edges from units of cells to shares of the picture."""
     rows, columns = cells.shape
     return [((x / columns, y / rows), (to_x / columns, to_y / rows)) for (x, y), (to_x, to_y) in edges]
 

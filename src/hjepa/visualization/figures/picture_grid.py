@@ -27,15 +27,16 @@ Edge = tuple[tuple[float, float], tuple[float, float]]
 class PictureGrid:
     """Pictures of equal shape in rows and columns.
 
-    All pictures share one axes: with one axes each, matplotlib spends some 50 ms a picture on ticks that nobody sees.
+    All pictures share one axes. With separate axes, matplotlib spends about 50 ms per picture on ticks that are not
+    drawn.
 
     Args:
-        rows, columns: how many pictures.
+        rows, columns: number of rows and columns.
         aspect: height over width of a picture.
         theme: colours.
         top: inches for the titles of columns.
         below: inches under each picture for its label.
-        groups: columns before which a wider gap separates groups of columns.
+        groups: columns that start a new group, separated by a wider gap.
 
     Attributes:
         figure: the figure.
@@ -54,7 +55,7 @@ class PictureGrid:
         groups: Sequence[int] = (),
     ) -> None:
         gaps = [_WIDE if column in groups else _GAP for column in range(1, columns)]
-        # Few columns must not make giant pictures.
+        # Limit the size of pictures if there are few columns.
         width = min((WIDTH - 2 * _SIDE - sum(gaps)) / columns, _LARGEST_CELL, _TALLEST_CELL / aspect)
         height = width * aspect
         self.cell = width, height
@@ -79,9 +80,9 @@ class PictureGrid:
         """Draw a picture.
 
         Args:
-            row, column: where.
-            picture: [H, W, 3].
-            squares: draw its pixels as squares; by default where it is small, so enlarged.
+            row, column: its position.
+            picture: uint8 [H, W, 3].
+            squares: draw its pixels as squares; by default if it is small and therefore enlarged.
         """
         (x, y), (width, height) = self.corner(row, column), self.cell
         small = max(picture.shape[:2]) <= _SMALL_PICTURE if squares is None else squares
@@ -95,7 +96,7 @@ class PictureGrid:
     def title(
         self, column: int, text: str, *, color: str | None = None, strong: bool = False, fit: bool = False
     ) -> None:
-        """Write the title of a column, with ``fit`` in letters small enough for the width of the column."""
+        """Write the title of a column; with ``fit`` the font shrinks to the width of the column."""
         x, y = self.corner(0, column)
         title = self._axes.text(
             x + self.cell[0] / 2,
