@@ -1,8 +1,8 @@
 """Damage checkpoint files and check that the damage is detected and that runs resume from the previous checkpoint.
 
 The checkpoint ``last.pth`` of a finished run is damaged in many ways: truncated, one to eight bits flipped, a block
-zeroed, blocks swapped, bytes appended, emptied, overwritten with noise, or replaced by a file of another run or of another
-program. Each time
+zeroed, blocks swapped, bytes appended, emptied, overwritten with noise, or replaced by a file of another run or of
+another program. Each time
 
 - reading the file must fail with a one-line error that names it;
 - the search behind ``--resume auto`` must report the file and return the previous checkpoint;

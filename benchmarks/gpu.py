@@ -3,9 +3,9 @@
     python -m benchmarks.gpu --json gpu.json
 
 For ViT-Tiny/4 at 32 pixels and ViT-Base/16 at 224 pixels it prints the variants of `benchmarks.variants` with the
-measured peak of matrix products. For the fastest variant it prints the kernels that take most of the time, the attention
-kernel, and the number of host synchronisations per step. `--device cpu --short` runs the same code on a CPU with tiny
-sizes.
+measured peak of matrix products. For the fastest variant it prints the kernels that take most of the time, the
+attention kernel, and the number of host synchronisations per step. `--device cpu --short` runs the same code on a CPU
+with tiny sizes.
 """
 
 from __future__ import annotations

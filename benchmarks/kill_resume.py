@@ -1,8 +1,9 @@
 """Kill training runs at random times, resume with ``--resume auto``, and compare the result with an uninterrupted run.
 
 Every run is killed and resumed until it finishes: mostly with SIGKILL, sometimes with SIGTERM or SIGINT. The final
-weights, target encoder, optimiser, random state and every record must be bit-equal to those of an uninterrupted run. The
-settings differ in checkpoint interval, accumulation, mixed precision, workers, stochastic depth, Muon and background saving.
+weights, target encoder, optimiser, random state and every record must be bit-equal to those of an uninterrupted run.
+The settings differ in checkpoint interval, accumulation, mixed precision, workers, stochastic depth, Muon and
+background saving.
 
     python -m benchmarks.kill_resume --runs 100 --json docs/results/reliability_kill_resume.json
 
@@ -134,8 +135,8 @@ def one_run(
     deadline = time.monotonic() + 120 + 40 * seconds
     while time.monotonic() < deadline:
         child = start(config, folder)
-        # Alternate between a kill shortly after the checkpoint of a random step and one at a random time after the start
-        # of the process. After six kills the run is left to finish, since a run that saves rarely would never end.
+        # Alternate between a kill shortly after the checkpoint of a random step and one at a random time after the
+        # start of the process. After six kills the run is left to finish, since a run that saves rarely would never end.
         step = luck.randrange(last) if len(kills) % 2 == 0 else None
         until = time.monotonic() + luck.uniform(0, seconds) if step is None else float("inf")
         done, status = 0, 0

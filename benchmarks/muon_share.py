@@ -2,8 +2,8 @@
 
     python -m benchmarks.muon_share --json muon_share.json
 
-Every process has the gradients of all matrices, so a process can orthogonalise some of them for the others. Both methods
-are timed alternately on the matrices of a preset's encoder and predictor, grouped by shape as in
+Every process has the gradients of all matrices, so a process can orthogonalise some of them for the others. Both
+methods are timed alternately on the matrices of a preset's encoder and predictor, grouped by shape as in
 `hjepa.training.optim.muon`. Barriers before and after make the time that of the slowest process.
 """
 

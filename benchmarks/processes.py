@@ -1,4 +1,4 @@
-"""Shared by the multi-process measurements: a tiny run, how `torchrun` starts it, and the comparison of finished runs."""
+"""Shared by the multi-process measurements: a tiny run, its start with `torchrun`, and the comparison of results."""
 
 from __future__ import annotations
 

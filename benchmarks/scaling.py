@@ -5,7 +5,8 @@
 All points of an axis are built first and then timed alternately, so that load on the machine affects them equally.
 `over first` is the ratio of images per second to the first point of the axis; `share of peak` is relative to the
 matrix-product peak, measured after each step with the point's number of threads. The points of the axis `processes` are
-real runs under `torchrun` with one thread per process and a constant global batch; their speed is taken from the records.
+real runs under `torchrun` with one thread per process and a constant global batch; their speed is taken from the
+records.
 """
 
 from __future__ import annotations

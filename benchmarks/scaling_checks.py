@@ -73,8 +73,8 @@ def count_on_meta(config: Config, images: int = 2) -> tuple[int, int, float]:
 def kept_bytes(config: Config, images: int, *, half: bool) -> float:
     """Bytes per image, without weights, that PyTorch saves for the backward pass of a model on the CPU.
 
-    Attention uses PyTorch's fused kernel, as on a GPU, for which the formula is meant. Explicit products would also save
-    the attention weights.
+    Attention uses PyTorch's fused kernel, as on a GPU, for which the formula is meant. Explicit products would also
+    save the attention weights.
     """
     with fused_attention():
         return _kept_bytes(config, images, half=half)

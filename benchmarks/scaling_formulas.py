@@ -129,8 +129,8 @@ def block_activations(
 ) -> int:
     """Bytes that a block saves per image for its backward pass.
 
-    The residual stream and the inputs of layer norms are float32. With ``half`` the inputs of matrix products are saved in
-    16 bits. Attention saves queries, keys, values, its output and one number per head and token.
+    The residual stream and the inputs of layer norms are float32. With ``half`` the inputs of matrix products are saved
+    in 16 bits. Attention saves queries, keys, values, its output and one number per head and token.
 
     Args:
         answered: tokens for which the block computes outputs; all if not given.
@@ -191,8 +191,8 @@ def activation_bytes(
 def ddp_state(size: Size) -> float:
     """Bytes per process with DDP.
 
-    Weights, gradients, their copies in buckets and two moments; the weights of the target encoder; and the 16-bit copies
-    of all weights that autocast caches during the step.
+    Weights, gradients, their copies in buckets and two moments; the weights of the target encoder; and the 16-bit
+    copies of all weights that autocast caches during the step.
     """
     return (3 * FP32 + FP32 + FP32) * size.trained + FP32 * size.encoder + BF16 * (size.trained + size.encoder)
 
@@ -200,8 +200,8 @@ def ddp_state(size: Size) -> float:
 def fsdp_state(size: Size, world: int) -> float:
     """Bytes per process with FSDP.
 
-    A shard of the same state without buckets, plus three unsharded blocks with 16-bit weights and float32 gradients: one
-    being computed, one prefetched, and one whose gradient is being reduced.
+    A shard of the same state without buckets, plus three unsharded blocks with 16-bit weights and float32 gradients:
+    one being computed, one prefetched, and one whose gradient is being reduced.
     """
     sharded = 4 * FP32 * size.trained + FP32 * size.encoder
     return sharded / world + 3 * (BF16 + FP32) * size.block

@@ -3,8 +3,8 @@
     python -m benchmarks.scaling_model
     python -m benchmarks.scaling_model --json docs/results/scaling_model.json
 
-Prints the tables of docs/scaling.md, which explains them. Nothing is measured here: `benchmarks.scaling_checks` compares
-the formulas with built models, a real step and real processes.
+Prints the tables of docs/scaling.md, which explains them. Nothing is measured here: `benchmarks.scaling_checks`
+compares the formulas with built models, a real step and real processes.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 The recipes of the presets were chosen by the test accuracies in the log of the experiments (docs/results/recipe.md).
 The best of n results with noise of standard deviation s is expected to exceed its true value by at most about
-``s * sqrt(2 ln n)``. The bound is reached if all recipes are equally good, so that noise alone decides. There are two kinds of noise:
+``s * sqrt(2 ln n)``. The bound is reached if all recipes are equally good, so that noise alone decides. There are two
+kinds of noise:
 
 * **seed**: the spread between seeds of one recipe, pooled over the cells with several seeds in the published studies. It
   biases a row of the log, but not a new run of the chosen recipe;

@@ -2,8 +2,8 @@
 
 Classifiers on raw pixels should do poorly, and the encoder trained with labels should do well. Three classifiers are
 fitted on the training split and scored once on the test split: the linear probe and k-NN of the evaluation protocol on
-raw pixels, and the encoder of the preset ``quickstart`` with a linear head. The encoder is trained with labels on as many
-images as the preset, with its optimiser and schedule.
+raw pixels, and the encoder of the preset ``quickstart`` with a linear head. The encoder is trained with labels on as
+many images as the preset, with its optimiser and schedule.
 
     python benchmarks/shapes_difficulty.py --json docs/results/shapes_difficulty.json
 

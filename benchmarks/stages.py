@@ -28,8 +28,9 @@ _CALLS = (
 class Laps:
     """Splits the time of training steps among `STAGES`.
 
-    All time from the start of one stage to the start of the next counts for the first, so the stages add up to the whole
-    step. `optimiser` covers gradient clipping, the check for non-finite values and the update; `rest` is everything else.
+    All time from the start of one stage to the start of the next counts for the first, so the stages add up to the
+    whole step. `optimiser` covers gradient clipping, the check for non-finite values and the update; `rest` is
+    everything else.
 
     Args:
         step: the step to time; its networks must not be compiled, since module hooks mark some stages.

@@ -2,9 +2,9 @@
 
     python -m benchmarks.step_stages --config configs/cpu_cifar10.yaml --json stages.json
 
-Steps with and without timed stages alternate, and the ratio of their times is printed: it is the overhead of the timing.
-FLOP of matrix products and bytes that operations read and write are counted by PyTorch's dispatcher on one additional
-step. `share of peak` is relative to the matrix-product peak, measured before and after in the same run.
+Steps with and without timed stages alternate, and the ratio of their times is printed: it is the overhead of the
+timing. FLOP of matrix products and bytes that operations read and write are counted by PyTorch's dispatcher on one
+additional step. `share of peak` is relative to the matrix-product peak, measured before and after in the same run.
 """
 
 from __future__ import annotations

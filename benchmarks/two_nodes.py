@@ -1,9 +1,10 @@
 """Train on two simulated nodes, kill a process, and compare the results with uninterrupted runs.
 
-The nodes are two network namespaces of this machine, joined by a virtual Ethernet cable, which is their only connection.
-Both use the same run folder, as nodes with a shared disk do. DDP and FSDP are compared with a single process. Then a
-process of the second node is killed with SIGKILL. The first node must exit with a one-line error, and the run resumed
-with ``--resume auto`` must end bit-equal to an uninterrupted run. So must a run restarted by `torchrun --max-restarts`.
+The nodes are two network namespaces of this machine, joined by a virtual Ethernet cable, which is their only
+connection. Both use the same run folder, as nodes with a shared disk do. DDP and FSDP are compared with a single
+process. Then a process of the second node is killed with SIGKILL. The first node must exit with a one-line error, and
+the run resumed with ``--resume auto`` must end bit-equal to an uninterrupted run. So must a run restarted by
+`torchrun --max-restarts`.
 
     python -m benchmarks.two_nodes --json docs/results/distribution_two_nodes.json
 

@@ -2,10 +2,10 @@
 
     python -m benchmarks.variants --config quickstart --json variants.json
 
-All variants are built first and then timed alternately, so that load on the machine affects them equally. `over first` is
-the speed relative to the first variant, by default eager float32. `first steps` is the time of the first two steps, which
-includes compilation; `pays after` is the number of steps after which the speed-up has made up for it. `share of peak` is
-relative to the matrix-product peak in the variant's data type.
+All variants are built first and then timed alternately, so that load on the machine affects them equally. `over first`
+is the speed relative to the first variant, by default eager float32. `first steps` is the time of the first two steps,
+which includes compilation; `pays after` is the number of steps after which the speed-up has made up for it.
+`share of peak` is relative to the matrix-product peak in the variant's data type.
 """
 
 from __future__ import annotations

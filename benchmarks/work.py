@@ -4,9 +4,9 @@
     python -m benchmarks.work flat --json work.json
     python -m benchmarks.work cifar10_cpu --batch 128 --flat
 
-A name is a preset, a configuration file, or a study, which gives one row per cell. With `--flat` each configuration with
-several levels is followed by its flat copy: one level after the last block, and the narrowest predictor that makes its
-FLOP at least equal. Nothing is trained or measured.
+A name is a preset, a configuration file, or a study, which gives one row per cell. With `--flat` each configuration
+with several levels is followed by its flat copy: one level after the last block, and the narrowest predictor that makes
+its FLOP at least equal. Nothing is trained or measured.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Train the same tiny run with different numbers of processes and compare the results with those of one process.
 
 The runs use DDP and FSDP with two and four processes; some change the number of processes at a checkpoint in the middle
-of an epoch. Compared are weights, target encoder, optimiser moments, the loss of every step, and the images of every step
-(order, crops, positions). Only the order of summation differs, so the differences are rounding errors.
+of an epoch. Compared are weights, target encoder, optimiser moments, the loss of every step, and the images of every
+step (order, crops, positions). Only the order of summation differs, so the differences are rounding errors.
 
     python -m benchmarks.world_size --json docs/results/distribution_world_size.json
 """

@@ -1,7 +1,7 @@
 """The command line as a user sees it.
 
-Most calls run in this process, since importing PyTorch again takes seconds. Tests of how a process starts and exits start
-a new one.
+Most calls run in this process, since importing PyTorch again takes seconds. Tests of how a process starts and exits
+start a new one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Every configuration key has an observable effect on a real run.
 
-Each case trains the tiny configuration twice, without and with the key changed, and compares what can be observed of the
-two runs: weights, records, files, the log. Keys that cannot be tested this way have their own test below, named in
+Each case trains the tiny configuration twice, without and with the key changed, and compares what can be observed of
+the two runs: weights, records, files, the log. Keys that cannot be tested this way have their own test below, named in
 `ELSEWHERE`. A key in neither table fails `test_every_key_has_a_test`.
 """
 

@@ -278,7 +278,7 @@ def test_the_softmax_of_explicit_attention_is_computed_in_float32() -> None:
         assert out.dtype == torch.bfloat16
         found = torch.autograd.grad((out * weight).sum(), rounded)
         errors.append([float((g.double() - t).norm()) for g, t in zip(found, truth, strict=True)])
-    # The gradient of a softmax is computed from its output, so an output rounded to bf16 adds to the error of the scores.
+    # The gradient of a softmax is computed from its output, so rounding the output to bf16 adds to the error.
     (q, k, _), (rough_q, rough_k, _) = errors
     assert q < 0.97 * rough_q
     assert k < 0.97 * rough_k

@@ -1,8 +1,8 @@
 """Program for the multi-process tests; it forks after the imports, which take longer than the runs.
 
 Called with the number of processes, a free port, and a JSON list of runs: `config` (a YAML file), `folder`, `changes`
-(dotted keys) and optionally `resume`, `infinite` (a process and the pass in which its prediction is infinite), `memory` (a
-process and the images that fit into its memory) or `dies` (a process and the pass in which it is killed).
+(dotted keys) and optionally `resume`, `infinite` (a process and the pass in which its prediction is infinite), `memory`
+(a process and the images that fit into its memory) or `dies` (a process and the pass in which it is killed).
 """
 
 from __future__ import annotations

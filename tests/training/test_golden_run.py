@@ -1,8 +1,8 @@
 """The first 50 steps reproduce the recorded losses.
 
-The order of summation depends on the CPU and the PyTorch version, and training amplifies the rounding errors: one and two
-threads differ by up to 3e-7. The tolerance of 1e-3 allows for larger rounding errors, but not for a changed algorithm: a
-learning rate that is off by 1 % changes the covariance by 4 % and fails.
+The order of summation depends on the CPU and the PyTorch version, and training amplifies the rounding errors: one and
+two threads differ by up to 3e-7. The tolerance of 1e-3 allows for larger rounding errors, but not for a changed
+algorithm: a learning rate that is off by 1 % changes the covariance by 4 % and fails.
 """
 
 from __future__ import annotations
