@@ -1,10 +1,11 @@
-"""Every figure of speed in turn, for a machine that does nothing else.
+"""Run every speed measurement, one after the other, on an otherwise idle machine.
 
     python -m benchmarks.all --json-dir docs/results/speed
 
-Each measurement runs in a process of its own, with byte code cached as on a user's machine, prints its table and writes
-`<name>.json`. Two cores take about a quarter of an hour; the minutes planned for each are shown. `benchmarks.gpu` runs
-where there is a GPU. `python -m benchmarks.tables` makes the tables of the documentation from the files.
+Each measurement runs in its own process, with byte code cached as on a user's machine, prints its table and writes
+`<name>.json`. The whole set takes about a quarter of an hour on two cores; the expected minutes of each are shown.
+`benchmarks.gpu` runs only if there is a GPU. `python -m benchmarks.tables` makes the tables in the documentation from
+the files.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ class Task:
     """One measurement.
 
     Attributes:
-        module: what is run.
-        arguments: of the long form.
-        minutes: planned on two cores.
-        short: arguments of the short form.
+        module: the module to run.
+        arguments: arguments of a full measurement.
+        minutes: expected duration on two cores.
+        short: arguments with `--short`.
         gpu: whether it needs a GPU.
     """
 
@@ -104,10 +105,10 @@ TASKS: dict[str, Task] = {
 
 
 def run(name: str, task: Task, *, short: bool, json_dir: Path | None, variables: dict[str, str]) -> bool:
-    """Run one measurement; returns whether it ended well."""
+    """Run one measurement; returns whether it succeeded."""
     arguments = list(task.short if short else task.arguments)
     if json_dir is not None:
-        # After the verb, where there is one.
+        # `--json` follows the subcommand, if there is one.
         verb = 1 if task.module == "hjepa" else 0
         arguments[verb:verb] = ["--json", str(json_dir / f"{name}.json")]
     print(f"\n== {name}: python -m {task.module} {' '.join(arguments)}  ({task.minutes:g} min)", flush=True)
@@ -120,21 +121,25 @@ def run(name: str, task: Task, *, short: bool, json_dir: Path | None, variables:
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--json-dir", type=Path, metavar="FOLDER", help="write the figures there, a file each")
-    options.add_argument("--short", action="store_true", help="tiny sizes; numbers mean nothing")
-    options.add_argument("--only", nargs="+", choices=list(TASKS), help="some of them")
+    options.add_argument(
+        "--json-dir", type=Path, metavar="FOLDER", help="write one JSON file per measurement to this folder"
+    )
+    options.add_argument(
+        "--short", action="store_true", help="tiny sizes, to check that everything runs; do not use the numbers"
+    )
+    options.add_argument("--only", nargs="+", choices=list(TASKS), help="run only these")
     given = options.parse_args(arguments)
     wanted = given.only or [name for name, task in TASKS.items() if not task.gpu or torch.cuda.is_available()]
     if given.json_dir is not None:
         given.json_dir.mkdir(parents=True, exist_ok=True)
     minutes = sum(TASKS[name].minutes for name in wanted)
-    print(f"{len(wanted)} measurements, about {minutes:.0f} minutes on two cores that do nothing else")
+    print(f"{len(wanted)} measurements, about {minutes:.0f} minutes on two idle cores")
     variables = dict(os.environ)
     with tempfile.TemporaryDirectory() as byte_code:
         if not given.short:
             variables.pop("PYTHONDONTWRITEBYTECODE", None)
             variables["PYTHONPYCACHEPREFIX"] = byte_code
-            # What is imported late is compiled to byte code here, and not while a clock runs.
+            # Compile the lazily imported modules to byte code now, so that no measurement includes it.
             late = "import torch._dynamo, torch._inductor, hjepa.training, hjepa.evaluation"
             subprocess.run([sys.executable, "-c", late], env=variables, check=True)
         done = [

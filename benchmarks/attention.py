@@ -1,9 +1,9 @@
-"""Which way of computing attention is fastest here: PyTorch's fused kernel or products written out, in float32 and bf16.
+"""Compare PyTorch's fused attention kernel with explicit matrix products, in float32 and bf16.
 
     python -m benchmarks.attention --json attention.json
 
-Sequences are those of the context encoder, predictor and target encoder of a preset, forward and backward as a training step
-has them. All ways take turns; ratios are to the first.
+Sequence lengths are those of the context encoder, predictor and target encoder of a preset. The implementations are
+timed alternately, forward and backward; ratios are relative to the first.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ WAYS: dict[str, tuple[torch.dtype, Callable[[Tensor, Tensor, Tensor], Tensor]]] 
 
 
 def measure(preset: str, rounds: int, images: int | None = None) -> Rows:
-    """Median milliseconds of forward and of forward with backward, and the latter as a share of the first way's.
+    """Median milliseconds of forward alone and of forward with backward; the ratio compares the latter.
 
     Args:
-        preset: whose sequences.
-        rounds: of all ways in turn, after one for warming up.
-        images: in a batch; the preset's number when not given.
+        preset: preset or file that sets the sequence lengths.
+        rounds: timed rounds over all implementations, after one for warming up.
+        images: batch size; the preset's if not given.
     """
     config = configuration(preset)
     geometry, masks = config.geometry(), build_sampler(config)
@@ -55,7 +55,7 @@ def measure(preset: str, rounds: int, images: int | None = None) -> Rows:
                 out = way(*qkv.unbind())
                 between = time.perf_counter()
                 out.backward(out.detach())
-                # The first round warms caches up.
+                # The first round only warms up caches.
                 if turn:
                     taken[name][0].append(between - started)
                     taken[name][1].append(time.perf_counter() - started)

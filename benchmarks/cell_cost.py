@@ -1,9 +1,10 @@
-"""CPU time of the training step of every cell of a study, over that of its reference.
+"""CPU time of a training step for every cell of a study, relative to the study's reference cell.
 
     python -m benchmarks.cell_cost docs/results/recipe/quickstart_cheaper_short.yaml training.use_amp=false --json cell_cost.json
 
-The cells take turns and the ratio is the median over rounds, in CPU seconds of this process: other work on the machine
-takes wall-clock time from it, while CPU time changes only with caches and clock rates, which hit neighbouring steps alike.
+The cells are timed alternately, in CPU seconds of this process, and the ratio is the median over rounds. CPU time is
+used because other work on the machine lengthens wall-clock time; it affects CPU time only through caches and clock
+rates, and those affect neighbouring steps equally.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ def measure(study: str, overrides: dict[str, Any], *, rounds: int) -> Rows:
 
     Args:
         study: a YAML file or the name of a study that ships with hjepa.
-        overrides: keys for every cell.
-        rounds: steps of each cell, after two to warm up.
+        overrides: configuration keys applied to every cell.
+        rounds: timed steps of each cell, after two for warming up.
     """
     _, asked = load_study(study)
     assert isinstance(asked.base, str)
@@ -64,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     options = parser(__doc__)
     options.add_argument("study", help="YAML file, or the name of a study that ships with hjepa")
-    options.add_argument("--rounds", type=int, default=25, help="steps of each cell")
+    options.add_argument("--rounds", type=int, default=25, help="timed steps of each cell")
     options.add_argument("overrides", nargs="*", metavar="section.key=value")
     given = options.parse_args(arguments)
     torch.set_num_threads(given.threads or 1)

@@ -1,11 +1,12 @@
-"""Damage checkpoint files in every way, and see that none is loaded silently and that runs go on from the one before.
+"""Damage checkpoint files and check that the damage is detected and that runs resume from the previous checkpoint.
 
-A finished run is the victim. Each time its ``last.pth`` is cut, flipped in one to eight bits, zeroed or overwritten in
-part, emptied, mixed up inside, or replaced by a file of another run or of another program. Then
+The checkpoint ``last.pth`` of a finished run is damaged in many ways: truncated, one to eight bits flipped, a block
+zeroed, blocks swapped, bytes appended, emptied, overwritten with noise, or replaced by a file of another run or of
+another program. Each time
 
-- reading it must fail with one line that names the file, and nothing else;
-- the search for the newest usable checkpoint, which ``--resume auto`` makes, must name it and find the one before;
-- for some of them, training really goes on from there, and must end bit-equal to the run as it was.
+- reading the file must fail with a one-line error that names it;
+- the search behind ``--resume auto`` must report the file and return the previous checkpoint;
+- for some of the files, training is resumed from there and must end bit-equal to the undamaged run.
 
     python -m benchmarks.damaged_checkpoints --files 1000 --json docs/results/reliability_damaged_checkpoints.json
 """
@@ -38,12 +39,12 @@ Damage = Callable[[bytes, random.Random], bytes]
 
 
 def cut(data: bytes, luck: random.Random) -> bytes:
-    """Only a beginning is left."""
+    """Truncate the file."""
     return data[: luck.randrange(1, len(data))]
 
 
 def flipped(data: bytes, luck: random.Random) -> bytes:
-    """One to eight bits are the other way round."""
+    """Flip one to eight bits."""
     changed = bytearray(data)
     for position in luck.sample(range(len(data)), luck.randint(1, 8)):
         changed[position] ^= 1 << luck.randrange(8)
@@ -51,7 +52,7 @@ def flipped(data: bytes, luck: random.Random) -> bytes:
 
 
 def zeroed(data: bytes, luck: random.Random) -> bytes:
-    """A block that never reached the disk reads as zeros."""
+    """Zero a block, as if it had never reached the disk."""
     start = luck.randrange(len(data) - 4096)
     length = luck.randint(512, 4096)
     changed = data[:start] + bytes(length) + data[start + length :]
@@ -59,7 +60,7 @@ def zeroed(data: bytes, luck: random.Random) -> bytes:
 
 
 def swapped_blocks(data: bytes, luck: random.Random) -> bytes:
-    """Two blocks of the file have changed places."""
+    """Swap two blocks of the file."""
     size = 4096
     a, b = sorted(luck.sample(range(len(data) // size), 2))
     parts = [data[i : i + size] for i in range(0, len(data), size)]
@@ -69,22 +70,22 @@ def swapped_blocks(data: bytes, luck: random.Random) -> bytes:
 
 
 def lengthened(data: bytes, luck: random.Random) -> bytes:
-    """Something was appended."""
+    """Append random bytes."""
     return data + luck.randbytes(luck.randint(1, 4096))
 
 
 def empty(data: bytes, luck: random.Random) -> bytes:  # noqa: ARG001
-    """Nothing is left."""
+    """Empty the file."""
     return b""
 
 
 def noise(data: bytes, luck: random.Random) -> bytes:
-    """The right size and nothing else."""
+    """Replace the file by random bytes of the same size."""
     return luck.randbytes(len(data))
 
 
 def foreign(data: bytes, luck: random.Random) -> bytes:  # noqa: ARG001
-    """A PyTorch file of another program."""
+    """Replace the file by a PyTorch file of another program."""
     file = io.BytesIO()
     torch.save({"weights": torch.full((4,), luck.random())}, file)
     return file.getvalue()
@@ -104,7 +105,7 @@ ANOTHER_RUN = "another run's"
 
 
 def measure(files: int, trained: int, seed: int) -> dict[str, Any]:
-    """Damage ``files`` files; go on training after ``trained`` of them."""
+    """Damage ``files`` files and resume training after ``trained`` of them."""
     luck = random.Random(seed)
     config = load_config({}, {**BASE, "training.epochs": 2, "seed": 0})
     kinds = [*KINDS, ANOTHER_RUN]
@@ -114,7 +115,7 @@ def measure(files: int, trained: int, seed: int) -> dict[str, Any]:
         run, other, work = (Path(scratch) / name for name in ("run", "other", "work"))
         run_training(config, output_dir=run, console=False)
         run_training(load_config({}, {**BASE, "training.epochs": 2, "seed": 1}), output_dir=other, console=False)
-        # The best and the newest periodic checkpoint are as new as the last one; the one before is what is looked for.
+        # Remove the checkpoints that are as new as the last one, so that only an older one can be found.
         for name in ("best_model.pth", "checkpoint_epoch_2.pth", "checkpoint_step_12.pth"):
             (run / "checkpoints" / name).unlink(missing_ok=True)
         whole = (run / "checkpoints" / "last.pth").read_bytes()
@@ -140,7 +141,7 @@ def measure(files: int, trained: int, seed: int) -> dict[str, Any]:
                 assert start.state["step"] == before, f"went back to step {start.state['step']}"
                 assert any(str(last) in note for note in start.notes), "the damaged file is not named"
                 row["one_before_found"] += 1
-                # The counter moves by one more each time, so that every kind has its turn.
+                # Choose by the round over all kinds, so that training is resumed after every kind of damage.
                 if (
                     number // len(kinds) % (every // len(kinds) + 1) == 0
                     and sum(r["trained_on"] for r in table.values()) < trained
@@ -164,7 +165,7 @@ def measure(files: int, trained: int, seed: int) -> dict[str, Any]:
 
 
 def newest_usable_step(folder: Path, identity: str) -> int:
-    """The step of the checkpoint before the last one."""
+    """Step of the newest usable checkpoint apart from ``last.pth``."""
     last = folder / "last.pth"
     aside = last.with_suffix(".aside")
     last.rename(aside)
@@ -175,7 +176,11 @@ def newest_usable_step(folder: Path, identity: str) -> int:
 
 
 def refuse(file: Path) -> None:
-    """Reading must fail with one line that names the file."""
+    """Check that reading the file fails with a one-line error that names it.
+
+    Raises:
+        AssertionError: the file was loaded, or the error does not have that form.
+    """
     try:
         read_checkpoint(file)
     except CheckpointError as error:
@@ -187,12 +192,12 @@ def refuse(file: Path) -> None:
 
 
 def main() -> int:
-    """The command; returns its exit code."""
+    """Command line. Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=1000)
-    parser.add_argument("--trained", type=int, default=50, help="after so many of them training goes on for real")
+    parser.add_argument("--trained", type=int, default=50, help="files after which training is resumed")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--short", action="store_true", help="two files of each kind: shows that everything works")
+    parser.add_argument("--short", action="store_true", help="two files of each kind, to check that everything runs")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

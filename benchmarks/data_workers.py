@@ -1,13 +1,13 @@
-"""How many data workers a device needs: what one decodes against what the model takes.
+"""How many data workers a device needs: images that a worker decodes per second against images that training consumes.
 
     python -m benchmarks.data_workers --config configs/cpu_cifar10.yaml --json workers.json
     python -m benchmarks.data_workers --config imagenet1k --device-images-per-second 2500
 
-JPEG files of photographic size are made on the spot, and read by the loader of the training with no worker process and
-with some, decoded whole and, with `data.jpeg_reduction`, as small as the crops allow. The device's pace is that of
-whole training steps on pictures in memory, unless it is stated, for a machine that is not at hand. `data wait` is the
-share of such steps spent waiting when the files feed them. On a machine whose cores also train, workers take cores from
-the model: the last column says how many cores decoding would keep busy.
+JPEG files of photographic size are generated and read by the training loader, with and without worker processes. They
+are decoded at full size and, with `data.jpeg_reduction`, at the smallest size that the crops allow. The device's speed
+is measured with whole training steps on images in memory; `--device-images-per-second` gives it for another machine.
+`data wait` is the share of step time spent waiting when the images come from the files. If the same cores decode and
+train, workers take cores from the model: the last column is the number of cores that decoding would keep busy.
 """
 
 from __future__ import annotations
@@ -34,7 +34,11 @@ SIZES = {"500x375": (500, 375), "1600x1200": (1600, 1200)}
 
 
 def make_files(folder: Path, count: int, size: tuple[int, int], *, seed: int = 0) -> int:
-    """Write JPEG files and return their bytes: soft colour fields under fine grain compress about as photographs do."""
+    """Write JPEG files of smooth colours with fine noise, which compress about as much as photographs.
+
+    Returns:
+        Total size in bytes.
+    """
     random = np.random.default_rng(seed)
     for number in range(count):
         coarse = Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8))
@@ -47,14 +51,14 @@ def make_files(folder: Path, count: int, size: tuple[int, int], *, seed: int = 0
 
 
 def from_files(config: Config, folder: Path, workers: int, reduce: bool) -> Config:
-    """The configuration, fed by workers from a folder."""
+    """The configuration with its images read from a folder by workers."""
     keys = {"dataset": "folder", "data_path": folder, "storage": "workers", "num_workers": workers, "subset": None}
     data = config.data.model_copy(update={**keys, "jpeg_reduction": reduce})
     return config.model_copy(update={"data": data})
 
 
 def decoding(config: Config, batches: int) -> float:
-    """Images per second that the loader delivers, cropped to the model's size."""
+    """Images per second from the loader, cropped to the model's input size."""
     data = config.data
     dataset = build_dataset(data, "train", seed=config.seed)
     loader = TrainLoader(
@@ -68,37 +72,37 @@ def decoding(config: Config, batches: int) -> float:
     )
     ahead = data.prefetch_factor * data.num_workers
     delivered = loader.batches(0, 1 + ahead + batches)
-    # What workers had prepared before the clock starts is left out.
+    # Batches that workers prepared before the timer starts are not counted.
     for _ in range(1 + ahead):
         next(delivered)
     started = time.perf_counter()
     for _ in range(batches):
         next(delivered)
     seconds = time.perf_counter() - started
-    _send_home(delivered)
+    _finish(delivered)
     return batches * data.batch_size / seconds
 
 
 def training(config: Config, steps: int) -> float:
-    """Images per second of whole training steps on pictures in memory."""
+    """Images per second of whole training steps on images in memory."""
     step = TimedStep(config, synthetic=True)
     step()
     return step.images / median(step() for _ in range(steps))
 
 
 def waiting(config: Config, steps: int) -> float:
-    """Share of whole training steps that waits for data."""
+    """Share of the time of whole training steps spent waiting for data."""
     step = TimedStep(config)
     step.batches = step.trainer.loader.batches(0, 1 + steps)
     step()
     step.trainer.reset_interval()
     seconds = sum(step() for _ in range(steps))
-    _send_home(step.batches)
+    _finish(step.batches)
     return step.trainer.waited / seconds
 
 
-def _send_home(batches: Iterator[Any]) -> None:
-    """Workers that hear of the end leave at once."""
+def _finish(batches: Iterator[Any]) -> None:
+    """Exhaust the iterator, so that its workers exit at once."""
     assert next(batches, None) is None
 
 
@@ -112,15 +116,15 @@ def measure(
     steps: int,
     stated: float | None = None,
 ) -> dict[str, Any]:
-    """Decode capacity for each size of file and number of workers, and what the device asks for.
+    """Decoding speed for each file size and number of workers, and the number of workers that the device needs.
 
     Args:
-        config: the model, and the batch.
-        sizes: of files, as in `SIZES`.
-        files: made per size.
+        config: model and batch size.
+        sizes: file sizes, keys of `SIZES`.
+        files: files generated per size.
         workers: numbers of worker processes.
-        batches: timed for the decode capacity.
-        steps: timed for the pace of the device, and for the share of waiting.
+        batches: batches timed for the decoding speed.
+        steps: steps timed for the device's speed and for the share of waiting.
         stated: images per second of a device, instead of measuring this one.
     """
     wanted = training(config, steps) if stated is None else stated
@@ -154,9 +158,9 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser(__doc__)
     options.add_argument("--config", default="configs/cpu_cifar10.yaml", help="YAML file or preset")
     options.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
-    options.add_argument("--files", type=int, default=200, help="made per size")
+    options.add_argument("--files", type=int, default=200, help="files generated per size")
     options.add_argument(
-        "--device-images-per-second", type=float, metavar="N", help="pace of a device, instead of measuring this one"
+        "--device-images-per-second", type=float, metavar="N", help="speed of a device, instead of measuring this one"
     )
     options.add_argument("overrides", nargs="*", metavar="section.key=value")
     given = options.parse_args(arguments)

@@ -1,11 +1,11 @@
-"""How long the linear probe and k-NN take on cached features, and how fast features are read.
+"""How long the linear probe and k-NN take on cached features, and how fast features are extracted.
 
     python -m benchmarks.evaluation_speed --json evaluation.json
 
-The features are drawn: classes that overlap, with the falling spectrum and the offsets of a trained network, so that
-the solver meets the same trouble. 50,000 of the 60,000 are for training, five strengths of L2 are tried, and k-NN
-looks for 20 neighbours. PyTorch's optimisers import its compiler when the first of a process is made; that is a row of
-its own, since a process that trained has paid for it.
+The features are synthetic: overlapping classes with the decaying spectrum and the offsets of trained features, so that
+the solver is equally ill-conditioned. 50,000 of the 60,000 are used for training, with five L2 strengths and k = 20.
+Creating the first optimiser of a process makes PyTorch import its compiler. That import has its own row, because a
+process that has trained already contains it.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ K = 20
 
 
 def drawn_features(count: int, width: int, classes: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Features [count, width] float32 and labels [count]: about two thirds can be told apart by a linear map."""
+    """Synthetic features [count, width] float32 and labels [count]; a linear classifier gets about two thirds right."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(classes, (count,), generator=generator)
     rank = width // 2
     centres = 0.45 * torch.randn(classes, rank, generator=generator)
     latent = centres[labels] + torch.randn(count, rank, generator=generator)
-    # A bend, since features of a network are no mixture of Gaussians, and a spectrum that falls by three decades.
+    # A nonlinearity, since features of a network are not a mixture of Gaussians, and a spectrum over three decades.
     latent = torch.cat(
         [latent, latent.relu() @ torch.randn(rank, width - rank, generator=generator) / rank**0.5], dim=1
     )
@@ -46,7 +46,7 @@ def drawn_features(count: int, width: int, classes: int, *, seed: int = 0) -> tu
 
 
 def evaluation(count: int, width: int, classes: int) -> Rows:
-    """Seconds of probe and k-NN on the same drawn features."""
+    """Seconds of probe and k-NN on the same synthetic features."""
     features, labels = drawn_features(count, width, classes)
     cut = count * 5 // 6
     train, test = features[:cut], features[cut:]
@@ -69,7 +69,7 @@ def evaluation(count: int, width: int, classes: int) -> Rows:
 
 
 def reading(config: Config, count: int, side: int | None) -> dict[str, Any]:
-    """Images per second of feature extraction, and its share of the matrix-product peak in the same run."""
+    """Images per second of feature extraction, and its share of the matrix-product peak measured in the same run."""
     device = torch.device("cpu")
     geometry = config.geometry()
     images = random_dataset(count, 3, geometry.height_width)
@@ -96,10 +96,10 @@ def reading(config: Config, count: int, side: int | None) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     options = parser(__doc__)
-    options.add_argument("--config", default="quickstart", help="whose encoder reads; YAML file or preset")
+    options.add_argument("--config", default="quickstart", help="YAML file or preset that defines the encoder")
     options.add_argument("--features", type=int, default=60_000)
     options.add_argument("--width", type=int, default=192)
-    options.add_argument("--images", type=int, default=2048, help="pictures read by the encoder")
+    options.add_argument("--images", type=int, default=2048, help="images encoded")
     given = options.parse_args(arguments)
     config = configuration(given.config, device="cpu")
     if given.threads:

@@ -1,8 +1,8 @@
-"""The figure of the first page: what a probe finds after each level, made from the files under docs/results.
+"""The figure in the README: accuracy of features after each level, drawn from the files under docs/results.
 
     python -m benchmarks.figure            # writes docs/results/levels.png
 
-The picture carries a digest of its numbers, and a test compares it with the files.
+The PNG file stores a digest of its numbers, and a test compares the digest with the files.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PARTS = {"linear_probe": "linear probe", "knn": "k-NN-20"}
 
 
 def numbers(published: Published) -> dict[str, dict[str, list[float]]]:
-    """Accuracies in per cent by part and series: after each of four blocks, then all of them together."""
+    """Accuracies in per cent by classifier and series: after each of four blocks, then all four concatenated."""
     four = published.json(f"{CIFAR[0]}/results.json")
     one = published.run(FLAT, FOUR_DEPTHS)
     found: dict[str, dict[str, list[float]]] = {}
@@ -39,14 +39,14 @@ def numbers(published: Published) -> dict[str, dict[str, list[float]]]:
 
 
 def digest(found: dict[str, Any]) -> str:
-    """Of the numbers, to one digit after the point."""
+    """SHA-256 of the numbers, rounded to one decimal."""
     text = json.dumps(found, sort_keys=True, default=float)
     rounded = json.loads(text, parse_float=lambda number: round(float(number), 1))
     return hashlib.sha256(json.dumps(rounded, sort_keys=True).encode()).hexdigest()
 
 
 def draw(found: dict[str, dict[str, list[float]]], file: Path) -> None:
-    """Write the picture."""
+    """Draw the figure and write it as PNG."""
     from hjepa.visualization.figures.style import LIGHT, new_figure, plain_axes
 
     ours, other, grey = LIGHT.levels[0], LIGHT.levels[1], LIGHT.other

@@ -1,11 +1,11 @@
-"""The training step on a GPU: pace, share of the bfloat16 peak, kernels.
+"""The training step on a GPU: speed, share of the bfloat16 peak, kernels.
 
     python -m benchmarks.gpu --json gpu.json
 
-For ViT-Tiny/4 at 32 pixels and ViT-Base/16 at 224 pixels: the variants of `benchmarks.variants` with the measured peak
-of matrix products beside them, then the kernels that take most of the time of the fastest variant, the attention
-kernel among them, and how often the host waits for the device in a step. `--device cpu --short` goes the same way on a
-processor, with tiny sizes.
+For ViT-Tiny/4 at 32 pixels and ViT-Base/16 at 224 pixels it prints the variants of `benchmarks.variants` with the
+measured peak of matrix products. For the fastest variant it prints the kernels that take most of the time, the
+attention kernel, and the number of host synchronisations per step. `--device cpu --short` runs the same code on a CPU
+with tiny sizes.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _TOP = 12
 
 
 def kernels(config: Config, steps: int) -> Rows:
-    """What takes the time of some steps, most of it first: kernels on a GPU, operators on a processor."""
+    """Profile some steps: kernels on a GPU, operators on a CPU, by decreasing time."""
     step = TimedStep(config, synthetic=True)
     for _ in range(3):
         step()
@@ -80,7 +80,7 @@ def kernels(config: Config, steps: int) -> Rows:
 
 
 def host_waits(config: Config) -> int | None:
-    """How often the host waits for a GPU in one training step between two records; a processor is not waited for."""
+    """Number of host synchronisations in a training step that writes no record; None without a GPU."""
     step = TimedStep(config, synthetic=True)
     if step.device.type != "cuda":
         return None
@@ -97,7 +97,7 @@ def host_waits(config: Config) -> int | None:
 
 
 def attention_kernel(rows: Rows) -> str | None:
-    """The attention kernel that takes most time, if there is one."""
+    """The attention kernel that takes the most time, if any."""
     marks = ("flash", "fmha", "efficient_attention", "cudnn", "scaled_dot_product")
     return next((str(row["kernel"]) for row in rows if any(mark in str(row["kernel"]).lower() for mark in marks)), None)
 

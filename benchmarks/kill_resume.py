@@ -1,12 +1,13 @@
-"""Kill training runs at random moments, go on with ``--resume auto``, and compare the end with an uninterrupted run.
+"""Kill training runs at random times, resume with ``--resume auto``, and compare the result with an uninterrupted run.
 
-Every run is killed until it comes to its end: mostly with SIGKILL, sometimes with SIGTERM or Ctrl-C. At the end weights,
-target, optimiser, random state and every record must be equal bit by bit to a run that nobody touched. Settings vary: steps
-between checkpoints, accumulation, mixed precision, workers, stochastic depth, Muon, writing in the background.
+Every run is killed and resumed until it finishes: mostly with SIGKILL, sometimes with SIGTERM or SIGINT. The final
+weights, target encoder, optimiser, random state and every record must be bit-equal to those of an uninterrupted run.
+The settings differ in checkpoint interval, accumulation, mixed precision, workers, stochastic depth, Muon and
+background saving.
 
     python -m benchmarks.kill_resume --runs 100 --json docs/results/reliability_kill_resume.json
 
-Processes are forked after the imports, so that a kill costs no start-up. POSIX only.
+Processes are forked after the imports, so that a restart does not repeat them. POSIX only.
 """
 
 from __future__ import annotations
@@ -70,13 +71,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "Muon and regularisers": {"training.optimizer": "muon", "loss.variance_loss_weight": 0.1},
     "saved rarely": {"checkpoint.save_every_steps": 7, "checkpoint.save_frequency": 3, "training.clip_grad": 1.0},
 }
-# What a record says of time differs between equal runs.
+# Record entries that hold times differ between otherwise equal runs.
 TIMES = ("time", "images_per_second", "data_wait", "seconds")
 SIGNALS = [signal.SIGKILL] * 8 + [signal.SIGTERM, signal.SIGINT]
 
 
 def start(config: Config, folder: Path) -> int:
-    """A process that trains to the end, or goes on. Returns its number; it exits with 0 once it is done."""
+    """Fork a process that starts or resumes the run. Returns its PID; it exits with 0 once the run is complete."""
     child = os.fork()
     if child:
         return child
@@ -95,7 +96,7 @@ def start(config: Config, folder: Path) -> int:
 
 
 def differences(a: Any, b: Any, where: str = "") -> list[str]:
-    """Places where two trees are not equal bit by bit."""
+    """Paths at which two nested structures are not bit-equal."""
     if isinstance(a, torch.Tensor):
         return [] if isinstance(b, torch.Tensor) and torch.equal(a, b) else [where]
     if isinstance(a, dict) and isinstance(b, dict):
@@ -103,16 +104,16 @@ def differences(a: Any, b: Any, where: str = "") -> list[str]:
         return [d for key in keys for d in differences(a.get(key), b.get(key), f"{where}.{key}")]
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)) and len(a) == len(b):
         return [d for i, (x, y) in enumerate(zip(a, b, strict=True)) for d in differences(x, y, f"{where}[{i}]")]
-    # Online figures of a state without labels may be NaN, which is equal to itself here.
+    # Online metrics may be NaN; two NaNs count as equal.
     return [] if a == b or (a != a and b != b) else [where]
 
 
 def ending(folder: Path) -> dict[str, Any]:
-    """What must be equal of two runs: the last checkpoint, the records, and which checkpoints are kept."""
+    """What must be equal in two runs: the last checkpoint, the records, and the names of the checkpoints kept."""
     state = read_checkpoint(folder / "checkpoints" / "last.pth")
     for key in ("seconds", "run_dir", "run"):
         state.pop(key)
-    # Files that were to go are listed in the save that removes them, which a resumed run may not repeat.
+    # Only the save that removes files lists them, and a resumed run may not repeat that save.
     state["retention"].pop("removed")
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     records = [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
@@ -120,7 +121,7 @@ def ending(folder: Path) -> dict[str, Any]:
 
 
 def saved(folder: Path) -> int:
-    """Step of the newest checkpoint; -1 without one."""
+    """Step of the newest checkpoint; -1 if there is none."""
     header = read_header(folder / "checkpoints" / "last.pth")
     return -1 if header is None else header.step
 
@@ -128,14 +129,14 @@ def saved(folder: Path) -> int:
 def one_run(
     config: Config, folder: Path, expected: dict[str, Any], seconds: float, luck: random.Random
 ) -> dict[str, Any]:
-    """Kill a run until it is through, and compare."""
+    """Kill and resume a run until it is complete, and compare it with the expected result."""
     kills: list[str] = []
     last = expected["state"]["step"] - 1
     deadline = time.monotonic() + 120 + 40 * seconds
     while time.monotonic() < deadline:
         child = start(config, folder)
-        # Every other time the moment is one of the clock, anywhere from the start of the process on; else it is shortly
-        # after a checkpoint of some step. After enough kills the run is left alone, so that one that saves rarely ends.
+        # Alternate between a kill shortly after the checkpoint of a random step and one at a random time after the
+        # start of the process. After six kills the run is left to finish, since a run that saves rarely would never end.
         step = luck.randrange(last) if len(kills) % 2 == 0 else None
         until = time.monotonic() + luck.uniform(0, seconds) if step is None else float("inf")
         done, status = 0, 0
@@ -160,12 +161,12 @@ def one_run(
 
 
 def measure(runs: int, seed: int, names: list[str]) -> dict[str, Any]:
-    """Kill ``runs`` runs, spread over the settings."""
+    """Kill and resume ``runs`` runs, taking the settings in turn."""
     luck = random.Random(seed)
     table = {name: {"runs": 0, "kills": 0, "equal": 0} for name in names}
     failures: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
-        # Loads every library that is imported when first needed: processes forked from here have them.
+        # Load the lazily imported libraries once; the forked processes inherit them.
         run_training(
             load_config({}, {**BASE, "training.max_steps": 1}), output_dir=Path(scratch) / "warm", console=False
         )
@@ -192,11 +193,11 @@ def measure(runs: int, seed: int, names: list[str]) -> dict[str, Any]:
 
 
 def main() -> int:
-    """The command; returns its exit code."""
+    """Command line. Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--short", action="store_true", help="two runs of two settings: shows that everything works")
+    parser.add_argument("--short", action="store_true", help="two runs of two settings, to check that everything runs")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

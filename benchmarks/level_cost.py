@@ -1,9 +1,9 @@
-"""What further levels cost over a flat model with the same encoder and a shared predictor.
+"""What additional levels cost, relative to a flat model with the same encoder and a shared predictor.
 
     python -m benchmarks.level_cost --json level_cost.json
 
-The flat model and each of the others take steps in turn, and a ratio is that of two neighbouring steps: the median over
-pairs, with quartiles. `FLOP` is the same ratio counted.
+Steps of the flat model and of each other model alternate. The extra time is the median ratio of two neighbouring steps,
+with quartiles; `extra FLOP` is the same ratio in counted FLOP.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ def measure(config: Config, levels: tuple[int, ...], *, rounds: int) -> dict[str
     """Ratios of step times to those of the flat model.
 
     Args:
-        config: with any number of levels.
+        config: the configuration; its number of levels is replaced.
         levels: numbers of levels to compare.
-        rounds: pairs of steps for each, after one for warming up.
+        rounds: timed pairs of steps for each, after one for warming up.
     """
     steps = {number: TimedStep(_with_levels(config, number), synthetic=True) for number in (1, *levels)}
     ratios: dict[int, list[float]] = {number: [] for number in levels}
     flat: list[float] = []
     for turn in range(rounds + 1):
         for number in levels:
-            # In either order, so that whatever the first step leaves behind favours neither.
+            # The order alternates, so that cache effects of the first step favour neither model.
             pair = (1, number) if turn % 2 else (number, 1)
             seconds = {which: steps[which]() for which in pair}
             if turn:

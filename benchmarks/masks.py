@@ -1,8 +1,8 @@
-"""How long masks take on one core, and which share of a training step that would be.
+"""How long drawing the masks takes on one core.
 
     python -m benchmarks.masks --json masks.json
 
-Every strategy draws the masks of a batch of 1,024 on a grid of 14 x 14 tokens, with one level and with two.
+Every strategy draws masks for a batch of 1,024 on a grid of 14 x 14 tokens, with one level and with two.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LEVELS: dict[str, tuple[int, ...]] = {"one level": (1,), "two grids": (1, 2)}
 
 
 def measure(*, batch: int, grid: tuple[int, int], rounds: int) -> dict[str, Any]:
-    """Median milliseconds per batch; strategies take turns, so that a slow moment of the machine hits all."""
+    """Median milliseconds per batch; strategies alternate, so that other load on the machine affects all of them."""
     cases = [
         (strategy, levels, MaskSampler(MaskingConfig(strategy=strategy), grid, strides))
         for strategy, (levels, strides) in product(STRATEGIES, LEVELS.items())
@@ -33,7 +33,7 @@ def measure(*, batch: int, grid: tuple[int, int], rounds: int) -> dict[str, Any]
         for strategy, levels, sampler in cases:
             started = time.perf_counter()
             masks = sampler(step, batch)
-            # The first round warms caches up.
+            # The first round only warms up caches.
             if step:
                 seconds.setdefault((strategy, levels), []).append(time.perf_counter() - started)
             assert len(masks.context) == batch

@@ -1,10 +1,10 @@
-"""Whether processes of a machine should divide Muon's matrices among them, or each do all.
+"""Whether processes on one machine should divide Muon's orthogonalisation, or each do all of it.
 
     python -m benchmarks.muon_share --json muon_share.json
 
-Every process has the gradients of all matrices; orthogonalising them is work that one can do for the others. Both ways take
-turns on the matrices of a preset's encoder and predictor, grouped by shape as `hjepa.training.optim.muon` groups them, with a
-barrier before each, so that the slowest process counts.
+Every process has the gradients of all matrices, so a process can orthogonalise some of them for the others. Both
+methods are timed alternately on the matrices of a preset's encoder and predictor, grouped by shape as in
+`hjepa.training.optim.muon`. Barriers before and after make the time that of the slowest process.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ WAYS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def stacks(preset: str) -> list[Tensor]:
-    """Random matrices of the shapes that an update of the preset orthogonalises, [count, rows, columns] each."""
+    """Random matrices of the shapes that Muon orthogonalises for the preset, [count, rows, columns] each."""
     config = configuration(preset, training__optimizer="muon")
     optimiser = build_optimizer(build_method(config), config.training)
     assert isinstance(optimiser, OptimizerPair)
@@ -58,7 +58,7 @@ def _in_a_process(rank: int, processes: int, folder: str, preset: str, rounds: i
             for stack in matrices:
                 way(stack)
             distributed.barrier()
-            # The first round warms caches up.
+            # The first round only warms up caches.
             if turn:
                 seconds[name].append(time.perf_counter() - started)
     if rank == 0:
@@ -67,7 +67,7 @@ def _in_a_process(rank: int, processes: int, folder: str, preset: str, rounds: i
 
 
 def measure(preset: str, processes: int, rounds: int) -> Rows:
-    """Median milliseconds per update, and each way as a share of the first."""
+    """Median milliseconds per update, and the ratio of each method to the first."""
     with tempfile.TemporaryDirectory() as folder:
         spawn(_in_a_process, (processes, folder, preset, rounds, torch.get_num_threads()), nprocs=processes)
         seconds = torch.load(Path(folder) / "seconds.pt")

@@ -1,9 +1,9 @@
-"""How much memory a training step needs, beside what weights, gradients and optimiser take by count.
+"""Peak memory of a training step, beside the calculated size of weights, gradients and optimiser state.
 
     python -m benchmarks.peak_memory --json memory.json
 
-Every configuration trains in a process of its own, so that the peak of one does not hide that of the next. On a CPU it
-is the highest resident memory of that process over what it had before the model; on a GPU the allocator's peak.
+Every configuration trains in its own process, because a process's peak never falls again. On a CPU it is the highest
+resident memory of that process minus its peak before the model was built; on a GPU it is the allocator's peak.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CASES: dict[str, list[str]] = {
 
 
 def measure(name: str, overrides: list[str], steps: int) -> dict[str, Any]:
-    """Bytes needed by some training steps. Runs in a process of its own."""
+    """Peak and calculated bytes of some training steps. Runs in its own process."""
     config = configuration(name, overrides)
     before = _resident_peak()
     step = TimedStep(config, synthetic=True)
@@ -41,7 +41,7 @@ def measure(name: str, overrides: list[str], steps: int) -> dict[str, Any]:
     kept = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
     return {
         "peak": torch.cuda.max_memory_allocated(step.device) if cuda else _resident_peak() - before,
-        # Weight, gradient and two moments; the moving average has weights alone.
+        # Weight, gradient and two moments; the moving average has only weights.
         "state": 4 * trained + kept,
         "batch": config.data.batch_size,
     }
@@ -51,7 +51,7 @@ def _resident_peak() -> int:
     """Highest resident memory of this process so far, in bytes."""
     status = Path("/proc/self/status")
     if status.is_file():
-        # Linux hands the figure of `getrusage` down from the parent process; this one is the process's own.
+        # On Linux a child process inherits the figure of `getrusage` from its parent; VmHWM is the process's own.
         line = next(text for text in status.read_text(encoding="utf-8").splitlines() if text.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -61,7 +61,7 @@ def _resident_peak() -> int:
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     options = parser(__doc__)
-    options.add_argument("--config", help="only this YAML file or preset, with the overrides given")
+    options.add_argument("--config", help="measure only this YAML file or preset, with the overrides")
     options.add_argument("--steps", type=int, default=3)
     options.add_argument("overrides", nargs="*", metavar="section.key=value")
     given = options.parse_args(arguments)
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
     extra = list(given.overrides)
     if given.threads:
         extra.append(f"training.num_threads={given.threads}")
-        torch.set_num_threads(given.threads)  # the file says how many; the measured processes take theirs from the key
+        torch.set_num_threads(given.threads)  # recorded in the file; the measured processes use the key
     if given.short:
         cases = {"quickstart": [FLOAT32]}
         extra += ["model.depth=3", "data.batch_size=16", "device=cpu"]

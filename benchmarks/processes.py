@@ -1,4 +1,4 @@
-"""What the measurements of several processes share: a tiny run, how it is started with `torchrun`, how ends are compared."""
+"""Shared by the multi-process measurements: a tiny run, its start with `torchrun`, and the comparison of results."""
 
 from __future__ import annotations
 
@@ -43,30 +43,33 @@ TARGET = "target_encoder."
 
 
 def keys(processes: int, strategy: str, **other: Any) -> dict[str, Any]:
-    """Keys of the run for so many processes: the global batch stays; other keys with dots as `__`."""
+    """Configuration keys of the run for a number of processes, with a constant global batch.
+
+    Other keys are given with `__` for the dot.
+    """
     added = {key.replace("__", "."): value for key, value in other.items()}
     return RUN | {"data.batch_size": GLOBAL_BATCH // processes, "distributed.strategy": strategy} | added
 
 
 def train_command(folder: Path, given: dict[str, Any], *options: str) -> list[str]:
-    """What `hjepa train` is called with, after the interpreter's own arguments."""
+    """Arguments of the interpreter that run `hjepa train`."""
     words = [f"{key}={'null' if value is None else str(value).lower()}" for key, value in given.items()]
     return ["-m", "hjepa", "train", "--output-dir", str(folder), *options, *words]
 
 
 def torchrun(processes: int, *options: str) -> list[str]:
-    """The start of a command for so many processes on this machine."""
+    """The `torchrun` command for a number of processes on this machine, to be followed by the program."""
     return [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), *options]
 
 
 def surroundings(**added: str) -> dict[str, str]:
-    """Environment of the processes: one thread each, this tree's modules."""
+    """Environment variables of the processes: one thread each, modules from this source tree."""
     paths = os.pathsep.join(path for path in sys.path if path)
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"} | added
 
 
 def said(text: str) -> list[str]:
-    """The lines in which `hjepa` says why it ends, each once."""
+    """The error lines that `hjepa` prints, without duplicates."""
     return list(dict.fromkeys(line for line in text.splitlines() if line.startswith("hjepa: ")))
 
 
@@ -76,18 +79,18 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 
 def compare(folder: Path, other: Path) -> dict[str, Any]:
-    """Largest absolute differences between the ends of two runs.
+    """Largest absolute differences between two finished runs.
 
     Returns:
-        `weights` without the target encoder, `target`, `moments` (first and second of the optimiser), `losses` over all
-        records, `step` of the first run, and `bit-equal`: weights, moments and losses.
+        `weights` without the target encoder, `target`, `moments` (both of the optimiser), `losses` over all training
+        records, the final `step`, and `bit-equal`, true if all differences are zero.
 
     Raises:
-        ValueError: the two do not hold the same names, or stand at different steps.
+        ValueError: the runs have different parameter names or steps.
     """
     a, b = (read_whole(find_checkpoint(run)) for run in (folder, other))
     if a["step"] != b["step"]:
-        raise ValueError(f"{folder} ends at step {a['step']}, {other} at {b['step']}")
+        raise ValueError(f"{folder} ends at step {a['step']}, {other} at step {b['step']}")
     weights, target, moments = 0.0, 0.0, 0.0
     for name, value in _pairs(a["model_state_dict"], b["model_state_dict"]):
         if name.startswith(TARGET):
@@ -102,7 +105,7 @@ def compare(folder: Path, other: Path) -> dict[str, Any]:
     for own, reference in zip(*trained, strict=True):
         if own["step"] != reference["step"]:
             raise ValueError(
-                f"{folder}: a record of step {own['step']} where {other} has one of step {reference['step']}"
+                f"{folder} has a record of step {own['step']} where {other} has one of step {reference['step']}"
             )
         losses = max(losses, abs(own["loss"] - reference["loss"]))
     largest = {"weights": weights, "target": target, "moments": moments, "losses": losses}
@@ -116,7 +119,7 @@ def _both(a: dict[Any, Any], b: dict[Any, Any]) -> list[tuple[Any, tuple[Any, An
 
 
 def _pairs(a: dict[str, Tensor], b: dict[str, Tensor]) -> list[tuple[str, float]]:
-    """Largest difference by name; a NaN on one side is as far away as can be."""
+    """Largest difference by name; a NaN counts as infinite."""
     found = []
     for name, (x, y) in _both(a, b):
         distance = (x.double() - y.double()).abs()

@@ -1,4 +1,4 @@
-"""What every measurement shares: the command line, the table, and the file with its conditions."""
+"""Shared by all measurements: command-line options, the printed table, and the JSON file with the conditions."""
 
 from __future__ import annotations
 
@@ -21,27 +21,33 @@ Rows = list[dict[str, Cell]]
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser with the options that all measurements have."""
+    """An argument parser with the options common to all measurements."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--json", type=Path, metavar="FILE", help="write the figures and their conditions to this file")
+    made.add_argument("--json", type=Path, metavar="FILE", help="write the results and their conditions to this file")
     made.add_argument(
         "--short",
         action="store_true",
-        help="tiny sizes and one round, to see that everything runs; numbers mean nothing",
+        help="tiny sizes and one round, to check that everything runs; do not use the numbers",
     )
-    made.add_argument("--threads", type=int, metavar="N", help="CPU threads; PyTorch's present number when not given")
+    made.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: PyTorch's setting)")
     return made
 
 
 def configuration(name: str, overrides: Sequence[str] = (), **keys: Any) -> Config:
-    """A configuration by file or preset, with overrides as text and keys with dots as `__`, in the precision of this machine."""
+    """Load a configuration and settle its precision for this machine.
+
+    Args:
+        name: YAML file or preset.
+        overrides: `section.key=value`.
+        keys: further keys, with `__` for the dot; None is ignored.
+    """
     values = {key.replace("__", "."): value for key, value in keys.items() if value is not None}
     config = load_config(name, values | dict(parse_override(text) for text in overrides))
     return settle_precision(config, resolve_device(config.device))
 
 
 def show(rows: Rows) -> None:
-    """Print rows with the same keys as a table; numbers stand right."""
+    """Print rows with the same keys as a table, numbers right-aligned."""
     names = list(rows[0])
     cells = [[text(row[name]) for name in names] for row in rows]
     widths = [max(len(line[i]) for line in [names, *cells]) for i in range(len(names))]
@@ -55,7 +61,7 @@ def show(rows: Rows) -> None:
 
 
 def write(file: Path | None, benchmark: str, figures: dict[str, Any], config: Config | None = None) -> None:
-    """Write figures with their conditions as JSON; nothing without a file."""
+    """Write results and their conditions as JSON; does nothing if `file` is None."""
     if file is None:
         return
     about = environment(config or Config(), resolve_device("cpu" if config is None else config.device), 1)
@@ -69,7 +75,7 @@ def write(file: Path | None, benchmark: str, figures: dict[str, Any], config: Co
 
 
 def text(value: Cell) -> str:
-    """A cell of a table; numbers with three digits that count."""
+    """A table cell; numbers with three significant digits."""
     if value is None:
         return "-"
     if isinstance(value, float):

@@ -1,11 +1,12 @@
-"""How the pace of training follows batch, tokens, image size, levels, width, threads and processes.
+"""How training speed depends on batch, tokens, image size, levels, width, threads and processes.
 
     python -m benchmarks.scaling --axes batch levels threads --json scaling.json
 
-Along an axis all points are built first and then take turns, round by round, so that their ratios are those of one
-stretch of time. `over first` is the ratio of images per second to the first point of the axis, `share of peak` that of
-the matrix-product peak measured between the rounds with the threads of the point. Processes are real runs under
-`torchrun` that share the batch and one thread each; their pace is the one that the run records.
+All points of an axis are built first and then timed alternately, so that load on the machine affects them equally.
+`over first` is the ratio of images per second to the first point of the axis; `share of peak` is relative to the
+matrix-product peak, measured after each step with the point's number of threads. The points of the axis `processes` are
+real runs under `torchrun` with one thread per process and a constant global batch; their speed is taken from the
+records.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ Point = tuple[Cell, list[str]]
 
 AXES: dict[str, list[Point]] = {
     "batch": [(n, [f"data.batch_size={n}"]) for n in (16, 32, 64, 128, 256)],
-    # 32 pixels cut into ever smaller patches.
+    # Images of 32 pixels with smaller and smaller patches.
     "tokens": [((32 // p) ** 2, [f"model.encoder_type=vit_tiny_patch{p}_32"]) for p in (8, 4, 2)],
     "image size": [(n, [f"data.image_size={n}"]) for n in (16, 32, 48, 64)],
     "levels": [(n, [f"model.num_hierarchies={n}"]) for n in (1, 2, 3, 4)],
@@ -42,7 +43,7 @@ PROCESSES = (1, 2)
 
 
 def curve(axis: str, points: list[Point], base: list[str], name: str, *, rounds: int, side: int | None) -> Rows:
-    """Images per second at every point of an axis, medians over rounds in which the points take turns."""
+    """Images per second at every point of an axis: medians over rounds in which the points alternate."""
     steps = [TimedStep(configuration(name, [*base, *overrides]), synthetic=True) for _, overrides in points]
     threads = [n if axis == "threads" and isinstance(n, int) else torch.get_num_threads() for n, _ in points]
     seconds: list[list[float]] = [[] for _ in points]
@@ -51,7 +52,7 @@ def curve(axis: str, points: list[Point], base: list[str], name: str, *, rounds:
         for i, step in enumerate(steps):
             torch.set_num_threads(threads[i])
             taken = step()
-            # The first round warms caches up.
+            # The first round only warms up caches.
             if number:
                 seconds[i].append(taken)
                 peaks[i] = max(peaks[i], matmul_peak(step.device, step.dtype, side=side))
@@ -70,7 +71,7 @@ def curve(axis: str, points: list[Point], base: list[str], name: str, *, rounds:
 
 
 def processes(numbers: tuple[int, ...], base: list[str], name: str, *, steps: int) -> Rows:
-    """Images per second of whole runs with some processes and the same global batch."""
+    """Images per second of whole runs with different numbers of processes and the same global batch."""
     whole = load_config(name).data.batch_size
     rows: Rows = []
     for number in numbers:
@@ -95,7 +96,7 @@ def processes(numbers: tuple[int, ...], base: list[str], name: str, *, steps: in
             )
             lines = (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         paces = [r["images_per_second"] for r in map(json.loads, lines) if r["kind"] == "train"]
-        # The first steps pay for what later ones find ready.
+        # Leave out the first steps, which include one-time costs.
         pace = median(paces[len(paces) // 3 :])
         first = rows[0]["images/s"] if rows else pace
         assert isinstance(first, float)
@@ -116,7 +117,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     names = [*AXES, "threads", "processes"]
     options = parser(__doc__)
-    options.add_argument("--config", default="quickstart", help="YAML file or preset that the points vary")
+    options.add_argument("--config", default="quickstart", help="YAML file or preset that all points start from")
     options.add_argument("--axes", nargs="+", choices=names, default=names)
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--override", action="append", default=[], metavar="section.key=value")

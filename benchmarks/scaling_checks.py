@@ -1,9 +1,9 @@
-"""Holds the formulas of `benchmarks.scaling_formulas` against what can be measured on one machine.
+"""Compare the formulas of `benchmarks.scaling_formulas` with measurements on one machine.
 
     python -m benchmarks.scaling_checks --json docs/results/scaling_checks.json
 
-Parameters and FLOP against models built on the meta device; bytes kept for the backward pass against what PyTorch keeps;
-memory of a step against the peak of a process; bytes of the gradient exchange against two processes.
+Parameters and FLOP are compared with models built on the meta device, bytes saved for the backward pass with what
+PyTorch saves, memory of a step with the peak of a process, and bytes of the gradient exchange with two processes.
 """
 
 from __future__ import annotations
@@ -42,20 +42,23 @@ _ROUNDS = 5
 
 
 def sampler(config: Config) -> MaskSampler:
-    """The masks of a configuration."""
+    """The mask sampler of a configuration."""
     geometry = config.geometry()
     strides = [level.stride for level in geometry.levels]
     return MaskSampler(config.masking, geometry.grid, strides, seed=config.seed)
 
 
 def loss_of(output: JepaOutput) -> Tensor:
-    """The distance alone, as the formula knows it."""
+    """The prediction loss without regularisers, which the formula leaves out."""
     pairs = zip(output.predictions, output.targets, strict=True)
     return torch.stack([nn.functional.smooth_l1_loss(p.float(), t.float()) for p, t in pairs]).sum()
 
 
 def count_on_meta(config: Config, images: int = 2) -> tuple[int, int, float]:
-    """Parameters of context encoder and predictor, and FLOP per image of forward and backward pass, nothing computed."""
+    """Parameters of context encoder and predictor, and FLOP per image of forward and backward pass.
+
+    The model is on the meta device, so nothing is computed.
+    """
     with torch.device("meta"):
         model = build_model(config).train()
         pictures = torch.empty(images, 3, *model.geometry.image_size)
@@ -68,9 +71,10 @@ def count_on_meta(config: Config, images: int = 2) -> tuple[int, int, float]:
 
 
 def kept_bytes(config: Config, images: int, *, half: bool) -> float:
-    """Bytes per image that PyTorch keeps for the backward pass of a model on the CPU, weights aside.
+    """Bytes per image, without weights, that PyTorch saves for the backward pass of a model on the CPU.
 
-    Attention is PyTorch's fused kernel, as on a GPU, for which the formula is meant: written out it would keep its weights.
+    Attention uses PyTorch's fused kernel, as on a GPU, for which the formula is meant. Explicit products would also
+    save the attention weights.
     """
     with fused_attention():
         return _kept_bytes(config, images, half=half)
@@ -78,7 +82,7 @@ def kept_bytes(config: Config, images: int, *, half: bool) -> float:
 
 @contextmanager
 def fused_attention() -> Iterator[None]:
-    """Attention is never written out, in bf16 on a processor neither."""
+    """Use the fused attention kernel even for bf16 on a CPU."""
     longest = blocks.MOST_KEYS
     blocks.MOST_KEYS = 0
     try:
@@ -98,11 +102,11 @@ def _kept_bytes(config: Config, images: int, *, half: bool) -> float:
 
     def keep(x: Tensor) -> Tensor:
         storage = x.untyped_storage()
-        # Autocast's 16-bit copies of weights are counted with the state.
+        # Autocast's 16-bit copies of weights count as state.
         is_copy = storage.nbytes() // x.element_size() in sizes and x.dtype == torch.bfloat16 and x.ndim == 2
         if storage.data_ptr() not in own and not is_copy and x.dtype != torch.int64:
             kept[storage.data_ptr()] = storage.nbytes()
-            alive.append(storage)  # so that no address is used twice
+            alive.append(storage)  # so that no address is reused
         return x
 
     with (
@@ -117,7 +121,7 @@ def _kept_bytes(config: Config, images: int, *, half: bool) -> float:
 
 
 def formula_bytes(config: Config, *, half: bool) -> float:
-    """The same by the formula."""
+    """The value of `kept_bytes` according to the formula."""
     geometry, masks = config.geometry(), sampler(config)
     model = config.model
     counts = masks.counts
@@ -142,7 +146,7 @@ def formula_bytes(config: Config, *, half: bool) -> float:
 
 
 def _exchange(rank: int, world: int, file: str, tree: dict[str, Any]) -> tuple[float, float, int]:
-    """Some DDP steps of one process: bytes in its buckets, bytes that left over the loopback interface, parameters."""
+    """DDP steps of one process: bytes in its buckets, bytes sent over the loopback interface, trained parameters."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=world)
     config = load_config(tree)
@@ -150,7 +154,7 @@ def _exchange(rank: int, world: int, file: str, tree: dict[str, Any]) -> tuple[f
     network = nn.parallel.DistributedDataParallel(model)
     counted = 0
 
-    # Without annotations: PyTorch compares them with classes, and here they would be text.
+    # No annotations: PyTorch compares them with classes, and postponed evaluation makes them strings.
     def hook(_, bucket):  # type: ignore[no-untyped-def]
         nonlocal counted
         counted += bucket.buffer().numel() * bucket.buffer().element_size()
@@ -177,9 +181,9 @@ def _sent() -> int:
 
 
 def exchanged_bytes(config: Config, world: int = 2) -> tuple[float, float, int]:
-    """Per step: bytes of gradients that a process hands over, bytes that all of them send, trained parameters.
+    """Per step: bytes of gradients that a process passes to DDP, and bytes that all processes send; trained parameters.
 
-    A single process, which hands over as much and sends nothing, is this one.
+    With `world=1` it runs in this process and sends nothing.
     """
     with tempfile.TemporaryDirectory() as folder:
         meeting = str(Path(folder) / "meeting")
@@ -227,14 +231,14 @@ def main(arguments: list[str] | None = None) -> None:
     low, high = peaks
     images = high["batch"] - low["batch"]
     rows += [
-        # The process holds libraries, pictures and what the allocator does not give back, too; the difference does not.
+        # The process also holds libraries, images and unreleased memory; these cancel in the difference.
         _row("quickstart", "peak of a process, bytes, float32", low["state"] + low["batch"] * kept, low["peak"]),
         _row("quickstart", "the same per further image", kept, (high["peak"] - low["peak"]) / images),
     ]
     handed, sent, trained = exchanged_bytes(configuration("quickstart"))
     rows.append(_row("quickstart", "gradients per process and step, bytes", FP32 * trained, handed))
     if sent:
-        # Both processes send what the formula says of one.
+        # The formula is per process.
         size = describe("quickstart", configuration("quickstart"))
         rows.append(_row("quickstart", "sent per step by two processes, bytes", 2 * ddp_volume(size, 2), sent))
     show(rows)

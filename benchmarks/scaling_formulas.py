@@ -21,19 +21,19 @@ MODELS = {
 WORLDS = (1, 8, 64, 256)
 GLOBAL_BATCH = 2048
 SHARES = (0.2, 0.3, 0.4, 0.5)
-# The share of the peak that step times are given for.
+# Assumed share of the peak in step times.
 SHARE = 0.4
-# Images and epochs of a run.
+# Images and epochs of each run.
 RUNS = {"ImageNet-1k, 300 epochs": (1_281_167, 300), "ImageNet-21k, 90 epochs": (14_197_122, 90)}
 
 FP32, BF16 = 4, 2
-# Kept free for the allocator, the communication library and the transient tensors that the formula leaves out.
+# The rest is for the allocator, the communication library and temporary tensors, which the formula leaves out.
 USABLE = 0.9
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Figures of the vendor's data sheets."""
+    """Figures from the vendor's data sheets."""
 
     name: str
     memory: float
@@ -41,7 +41,7 @@ class Machine:
     peak: float
     """FLOP/s per GPU, dense bfloat16."""
     inside: float
-    """Bytes/s that a GPU sends while it receives as many, within a machine."""
+    """Bytes/s that a GPU can send within a machine while receiving at the same rate."""
     between: float
     """The same between machines."""
     per_machine: int = 8
@@ -56,7 +56,7 @@ H200 = Machine("H200", 141e9, 989e12, 450e9, 50e9)
 
 @dataclass(frozen=True)
 class Size:
-    """A model in numbers."""
+    """Parameters, FLOP and activation memory of a model."""
 
     name: str
     encoder: int
@@ -68,7 +68,7 @@ class Size:
     cost: StepCost
     """FLOP per image."""
     activations: float
-    """Bytes kept per image for the backward pass, bfloat16 autocast."""
+    """Bytes saved per image for the backward pass with bfloat16 autocast."""
 
     @property
     def trained(self) -> int:
@@ -77,10 +77,14 @@ class Size:
 
 
 def describe(name: str, config: Config, channels: int = 3) -> Size:
-    """Count a configuration's model. The predictor must be the shared one."""
+    """Compute the figures of a configuration's model.
+
+    Raises:
+        ValueError: the predictor is not the shared one.
+    """
     geometry = config.geometry()
     if config.model.predictor.sharing != "shared":
-        raise ValueError("the model on paper knows the shared predictor only")
+        raise ValueError("the scaling model supports the shared predictor only")
     masks = MaskSampler(config.masking, geometry.grid, [level.stride for level in geometry.levels], seed=config.seed)
     width, hidden = geometry.embed_dim, int(geometry.embed_dim * config.model.mlp_ratio)
     narrow = geometry.predictor_dim
@@ -123,13 +127,13 @@ def block_parameters(width: int, hidden: int) -> int:
 def block_activations(
     tokens: int, width: int, hidden: int, heads: int, *, half: bool, answered: int | None = None
 ) -> int:
-    """Bytes that a block keeps of an image for its backward pass.
+    """Bytes that a block saves per image for its backward pass.
 
-    The residual stream and the inputs of layer norms stay in float32; with ``half`` what enters matrix products is kept
-    in 16 bits. Attention keeps queries, keys, values, its output and one number per head and token.
+    The residual stream and the inputs of layer norms are float32. With ``half`` the inputs of matrix products are saved
+    in 16 bits. Attention saves queries, keys, values, its output and one number per head and token.
 
     Args:
-        answered: tokens that the block answers for, where not all.
+        answered: tokens for which the block computes outputs; all if not given.
     """
     small = BF16 if half else FP32
     out = tokens if answered is None else answered
@@ -159,66 +163,75 @@ def activation_bytes(
     predictor: tuple[int, int, int, int],
     half: bool,
 ) -> int:
-    """Bytes kept per image (and mask set) for the backward pass.
+    """Bytes saved per image and mask set for the backward pass.
 
     Args:
         context: visible tokens.
-        queries: queries of the predictor.
-        targets: predicted cells of all levels together.
-        depth, width, hidden, heads: of the encoder.
-        taps: depths at which it is read.
+        queries: predictor queries.
+        targets: predicted cells, summed over levels.
+        depth, width, hidden, heads: dimensions of the encoder.
+        taps: number of depths at which the encoder is read.
         patch: values in a patch.
-        predictor: its depth, width, hidden width and heads.
-        half: bfloat16 autocast.
+        predictor: depth, width, hidden width and heads of the predictor.
+        half: whether bfloat16 autocast is on.
     """
     small = BF16 if half else FP32
     blocks, narrow, narrow_hidden, narrow_heads = predictor
     encoder = depth * block_activations(context, width, hidden, heads, half=half) + context * patch * small
-    # A tap's norm reads what the next block reads too, except for the last one.
+    # A tap's norm shares its input with the next block, except at the last block.
     read = context * width * FP32 + taps * context * width * small
     tokens = context + queries
     inside = (blocks - 1) * block_activations(tokens, narrow, narrow_hidden, narrow_heads, half=half)
     inside += block_activations(tokens, narrow, narrow_hidden, narrow_heads, half=half, answered=queries)
     heads_ = queries * narrow * (FP32 + small)
-    # The loss keeps prediction and target of every cell in float32.
+    # The loss saves the prediction and target of every cell in float32.
     return encoder + read + inside + heads_ + 2 * targets * width * FP32
 
 
 def ddp_state(size: Size) -> float:
-    """Bytes of every process with DDP: weights, gradients, their copies in buckets, two moments; the target's weights;
-    and the 16-bit copies of all weights that autocast keeps until the step is over."""
+    """Bytes per process with DDP.
+
+    Weights, gradients, their copies in buckets and two moments; the weights of the target encoder; and the 16-bit
+    copies of all weights that autocast caches during the step.
+    """
     return (3 * FP32 + FP32 + FP32) * size.trained + FP32 * size.encoder + BF16 * (size.trained + size.encoder)
 
 
 def fsdp_state(size: Size, world: int) -> float:
-    """Bytes of every process with FSDP: its part of the same without buckets, and three blocks in full (one at work, one
-    fetched ahead, one whose gradient is on its way): 16-bit weights and float32 gradients."""
+    """Bytes per process with FSDP.
+
+    A shard of the same state without buckets, plus three unsharded blocks with 16-bit weights and float32 gradients:
+    one being computed, one prefetched, and one whose gradient is being reduced.
+    """
     sharded = 4 * FP32 * size.trained + FP32 * size.encoder
     return sharded / world + 3 * (BF16 + FP32) * size.block
 
 
 def ddp_volume(size: Size, world: int) -> float:
-    """Bytes that a process sends per step, and receives: a ring all-reduce passes every gradient on twice."""
+    """Bytes that a process sends, and receives, per step; a ring all-reduce forwards every gradient twice."""
     return 2 * (world - 1) / world * FP32 * size.trained
 
 
 def fsdp_volume(size: Size, world: int) -> float:
-    """The same with FSDP: weights gathered in 16 bits for the forward and again for the backward pass, those of the
-    target encoder once; float32 gradients reduced and scattered once."""
+    """Bytes that a process sends, and receives, per step with FSDP.
+
+    Trained weights are gathered in 16 bits for the forward and again for the backward pass, those of the target encoder
+    once; float32 gradients are reduce-scattered once.
+    """
     return (world - 1) / world * ((2 * BF16 + FP32) * size.trained + BF16 * size.encoder)
 
 
 def images_at_once(size: Size, machine: Machine, state: float) -> int:
-    """Images of a forward and backward pass that fit beside the state."""
+    """Largest number of images in a forward and backward pass that fits into memory beside the state."""
     return max(0, int((USABLE * machine.memory - state) / size.activations))
 
 
 def step_plan(size: Size, machine: Machine, world: int) -> dict[str, Any]:
-    """A step of the global batch on some GPUs: how it is divided, and what it takes."""
+    """Division, memory, communication and time of a step with the global batch on `world` GPUs."""
     state, sharded = ddp_state(size), fsdp_state(size, world)
     mine = GLOBAL_BATCH // world
     passes = 1
-    # The ladder of data.batch_size x training.accumulation_steps: halves, as long as a pass does not fit.
+    # Halve data.batch_size and double training.accumulation_steps until a pass fits.
     while mine // passes > images_at_once(size, machine, state):
         passes *= 2
     bandwidth = machine.inside if world <= machine.per_machine else machine.between
@@ -241,7 +254,7 @@ def step_plan(size: Size, machine: Machine, world: int) -> dict[str, Any]:
 
 
 def images_to_hide(size: Size, machine: Machine, bandwidth: float) -> float:
-    """Images per GPU and pass whose backward pass takes as long as the exchange of DDP, which goes on beside it."""
+    """Images per GPU and pass from which the backward pass hides the concurrent gradient exchange of DDP."""
     backward = 2 / 3 * (size.cost.context + size.cost.predictor) / (SHARE * machine.peak)
     return 2 * FP32 * size.trained / bandwidth / backward
 
@@ -252,5 +265,5 @@ def gpu_hours(size: Size, images: int, epochs: int, share: float, machine: Machi
 
 
 def largest_with_ddp(machine: Machine, share: float = 0.5) -> float:
-    """Parameters of an encoder (predictor aside) whose state under DDP takes a share of the memory."""
+    """Parameters of an encoder, without predictor, whose state under DDP fills a given share of the memory."""
     return share * machine.memory / (7 * FP32 + BF16)

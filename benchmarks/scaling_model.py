@@ -1,10 +1,10 @@
-"""What training costs on 1 to 256 GPUs, on paper: memory, communication and time of a step, GPU-hours of a run.
+"""Estimate what training costs on 1 to 256 GPUs: memory, communication and time of a step, GPU-hours of a run.
 
     python -m benchmarks.scaling_model
     python -m benchmarks.scaling_model --json docs/results/scaling_model.json
 
-Prints the tables of docs/scaling.md, which explains them. Nothing is measured here: `benchmarks.scaling_checks` holds the
-formulas against built models, a real step and real processes.
+Prints the tables of docs/scaling.md, which explains them. Nothing is measured here: `benchmarks.scaling_checks`
+compares the formulas with built models, a real step and real processes.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ from hjepa.runtime.files import write_atomically
 
 
 def sizes() -> list[Size]:
-    """The models with the preset's levels, predictor and masks."""
+    """The figures of all models with the preset's levels, predictor and masks."""
     return [describe(label, load_config(PRESET, {"model.encoder_type": name})) for label, name in MODELS.items()]
 
 
 def tables(all_sizes: Sequence[Size]) -> dict[str, list[str]]:
-    """The tables of the page as Markdown lines, by name."""
+    """The tables of docs/scaling.md as Markdown lines, by name."""
     return {
         "models": _models(all_sizes),
         "steps": _steps(all_sizes, H100),
@@ -201,7 +201,7 @@ def figures(all_sizes: Sequence[Size]) -> dict[str, Any]:
 
 
 def _figures(size: Size) -> dict[str, Any]:
-    """A model's numbers for the file. Shapes of matrices are for Muon, which this model on paper does not use."""
+    """A model's figures for the JSON file, without the matrix shapes, which only Muon needs."""
     tree = asdict(size) | {"flop_per_image": size.cost.total}
     del tree["cost"]["hidden"]
     return tree

@@ -2,7 +2,8 @@
 
 The recipes of the presets were chosen by the test accuracies in the log of the experiments (docs/results/recipe.md).
 The best of n results with noise of standard deviation s is expected to exceed its true value by at most about
-``s * sqrt(2 ln n)``. The bound is reached if all recipes are equally good, so that noise alone decides. There are two kinds of noise:
+``s * sqrt(2 ln n)``. The bound is reached if all recipes are equally good, so that noise alone decides. There are two
+kinds of noise:
 
 * **seed**: the spread between seeds of one recipe, pooled over the cells with several seeds in the published studies. It
   biases a row of the log, but not a new run of the chosen recipe;
@@ -11,7 +12,7 @@ The best of n results with noise of standard deviation s is expected to exceed i
 
     python -m benchmarks.selection_bias --json docs/results/selection_bias.json
 
-Nothing is trained; the figures come from the files in docs/results.
+Nothing is trained; the numbers come from the files in docs/results.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def bound(n: int) -> float:
     return math.sqrt(2 * math.log(n))
 
 
-def flattery(n: int, seed: float, accuracy: float, images: int, rounds: int) -> dict[str, float | int]:
+def bias_of_best(n: int, seed: float, accuracy: float, images: int, rounds: int) -> dict[str, float | int]:
     """Bias of the best of n results, in points.
 
     Args:
@@ -115,13 +116,15 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
         "seed_deviation": seed,
         "degrees_of_freedom": freedom,
         "cases": {
-            "best short run on CIFAR-10": flattery(short, seed, 0.55, 5000, rounds),
-            "best short run on shapes": flattery(rows["S"], seed, 0.63, 4000, rounds),
-            "best full-length run": flattery(rows["F"], seed, reached, images, rounds),
-            "new run of the recipe chosen from all runs on CIFAR-10": flattery(
+            "best short run on CIFAR-10": bias_of_best(short, seed, 0.55, 5000, rounds),
+            "best short run on shapes": bias_of_best(rows["S"], seed, 0.63, 4000, rounds),
+            "best full-length run": bias_of_best(rows["F"], seed, reached, images, rounds),
+            "new run of the recipe chosen from all runs on CIFAR-10": bias_of_best(
                 everything, 0.0, reached, images, rounds
             ),
-            "new run of the recipe chosen from the full-length runs": flattery(rows["F"], 0.0, reached, images, rounds),
+            "new run of the recipe chosen from the full-length runs": bias_of_best(
+                rows["F"], 0.0, reached, images, rounds
+            ),
         },
         "chosen": reached,
         "chosen_other_seed": again["linear_probe"]["trained"],

@@ -1,12 +1,13 @@
-"""How hard the data set ``shapes`` is: pixels must say little, a supervised copy of the encoder must learn it.
+"""How difficult the data set ``shapes`` is for raw pixels and for a supervised encoder.
 
-Three classifiers, fitted on the training split and scored once on the test split: the linear probe and k-NN of the
-product's own protocol on raw pixels, and the encoder of the quick start with a linear head, trained with labels on as
-many images as the quick start sees, with its optimiser and schedule.
+Classifiers on raw pixels should do poorly, and the encoder trained with labels should do well. Three classifiers are
+fitted on the training split and scored once on the test split: the linear probe and k-NN of the evaluation protocol on
+raw pixels, and the encoder of the preset ``quickstart`` with a linear head. The encoder is trained with labels on as
+many images as the preset, with its optimiser and schedule.
 
     python benchmarks/shapes_difficulty.py --json docs/results/shapes_difficulty.json
 
-``--short`` shows in seconds that everything runs; its numbers mean nothing. ``--sheet FILE`` draws examples.
+``--short`` checks in seconds that everything runs; do not use its numbers. ``--sheet FILE`` draws examples.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ K = 20
 
 
 def pixels(dataset: ImageDataset, statistics: tuple[tuple[float, ...], tuple[float, ...]]) -> Tensor:
-    """Flat normalised images [N, C * H * W]."""
+    """Flattened normalised images [N, C * H * W]."""
     batches = eval_batches(
         dataset,
         None,
@@ -48,7 +49,7 @@ def pixels(dataset: ImageDataset, statistics: tuple[tuple[float, ...], tuple[flo
 
 
 def supervised(config: Config, train: ImageDataset, test: ImageDataset) -> tuple[float, int, float]:
-    """Test accuracy of the encoder trained with labels, steps and seconds of training."""
+    """Train the encoder with labels. Returns test accuracy, steps and seconds of training."""
     statistics = measure_statistics(train, config.seed)
     device = torch.device("cpu")
     model = build_model(config, train.channels)
@@ -90,7 +91,7 @@ def supervised(config: Config, train: ImageDataset, test: ImageDataset) -> tuple
 
 
 def measure(config: Config) -> dict[str, Any]:
-    """All three classifiers."""
+    """Accuracies of all three classifiers, with the conditions."""
     train = build_dataset(config.data.model_copy(update={"subset": None}), "train", seed=config.seed)
     test = build_dataset(config.data, "test", seed=config.seed)
     assert train.labels is not None
@@ -145,10 +146,10 @@ def draw_sheet(path: Path, columns: int = 12, zoom: int = 2) -> None:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument("--sheet", type=Path, help="only draw examples into this PNG file")
+    parser.add_argument("--json", type=Path, help="write the results to this file")
+    parser.add_argument("--sheet", type=Path, help="only draw examples, to this PNG file")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--short", action="store_true", help="a few images, to see that everything runs")
+    parser.add_argument("--short", action="store_true", help="a few images, to check that everything runs")
     arguments = parser.parse_args()
     if arguments.sheet:
         draw_sheet(arguments.sheet)

@@ -1,4 +1,4 @@
-"""Laps around the stages of a training step, taken from outside: the trainer knows nothing of them."""
+"""Times the stages of a training step with hooks and wrapped methods, without any timing code in the trainer."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from hjepa.runtime.peak import synchronise
 
 STAGES = ("data", "masks", "target", "context", "predictor", "loss", "backward", "optimiser", "moving average", "rest")
 
-# Attributes of the trainer that are called once per step or micro-batch: the stage that begins with the call, and the
-# one that begins when it returns.
+# Attributes of the trainer that are called once per step or micro-batch, the stage that begins with the call, and the
+# stage that begins when it returns.
 _CALLS = (
     ("method.masks", "masks", "target"),
     ("method.objective.forward", "loss", "backward"),
@@ -28,12 +28,13 @@ _CALLS = (
 class Laps:
     """Splits the time of training steps among `STAGES`.
 
-    Whatever happens between the beginning of one stage and that of the next is booked on the first, so the stages add
-    up to the whole step. `optimiser` is clipping, the guard and the update; `rest` is what lies between.
+    All time from the start of one stage to the start of the next counts for the first, so the stages add up to the
+    whole step. `optimiser` covers gradient clipping, the check for non-finite values and the update; `rest` is
+    everything else.
 
     Args:
-        step: the trainer to watch; its networks must not be compiled, since some laps are taken in hooks.
-        traffic: told which stage it is, where one counts.
+        step: the step to time; its networks must not be compiled, since module hooks mark some stages.
+        traffic: a counter that is informed of the current stage.
     """
 
     def __init__(self, step: TimedStep, traffic: Traffic | None = None) -> None:
@@ -71,7 +72,7 @@ class Laps:
             setattr(owner, name, _Around(getattr(owner, name), self._enter, stage, after))
         self.step.batches = self._watched(self.step.batches)
         method.model.context_encoder.register_forward_pre_hook(lambda *_: self._enter("context"))
-        # Separate predictors run coarsest first.
+        # Separate predictors run from coarse to fine.
         method.model.predictors[-1].register_forward_pre_hook(lambda *_: self._enter("predictor"))
 
     def _watched(self, batches: Iterator[Any]) -> Iterator[Any]:
@@ -83,7 +84,7 @@ class Laps:
 
 
 class _Around:
-    """Enters one stage before a call and another after it; in every other respect the object that it stands for."""
+    """Wraps an object: enters one stage before each call and another after it, and forwards all attributes."""
 
     def __init__(self, inner: Any, enter: Callable[[str], None], stage: str, after: str) -> None:
         self._inner, self._enter, self._stage, self._after = inner, enter, stage, after

@@ -1,9 +1,9 @@
-"""How long the program and the package take to start, beside an empty interpreter and `import torch`.
+"""How long the program and the package take to start, compared with an empty interpreter and `import torch`.
 
     python -m benchmarks.start_up --json start_up.json
 
-Every case is a process of its own; cases take turns, and the quickest of each counts, since a start can only be
-delayed. Byte code is cached in a temporary folder first, as it is after an installation.
+Every case runs in its own process. The cases alternate and the fastest time of each counts, since other load can only
+make it slower. Byte code is first cached in a temporary folder, as it is after an installation.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SHORT = ("empty interpreter", "import hjepa", "hjepa --help")
 
 
 def measure(names: list[str], *, rounds: int) -> dict[str, Any]:
-    """Seconds of each case, and what it costs over the empty interpreter and over `import torch`."""
+    """Seconds of each case, and the difference to the empty interpreter and to `import torch`."""
     with tempfile.TemporaryDirectory() as cache:
         variables = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
         variables["PYTHONPYCACHEPREFIX"] = cache
@@ -59,7 +59,7 @@ def _seconds(command: list[str], variables: dict[str, str]) -> float:
     started = time.perf_counter()
     done = subprocess.run([sys.executable, *command], env=variables, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - started
-    # 2 is the answer to a user's mistake, which is one of the cases.
+    # Exit code 2 is a user error, which is one of the cases.
     if done.returncode not in (0, 2):
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr.strip()}")
     return seconds

@@ -1,10 +1,10 @@
-"""Where the time of a training step goes, and how much of the machine each stage uses.
+"""How the time of a training step divides into stages, and how close each stage comes to the machine's peak.
 
     python -m benchmarks.step_stages --config configs/cpu_cifar10.yaml --json stages.json
 
-Steps with and without laps alternate; the ratio of the two is printed, so that the cost of measuring is known. FLOP
-are those of matrix products and bytes those that the operations read and write, both counted on one further step by
-PyTorch's dispatcher. The share is that of the matrix-product peak, measured in the same run before and after.
+Steps with and without timed stages alternate, and the ratio of their times is printed: it is the overhead of the
+timing. FLOP of matrix products and bytes that operations read and write are counted by PyTorch's dispatcher on one
+additional step. `share of peak` is relative to the matrix-product peak, measured before and after in the same run.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from hjepa.runtime.peak import matmul_peak
 
 
 def measure(config: Config, *, rounds: int, side: int | None = None) -> dict[str, Any]:
-    """Medians over pairs of steps, one with laps and one without.
+    """Medians over pairs of steps, one with timed stages and one without.
 
     Args:
-        config: what to train; random pictures pass through the loader.
-        rounds: pairs of steps, after two for warming up.
-        side: of the matrices that the peak is measured with.
+        config: the configuration; the loader is fed with random images.
+        rounds: timed pairs of steps, after two for warming up.
+        side: size of the square matrices with which the peak is measured.
     """
     step = TimedStep(config, synthetic=True)
     peak = [matmul_peak(step.device, step.dtype, side=side)]
@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     options = parser(__doc__)
     options.add_argument("--config", default="quickstart", help="YAML file or preset")
-    options.add_argument("--rounds", type=int, default=20, help="steps measured")
+    options.add_argument("--rounds", type=int, default=20, help="timed pairs of steps")
     options.add_argument("overrides", nargs="*", metavar="section.key=value")
     given = options.parse_args(arguments)
     keys: dict[str, Any] = {"training__compile": False, "training__num_threads": given.threads}

@@ -1,10 +1,10 @@
-"""Every table of a published figure, made from the files under docs/results.
+"""Generate the tables of published results in the documentation from the files under docs/results.
 
-    python -m benchmarks.tables            # writes the pages
-    python -m benchmarks.tables --check    # says which pages differ from their files; exit code 1 then
+    python -m benchmarks.tables            # updates the pages
+    python -m benchmarks.tables --check    # lists pages that differ from their files, with exit code 1
 
-A page holds a table between two marks, `<!-- table: NAME -->` and `<!-- end of NAME -->`; what stands between them is
-replaced. A test compares the pages with their files, so a figure that is changed by hand fails.
+A page marks a table with `<!-- table: NAME -->` and `<!-- end of NAME -->`; the text between the marks is replaced. A
+test compares the pages with the files, so a number edited by hand makes it fail.
 """
 
 from __future__ import annotations
@@ -67,15 +67,15 @@ _MARKED = re.compile(r"<!-- table: (?P<name>\w+) -->\n.*?<!-- end of (?P=name) -
 
 
 def pages(root: Path = ROOT) -> list[Path]:
-    """The pages that hold tables."""
+    """The pages that may contain tables."""
     return sorted(page for pattern in PAGES for page in root.glob(pattern))
 
 
 def filled(page: str, published: Published) -> str:
-    """A page with its tables made anew.
+    """The page with its tables regenerated.
 
     Raises:
-        KeyError: a mark that names no table.
+        KeyError: a mark names an unknown table.
     """
 
     def made(found: re.Match[str]) -> str:
@@ -87,7 +87,7 @@ def filled(page: str, published: Published) -> str:
 
 
 def _wrapped(line: str) -> str:
-    """A line of prose or of a list in lines of 120 characters; rows of tables and headings as they are."""
+    """Wrap a line of prose or of a list to 120 characters; table rows and headings stay as they are."""
     if line.startswith(("|", "#")):
         return line
     marker = re.match(r"(?:- |\d+\. )?", line)
@@ -96,19 +96,19 @@ def _wrapped(line: str) -> str:
 
 
 def unmarked(page: str) -> str:
-    """A page without what is made."""
+    """The page without its generated tables."""
     return _MARKED.sub("", page)
 
 
 def names(page: str) -> list[str]:
-    """Tables that a page holds."""
+    """Names of the tables on a page."""
     return [found["name"] for found in _MARKED.finditer(page)]
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--check", action="store_true", help="write nothing; exit code 1 where a page differs")
+    options.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a page differs")
     given = options.parse_args(arguments)
     published = Published()
     differ = []

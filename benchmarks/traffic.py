@@ -1,4 +1,4 @@
-"""Counts what every operation reads, writes and multiplies, forward and backward."""
+"""Counts the FLOP and the bytes read and written by every operation, forward and backward."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from torch.utils.flop_counter import flop_registry
 class Traffic(TorchDispatchMode):
     """While active, adds up FLOP of matrix products and bytes of tensors that operations read and write, by stage.
 
-    The bytes are those of an execution without caches and without fusion beyond the operations themselves: an upper
-    bound of what memory sees, and the right size for element-wise work. Views move nothing and count nothing.
+    The bytes assume that nothing is cached and no operations are fused. They are an upper bound on memory traffic, and
+    close to it for element-wise operations on large tensors. Views move no data and are not counted.
 
     Attributes:
-        stage: where the present operations are booked.
+        stage: the stage to which operations are currently added.
         flop, bytes: sums by stage.
     """
 

@@ -1,13 +1,14 @@
-"""Train on two nodes, kill one, and compare the ends: two network namespaces of this machine joined by a virtual cable.
+"""Train on two simulated nodes, kill a process, and compare the results with uninterrupted runs.
 
-The processes of the two nodes reach each other through the cable alone; a namespace has no other way out. Both see the
-same run folder, as nodes with a shared disk do. DDP and FSDP are compared with one process. Then a process of the second
-node is killed with SIGKILL: the first node must end with one line, and a restart with ``--resume auto`` must end as the
-run that nobody killed; so must a run that `torchrun --max-restarts` starts again by itself.
+The nodes are two network namespaces of this machine, joined by a virtual Ethernet cable, which is their only
+connection. Both use the same run folder, as nodes with a shared disk do. DDP and FSDP are compared with a single
+process. Then a process of the second node is killed with SIGKILL. The first node must exit with a one-line error, and
+the run resumed with ``--resume auto`` must end bit-equal to an uninterrupted run. So must a run restarted by
+`torchrun --max-restarts`.
 
     python -m benchmarks.two_nodes --json docs/results/distribution_two_nodes.json
 
-Linux, root and `ip` (iproute2); where namespaces cannot be made it says so and ends.
+Needs Linux, root and `ip` (iproute2). If namespaces cannot be created, it prints a message and exits with code 0.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ from hjepa.runs.sharded import STATE
 ADDRESSES = ("10.203.0.1", "10.203.0.2")
 PORT = 29500
 CABLE = ("hjepa0", "hjepa1")
-# Long enough to be killed in the middle of.
+# Long enough to be killed before the end.
 LONG = {"training__epochs": 6, "checkpoint__save_every_steps": 2, "checkpoint__save_frequency": 100}
 KILLED_FROM = 8
 PATIENCE = 240
 
 
 class NoNamespacesError(Exception):
-    """This machine or user cannot make network namespaces."""
+    """Network namespaces cannot be created on this machine or by this user."""
 
 
 def _ip(*arguments: str) -> None:
@@ -57,10 +58,10 @@ def _ip(*arguments: str) -> None:
 
 @contextlib.contextmanager
 def two_namespaces() -> Iterator[tuple[str, str]]:
-    """Two namespaces with an address each, joined by a cable; removed whatever happens.
+    """Create two namespaces with an address each, joined by a virtual cable, and remove them on exit.
 
     Raises:
-        NoNamespacesError: they cannot be made here.
+        NoNamespacesError: they cannot be created.
     """
     names = (f"hjepa-{os.getpid()}-0", f"hjepa-{os.getpid()}-1")
     made: list[str] = []
@@ -83,10 +84,10 @@ class Nodes:
     """Both nodes of a run, each with its own `torchrun` and one process.
 
     Args:
-        names: of the namespaces.
-        folder: of the run, seen by both.
-        given: keys of the configuration.
-        restarts: how often `torchrun` starts the processes again.
+        names: names of the namespaces.
+        folder: the run folder, used by both nodes.
+        given: configuration keys.
+        restarts: how often `torchrun` restarts failed processes.
     """
 
     def __init__(self, names: tuple[str, str], folder: Path, given: dict[str, Any], restarts: int = 0) -> None:
@@ -98,7 +99,7 @@ class Nodes:
             options = [
                 "--nnodes", "2", "--node-rank", str(rank), "--max-restarts", str(restarts), "--rdzv-backend", "c10d",
                 "--rdzv-endpoint", f"{ADDRESSES[0]}:{PORT}", "--rdzv-id", folder.name, "--local-addr", address,
-                # Both namespaces have the name of this machine, so the nodes are told which of them is the meeting point.
+                # Both namespaces have this machine's host name, so `is_host` says which node hosts the rendezvous.
                 "--rdzv-conf", f"is_host={rank == 0},join_timeout=120,last_call_timeout=2",
             ]
             # fmt: on
@@ -117,7 +118,7 @@ class Nodes:
         return [agent.wait(PATIENCE) for agent in self.agents]
 
     def kill_a_process(self) -> int:
-        """SIGKILL for the training process of the second node, by its number. Returns the number."""
+        """Send SIGKILL to the training process of the second node. Returns its PID."""
         agent = self.agents[1].pid
         for child in Path(f"/proc/{agent}/task/{agent}/children").read_text().split():
             if b"\0hjepa\0train\0" in Path(f"/proc/{child}/cmdline").read_bytes():
@@ -126,11 +127,11 @@ class Nodes:
         raise SystemExit(f"node 1 has no training process: {self.text(1)[-2000:]}")
 
     def text(self, rank: int) -> str:
-        """What a node has said."""
+        """The output of a node so far."""
         return self.logs[rank].read_text(errors="replace")
 
     def close(self) -> None:
-        """End what still runs; only what was started here."""
+        """Stop the `torchrun` processes that are still running."""
         for agent in self.agents:
             if agent.poll() is None:
                 agent.terminate()
@@ -142,7 +143,7 @@ class Nodes:
 
 
 def saved(folder: Path) -> int:
-    """Step of the last checkpoint; -1 without one."""
+    """Step of the last checkpoint; -1 if there is none."""
     for path in (folder / "checkpoints" / "last.pth", folder / "checkpoints" / "last.sharded" / STATE):
         header = read_header(path)
         if header is not None:
@@ -151,7 +152,7 @@ def saved(folder: Path) -> int:
 
 
 def whole(names: tuple[str, str], folder: Path, given: dict[str, Any]) -> None:
-    """A run on two nodes from its start, or its last checkpoint, to its end."""
+    """Train on two nodes to the end, from the start or from the last checkpoint."""
     with contextlib.closing(Nodes(names, folder, given)) as nodes:
         codes = nodes.wait()
         if any(codes):
@@ -159,10 +160,10 @@ def whole(names: tuple[str, str], folder: Path, given: dict[str, Any]) -> None:
 
 
 def killed(names: tuple[str, str], folder: Path, given: dict[str, Any], restarts: int = 0) -> dict[str, Any]:
-    """A run of which a process of the second node is killed in the middle.
+    """Train on two nodes and kill the process of the second node before the end.
 
     Returns:
-        exit codes, what the first node says, how long it took to end, the step that was saved.
+        Exit codes, error lines of the first node, seconds until both nodes exited, and the step of the last checkpoint.
     """
     with contextlib.closing(Nodes(names, folder, given, restarts)) as nodes:
         until = time.monotonic() + PATIENCE
@@ -178,7 +179,7 @@ def killed(names: tuple[str, str], folder: Path, given: dict[str, Any], restarts
 
 
 def measure(names: tuple[str, str], scratch: Path, strategies: tuple[str, ...]) -> dict[str, Any]:
-    """All runs of all strategies."""
+    """Run all comparisons for all strategies."""
     rows: Rows = []
     ends: list[dict[str, Any]] = []
     train(scratch / "one", 1, "ddp", None)
@@ -207,18 +208,18 @@ def measure(names: tuple[str, str], scratch: Path, strategies: tuple[str, ...]) 
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command."""
+    """Command line."""
     given = parser(__doc__)
     options = given.parse_args(arguments)
     torch.set_num_threads(options.threads or 1)
-    # So that a measurement that is asked to stop removes its namespaces too.
+    # SIGTERM must unwind the stack, so that the namespaces are removed.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # noqa: ARG005
     scratch = Path(tempfile.mkdtemp())
     try:
         with two_namespaces() as names:
             figures = measure(names, scratch, ("ddp",) if options.short else ("ddp", "fsdp"))
     except NoNamespacesError as error:
-        print(f"two_nodes: no network namespaces here, nothing measured: {error}")
+        print(f"two_nodes: network namespaces cannot be created, nothing measured: {error}")
         return
     finally:
         shutil.rmtree(scratch)

@@ -1,10 +1,11 @@
-"""Which ways of computing the same training step pay on this machine: precision and compilation.
+"""How precision and compilation affect the speed of a training step on this machine.
 
     python -m benchmarks.variants --config quickstart --json variants.json
 
-All variants are built first and then take turns, so that the ratios to plain eager float32 are those of one stretch of
-time. `first steps` is what the first two took, in which networks are compiled; `pays after` is how many steps get that
-back. Shares are those of the matrix-product peak of the variant's own type of number.
+All variants are built first and then timed alternately, so that load on the machine affects them equally. `over first`
+is the speed relative to the first variant, by default eager float32. `first steps` is the time of the first two steps,
+which includes compilation; `pays after` is the number of steps after which the speed-up has made up for it.
+`share of peak` is relative to the matrix-product peak in the variant's data type.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def measure(config: Config, names: list[str], *, rounds: int, side: int | None = None) -> dict[str, Any]:
-    """Pace of every variant, and what it needs before it has it.
+    """Speed of every variant, and the time of its first steps.
 
     Args:
-        config: the configuration that they vary.
-        names: of variants; ratios are to the first.
-        rounds: steps of each.
-        side: of the matrices that the peak is measured with.
+        config: the configuration to vary.
+        names: names of variants; ratios are relative to the first.
+        rounds: timed steps of each variant.
+        side: size of the square matrices with which the peak is measured.
     """
     steps, begun, peaks = {}, {}, {}
     for name in names:
@@ -82,7 +83,7 @@ def measure(config: Config, names: list[str], *, rounds: int, side: int | None =
 
 
 def promising(device: torch.device) -> list[str]:
-    """Variants that can pay on a device: CUDA graphs on a GPU only, and bfloat16 where its products are not slower."""
+    """Variants that may be faster on a device: CUDA graphs only on a GPU, bfloat16 only if its products are faster."""
     if device.type == "cuda":
         return list(VARIANTS)
     half, whole = (matmul_peak(device, dtype, side=512) for dtype in (torch.bfloat16, torch.float32))
@@ -91,7 +92,7 @@ def promising(device: torch.device) -> list[str]:
 
 
 def with_training(config: Config, keys: dict[str, Any]) -> Config:
-    """The configuration with other keys of its `training` section."""
+    """The configuration with keys of its `training` section replaced."""
     return config.model_copy(update={"training": config.training.model_copy(update={"compile": False, **keys})})
 
 
@@ -99,7 +100,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     options = parser(__doc__)
     options.add_argument("--config", default="quickstart", help="YAML file or preset")
-    options.add_argument("--variants", nargs="+", choices=list(VARIANTS), help="those that can pay here, if not given")
+    options.add_argument(
+        "--variants", nargs="+", choices=list(VARIANTS), help="default: those that may be faster on this device"
+    )
     options.add_argument("--rounds", type=int, default=10)
     options.add_argument("overrides", nargs="*", metavar="section.key=value")
     given = options.parse_args(arguments)

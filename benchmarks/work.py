@@ -1,12 +1,12 @@
-"""The whole work of configurations and studies, counted: networks, loss and optimiser, in MFLOP per image.
+"""Calculated FLOP of configurations and studies: networks, loss and optimiser, in MFLOP per image.
 
     python -m benchmarks.work cifar10_cpu docs/results/cifar10_cpu/width_192/flat/config.yaml --batch 128
     python -m benchmarks.work flat --json work.json
     python -m benchmarks.work cifar10_cpu --batch 128 --flat
 
-A name is a preset, a YAML file of a configuration, or a study, of which every cell is a row. With `--flat` each
-configuration of several levels is followed by its flat copy: one level after the last block, and the narrowest predictor
-with which it has at least as much work. Nothing is trained and nothing measured.
+A name is a preset, a configuration file, or a study, which gives one row per cell. With `--flat` each configuration
+with several levels is followed by its flat copy: one level after the last block, and the narrowest predictor that makes
+its FLOP at least equal. Nothing is trained or measured.
 """
 
 from __future__ import annotations
@@ -24,7 +24,13 @@ from hjepa.training.cost import training_cost
 
 
 def row(name: str, config: Config, first: float | None = None) -> dict[str, str | int | float | None]:
-    """A configuration's work per image by part; `over first` in per cent of another one's."""
+    """A configuration's FLOP per image by part.
+
+    Args:
+        name: label of the row.
+        config: the configuration.
+        first: FLOP per image with which the total is compared; None leaves `over first` empty.
+    """
     cost = training_cost(config, config.data.channels or 3)
     geometry = config.geometry()
     levels = "/".join(f"{level.depth}" + f"s{level.stride}" * (level.stride != 1) for level in geometry.levels)
@@ -39,7 +45,7 @@ def row(name: str, config: Config, first: float | None = None) -> dict[str, str 
 
 
 def flat_copy(config: Config, width: int) -> Config:
-    """The same with one level, and a predictor of that width."""
+    """The configuration with one level and a predictor of the given width."""
     predictor = config.model.predictor.model_copy(update={"embed_dim": width, "sharing": "shared"})
     keys = {"num_hierarchies": 1, "levels": None, "depth": config.geometry().depth, "predictor": predictor}
     loss = config.loss.model_copy(update={"hierarchy_weights": None})
@@ -47,9 +53,9 @@ def flat_copy(config: Config, width: int) -> Config:
 
 
 def as_much_work(config: Config) -> Config:
-    """The flat copy with the narrowest predictor that makes its work at least that of the configuration."""
+    """The flat copy with the narrowest predictor that makes its FLOP at least those of the configuration."""
     wanted = training_cost(config, config.data.channels or 3).total
-    # Heads must divide the width, and positions need a multiple of 4.
+    # The width must be a multiple of the number of heads, and of 4 for the position embeddings.
     step = math.lcm(4, config.geometry().predictor_heads)
     for number in count(1):
         flat = flat_copy(config, number * step)
@@ -59,10 +65,10 @@ def as_much_work(config: Config) -> Config:
 
 
 def configurations(name: str, batch: int | None) -> dict[str, Config]:
-    """What a name stands for: one configuration, or the cells of a study."""
+    """The configurations that a name refers to: one, or the cells of a study."""
     keys = {} if batch is None else {"data.batch_size": batch}
     path = Path(name)
-    # A study is a file with cells, or one that the product ships.
+    # A study is a file with cells, or one that ships with hjepa.
     is_study = "cells" in (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else False
     if not is_study and (path.is_file() or name in presets()):
         return {name: load_config(name, keys)}
@@ -72,12 +78,12 @@ def configurations(name: str, batch: int | None) -> dict[str, Config]:
 
 
 def measure(names: list[str], *, batch: int | None = None, flat: bool = False) -> Rows:
-    """A row for every configuration.
+    """One row per configuration.
 
     Args:
         names: presets, files or studies.
-        batch: images of a micro-batch of all processes together; the files' when not given, as one process has it.
-        flat: add the flat copy of equal work.
+        batch: images of a micro-batch, all processes together; `data.batch_size` if not given.
+        flat: add a flat copy with at least as many FLOP.
     """
     rows: Rows = []
     for name in names:
@@ -96,7 +102,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser(__doc__)
     options.add_argument("names", nargs="*", default=["cifar10_cpu"], help="presets, files or studies")
     options.add_argument("--batch", type=int, help="images of a micro-batch, all processes together")
-    options.add_argument("--flat", action="store_true", help="add flat copies of at least as much work")
+    options.add_argument("--flat", action="store_true", help="add flat copies with at least as many FLOP")
     given = options.parse_args(arguments)
     rows = measure(given.names, batch=given.batch, flat=given.flat)
     show(rows)

@@ -1,8 +1,8 @@
-"""Train the same tiny run with other numbers of processes and compare the ends with that of one process.
+"""Train the same tiny run with different numbers of processes and compare the results with those of one process.
 
-DDP and FSDP with two and four processes, and runs that change the number of processes at a checkpoint in the middle of an epoch. What is
-compared: weights, target encoder, optimiser moments, the loss of every step, and the images that every step sees (order,
-crops, positions). Differences come from the order of sums alone and stay at the size of rounding.
+The runs use DDP and FSDP with two and four processes; some change the number of processes at a checkpoint in the middle
+of an epoch. Compared are weights, target encoder, optimiser moments, the loss of every step, and the images of every
+step (order, crops, positions). Only the order of summation differs, so the differences are rounding errors.
 
     python -m benchmarks.world_size --json docs/results/distribution_world_size.json
 """
@@ -23,9 +23,9 @@ from benchmarks.report import Rows, parser, show, write
 from hjepa.config import load_config
 from hjepa.data import TrainLoader, build_dataset
 
-# Not at the end of an epoch, which has eight steps.
+# In the middle of an epoch, which has eight steps.
 STOP = 7
-# Each leg: processes, strategy, the step at which it stops (the last one ends with the run).
+# Each part of a run: processes, strategy, and the step at which it stops; None trains to the end.
 RUNS: dict[str, list[tuple[int, str, int | None]]] = {
     "1 process": [(1, "ddp", None)],
     "2 processes, DDP": [(2, "ddp", None)],
@@ -40,7 +40,7 @@ SHORT = ("1 process", "7 steps with 2 FSDP, then 1")
 
 
 def train(folder: Path, number: int, strategy: str, stop: int | None) -> str:
-    """Train, or go on, up to a step. Returns what was said at the start."""
+    """Start or resume training up to a step. Returns the log line about the processes, if there are several."""
     options = ["--resume", "auto", *([] if stop is None else ["--max-steps", str(stop)])]
     command = processes.train_command(folder, processes.keys(number, strategy), *options)
     start = [sys.executable] if number == 1 else processes.torchrun(number, "--standalone")
@@ -54,7 +54,7 @@ def train(folder: Path, number: int, strategy: str, stop: int | None) -> str:
 
 
 def seen(number: int, first: int, last: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Per step, the indices [G] and the cut images [G, C, H, W] of all processes, by position in the global batch."""
+    """Per step, the indices [G] and the crops [G, C, H, W] of all processes, by position in the global batch."""
     config = load_config({}, processes.keys(number, "ddp"))
     dataset = build_dataset(config.data, "train", seed=config.seed)
     loaders = [
@@ -76,13 +76,13 @@ def seen(number: int, first: int, last: int) -> Iterator[tuple[torch.Tensor, tor
 
 
 def same_images(number: int, steps: int) -> bool:
-    """Whether so many processes see what one sees: the same image, cut the same way, at every position of every step."""
+    """Whether several processes load the same images and crops as one, at every position of every step."""
     pairs = zip(seen(number, 0, steps), seen(1, 0, steps), strict=True)
     return all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in pairs)
 
 
 def measure(names: list[str], scratch: Path) -> dict[str, Any]:
-    """Train all runs and compare each with the first."""
+    """Train all runs, and compare each with the first."""
     rows: Rows = []
     first = scratch / "0"
     told: dict[str, str] = {}
@@ -102,7 +102,7 @@ def measure(names: list[str], scratch: Path) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command."""
+    """Command line."""
     given = parser(__doc__)
     options = given.parse_args(arguments)
     torch.set_num_threads(options.threads or 1)

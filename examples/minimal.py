@@ -46,7 +46,7 @@ class MinimalHJEPA(nn.Module):
         levels = range(len(self.geometry.levels))
         self.context_encoder = VisionTransformer(config, self.geometry, channels=3)
         self.predictor = Predictor(config.predictor, self.geometry, levels, inputs=len(self.context_encoder.depths))
-        # An exact copy, made last; later changed by the moving average only.
+        # An exact copy; afterwards only the moving average changes it.
         self.target_encoder = copy.deepcopy(self.context_encoder).requires_grad_(False)
 
     def loss(self, images: Tensor, masks: MaskSampler, step: int) -> Tensor:

@@ -1,12 +1,12 @@
-"""Write CIFAR-10 as the JPEG copy that the figures under docs/results were measured on: quality 75, 4:2:0, in Parquet files.
+"""Write CIFAR-10 as JPEG images (quality 75, 4:2:0) in Parquet files, as used for the results under docs/results.
 
-The original pictures are downloaded (170 MB) where they are not there yet:
+The original images (170 MB) are downloaded if they are not in the first folder:
 
     python scripts/cifar10_jpeg.py data/original data/cifar10
     hjepa train --config cifar10_cpu data.dataset=parquet data.data_path=data/cifar10
 
-The copy that was measured has its pictures in another order, so a seed draws other batches from this one: figures differ
-as between seeds.
+The published runs used a copy with the images in another order. The same seed therefore draws other batches from this
+one, and results differ as much as between seeds.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 def jpeg(pixels: Tensor) -> bytes:
-    """[3, h, w], uint8."""
+    """Encode an image [3, h, w], uint8."""
     file = io.BytesIO()
     Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file, "JPEG", quality=QUALITY, subsampling="4:2:0")
     return file.getvalue()
@@ -58,5 +58,5 @@ def main(original: Path, output: Path) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 3:
-        sys.exit("use: python scripts/cifar10_jpeg.py FOLDER_OF_THE_ORIGINAL OUTPUT")
+        sys.exit("usage: python scripts/cifar10_jpeg.py ORIGINAL_FOLDER OUTPUT")
     main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,4 +1,4 @@
-"""`hjepa evaluate` under the name that the plan gave it."""
+"""Runs `hjepa evaluate`."""
 
 from hjepa.cli.main import main
 

@@ -1,6 +1,6 @@
-"""Write the losses that `tests/training/test_golden_run.py` compares with: 50 steps of a small model on the CPU.
+"""Record the reference losses of `tests/training/test_golden_run.py`: 50 steps of a small model on the CPU.
 
-Run it only when a change is meant to alter what is computed, and say so in the commit:
+Run it only if a change is meant to alter the losses, and say so in the commit message:
 
     python scripts/golden_run.py
 """
@@ -54,7 +54,7 @@ NAMES = ("loss", "loss/level_0", "loss/level_1", "variance", "covariance", "grad
 
 
 def losses() -> dict[str, list[float]]:
-    """The course of every figure in `NAMES` over the run."""
+    """Every metric in `NAMES`, step by step."""
     with tempfile.TemporaryDirectory() as folder:
         run_training(load_config({}, KEYS), output_dir=folder, console=False)
         lines = (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()

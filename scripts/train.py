@@ -1,4 +1,4 @@
-"""`hjepa train` under the name that the plan gave it."""
+"""Runs `hjepa train`."""
 
 from hjepa.cli.main import main
 

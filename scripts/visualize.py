@@ -1,4 +1,4 @@
-"""`hjepa visualize` under the name that the plan gave it."""
+"""Runs `hjepa visualize`."""
 
 from hjepa.cli.main import main
 

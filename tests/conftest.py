@@ -1,4 +1,4 @@
-"""What tests share: a configuration whose runs take a fraction of a second."""
+"""Shared by the tests: a configuration whose runs take a fraction of a second."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hjepa.config import Config, load_config
 from hjepa.runs.checkpoint import read_checkpoint
 from hjepa.training import Outcome, run_training
 
-# Tiny tensors gain nothing from more threads, and the machine may be shared.
+# More threads do not speed up tiny tensors, and the machine may be shared.
 torch.set_num_threads(1)
 
 TINY: dict[str, Any] = {
@@ -40,12 +40,12 @@ TINY: dict[str, Any] = {
 
 
 def tiny_config(overrides: Mapping[str, Any] | None = None) -> Config:
-    """The tiny configuration with dotted keys replaced."""
+    """The tiny configuration with the given dotted keys replaced."""
     return load_config(TINY, dict(overrides or {}))
 
 
 def script(name: str) -> ModuleType:
-    """A program of the folder ``scripts`` as a module."""
+    """Import a program from the folder ``scripts`` as a module."""
     file = Path(__file__).parents[1] / "scripts" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
@@ -57,7 +57,7 @@ def script(name: str) -> ModuleType:
 
 @dataclass
 class Observed:
-    """What a finished run shows."""
+    """What can be observed of a finished run."""
 
     outcome: Outcome
     folder: Path
@@ -74,7 +74,7 @@ class Observed:
         )
 
     def files(self) -> set[str]:
-        """Names of everything in the run folder, relative to it."""
+        """Paths of everything in the run folder, relative to it."""
         return {str(p.relative_to(self.folder)) for p in self.folder.rglob("*") if p.is_file()}
 
 
@@ -82,7 +82,7 @@ Run = Callable[..., Observed]
 
 
 def run_tiny(folder: Path, overrides: Mapping[str, Any] | None = None, resume: str | None = None) -> Observed:
-    """Train the tiny configuration into a folder and read back what it left."""
+    """Train the tiny configuration into a folder and read the results back."""
     outcome = run_training(tiny_config(overrides), output_dir=folder, resume=resume, console=False)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return Observed(
@@ -97,7 +97,7 @@ def run_tiny(folder: Path, overrides: Mapping[str, Any] | None = None, resume: s
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Train the tiny configuration with dotted keys replaced, each call into a folder of its own."""
+    """Train the tiny configuration with dotted keys replaced, each call in a new folder by default."""
     count = 0
 
     def call(

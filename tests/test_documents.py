@@ -1,4 +1,4 @@
-"""What the documents promise: their Python snippets run, their commands parse, their configurations load."""
+"""The documents are correct: their Python snippets run, their commands parse, their configurations load."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def snippets() -> list[str]:
     return [str(d.relative_to(ROOT)) for d in DOCUMENTS if "```python" in d.read_text()]
 
 
-# Training runs in the documents take minutes: here they see a few images, everything else runs as printed.
+# Training runs in the documents take minutes. Here they use a few images; everything else runs as printed.
 SHORT = [
     "data.subset=128",
     "data.batch_size=64",
@@ -63,7 +63,7 @@ def commands() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("where", "line"), [pytest.param(w, c, id=f"{w} {c}") for w, c in commands()])
-def test_commands_name_real_verbs_options_and_keys(where: str, line: str) -> None:
+def test_commands_in_documents_use_existing_commands_options_and_keys(where: str, line: str) -> None:
     import typer
 
     from hjepa.cli.main import app
@@ -82,21 +82,21 @@ def test_commands_name_real_verbs_options_and_keys(where: str, line: str) -> Non
             assert word.split("=")[0] in all_keys(), f"{where}: {word} in {line}"
 
 
-def test_links_between_documents_lead_somewhere() -> None:
+def test_links_between_documents_have_targets() -> None:
     for document in DOCUMENTS:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
 
 
 def anchors(text: str) -> set[str]:
-    """Places of a page that a link can name: headings as GitHub spells them, and explicit ones."""
+    """Anchors on a page: those that GitHub generates from headings, and explicit ones."""
     text = re.sub(r"```.*?```", "", text, flags=re.S)
     titles = [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title) for title in re.findall(r"^#+ (.*)$", text, re.M)]
     headings = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
     return headings | set(re.findall(r'<a id="([^"]+)">', text))
 
 
-def test_links_to_a_part_of_a_page_lead_to_it() -> None:
+def test_links_to_headings_have_targets() -> None:
     for document in DOCUMENTS:
         for target, part in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", document.read_text()):
             page = document.parent / target if target else document

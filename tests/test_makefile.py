@@ -1,4 +1,4 @@
-"""`make quickstart` says what it is about to do before every command that takes long and is quiet."""
+"""`make quickstart` prints a message before every slow command without output."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ QUIET = ("-m venv", "pip install --quiet", "--quiet --editable", "hjepa train")
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
-def test_slow_stages_of_set_up_are_announced(tmp_path: Path) -> None:
+def test_slow_steps_of_make_quickstart_are_announced(tmp_path: Path) -> None:
     planned = subprocess.run(
         ["make", "--dry-run", "quickstart", f"VENV={tmp_path / 'environment'}"],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""The measurements measure what they say. Nothing here looks at how long anything takes."""
+"""The measurements run and report consistent results. No test depends on measured times."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from hjepa.models.cost import step_cost
 
 
 def figures(main: Callable[[list[str]], None], file: Path, *arguments: str) -> dict[str, Any]:
-    """What a measurement writes in its short form."""
+    """The JSON output of a measurement with `--short`."""
     threads = torch.get_num_threads()
     try:
         main(["--short", "--threads", "1", "--json", str(file), *arguments])
@@ -58,10 +58,10 @@ def test_stages_add_up_to_the_step_and_are_counted(tmp_path: Path, capsys: pytes
     assert tuple(rows) == STAGES
     assert sum(row["share of step"] for row in rows.values()) == pytest.approx(1)
     assert all(rows[stage]["ms"] > 0 for stage in STAGES)
-    # Two independent counts: PyTorch's dispatcher, which also sees crops, and the formula in `hjepa.models.cost`.
+    # Two independent counts: PyTorch's dispatcher, which also counts crops, and the formula in `hjepa.models.cost`.
     counted = sum(rows[stage]["GFLOP"] for stage in ("target", "context", "predictor", "loss", "backward")) * 1e9
     assert counted == pytest.approx(written["flop_per_step_by_formula"], rel=0.02)
-    # The gradient with respect to images is not needed, everything else costs twice its forward pass.
+    # The gradient with respect to the images is not needed; everything else costs twice its forward pass.
     forward = rows["context"]["GFLOP"] + rows["predictor"]["GFLOP"]
     assert rows["backward"]["GFLOP"] == pytest.approx(2 * forward, rel=0.03)
     assert rows["masks"]["GFLOP"] == rows["moving average"]["GFLOP"] == 0
@@ -69,7 +69,7 @@ def test_stages_add_up_to_the_step_and_are_counted(tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.parametrize("keys", [{}, {"model.predictor.sharing": "separate", "training.accumulation_steps": 2}])
-def test_watching_a_step_changes_nothing(keys: dict[str, Any]) -> None:
+def test_timing_the_stages_does_not_change_training(keys: dict[str, Any]) -> None:
     config = tiny_config(keys)
     plain, watched = TimedStep(config), TimedStep(config)
     laps = Laps(watched)
@@ -90,11 +90,11 @@ def test_traffic_of_known_operations() -> None:
         traffic.stage = "sum"
         product.t().add_(1.0)
     assert traffic.flop == {"product": 2 * 3 * 5 * 7}
-    # The sum in place reads and writes; the transposed view before it moves nothing.
+    # The in-place sum reads and writes; the transposed view before it moves no data.
     assert traffic.bytes == {"product": 4 * (15 + 35 + 21), "sum": 4 * 2 * 21}
 
 
-def test_masks_of_every_strategy(tmp_path: Path) -> None:
+def test_masks_are_timed_for_every_strategy_and_level_count(tmp_path: Path) -> None:
     rows = figures(masks.main, tmp_path / "masks.json")["masks"]
     assert {(row["strategy"], row["levels"]) for row in rows} == {
         (strategy, levels) for strategy in masks.STRATEGIES for levels in masks.LEVELS
@@ -108,7 +108,7 @@ def test_attention_is_timed_at_the_lengths_of_the_step(tmp_path: Path) -> None:
     assert [row["tokens"] for row in rows[::4]] == [26, 54, 64]
 
 
-def test_cells_of_a_study_cost_what_their_configurations_do(tmp_path: Path) -> None:
+def test_cell_cost_follows_the_configuration_of_each_cell(tmp_path: Path) -> None:
     study = tmp_path / "narrower.yaml"
     study.write_text(
         "title: Narrower\nbase: quickstart\noverrides: {model.depth: 3}\nreference: as it is\n"
@@ -122,11 +122,11 @@ def test_cells_of_a_study_cost_what_their_configurations_do(tmp_path: Path) -> N
     assert written["study"] == "narrower"
 
 
-def test_both_ways_of_sharing_muon_do_the_matrices_of_the_preset(tmp_path: Path) -> None:
+def test_muon_share_uses_the_matrix_shapes_of_the_preset(tmp_path: Path) -> None:
     rows = figures(muon_share.main, tmp_path / "muon_share.json", "--config", "quickstart")["muon_share"]
     assert [row["way"] for row in rows] == list(muon_share.WAYS)
     assert rows[0]["ratio"] == 1
-    # Six blocks and two of the predictor: queries, keys, values and projection are square, the MLP is not.
+    # Six encoder and two predictor blocks: queries, keys, values and projection are square, the MLP is not.
     shapes = {tuple(stack.shape) for stack in muon_share.stacks("cifar10_cpu")}
     encoder, predictor = {(24, 192, 192), (6, 768, 192), (6, 192, 768)}, {(8, 96, 96), (2, 384, 96), (2, 96, 384)}
     assert shapes == encoder | predictor
@@ -142,11 +142,11 @@ def test_start_up_compares_with_an_empty_interpreter(tmp_path: Path) -> None:
         start_up._seconds(["-c", "raise ValueError"], {})
 
 
-def test_evaluation_reads_scores_and_counts(tmp_path: Path) -> None:
+def test_evaluation_speed_reports_times_and_accuracies(tmp_path: Path) -> None:
     written = figures(evaluation_speed.main, tmp_path / "evaluation.json")
     first, probe, nearest, everything = written["evaluation"]
     assert everything["s"] == pytest.approx(first["s"] + probe["s"] + nearest["s"], rel=1e-3)
-    # Ten classes: the drawn features say something, and not everything.
+    # Ten classes: the synthetic features separate them partly.
     assert 0.15 < nearest["accuracy"] < 0.95
     assert 0.2 < probe["accuracy"] < 0.95
     assert written["reading"]["images"] == 64
@@ -155,13 +155,13 @@ def test_evaluation_reads_scores_and_counts(tmp_path: Path) -> None:
     assert 0 < written["reading"]["peak_share"] < 1
 
 
-def test_memory_of_a_step_is_more_than_its_weights(tmp_path: Path) -> None:
+def test_peak_memory_exceeds_the_size_of_weights_and_optimiser(tmp_path: Path) -> None:
     (row,) = figures(peak_memory.main, tmp_path / "memory.json")["peak_memory"]
     assert row["batch"] == 16
     assert row["peak, MB"] > row["weights and optimiser, MB"] > 5
 
 
-def test_workers_are_set_against_what_the_model_takes(tmp_path: Path) -> None:
+def test_workers_needed_follow_from_decoding_and_training_speed(tmp_path: Path) -> None:
     rows = figures(data_workers.main, tmp_path / "workers.json", "--config", "quickstart")["data_workers"]
     kinds = {(row["files"], row["decoded"], row["workers"]) for row in rows}
     assert kinds == {("500x375", d, w) for d in ("whole", "as small as will do") for w in (0, 1)}
@@ -171,7 +171,7 @@ def test_workers_are_set_against_what_the_model_takes(tmp_path: Path) -> None:
         assert row["kB each"] > 3
 
 
-def test_workers_for_a_device_that_is_not_here() -> None:
+def test_workers_needed_for_a_stated_device_speed() -> None:
     config = tiny_config({})
     measured = data_workers.measure(config, ["1600x1200"], files=8, workers=(0,), batches=1, steps=1, stated=1e6)
     for row in measured["data_workers"]:
@@ -180,7 +180,7 @@ def test_workers_for_a_device_that_is_not_here() -> None:
         assert 0 <= row["workers needed"] - 1e6 / row["decoded/s and worker"] < 1
 
 
-def test_made_files_are_pictures_of_the_size_asked_for(tmp_path: Path) -> None:
+def test_generated_files_have_the_requested_size(tmp_path: Path) -> None:
     from PIL import Image
 
     total = data_workers.make_files(tmp_path, 12, (64, 48))
@@ -190,7 +190,7 @@ def test_made_files_are_pictures_of_the_size_asked_for(tmp_path: Path) -> None:
     assert {Image.open(file).size for file in files} == {(64, 48)}
 
 
-def test_scaling_along_axes(tmp_path: Path) -> None:
+def test_scaling_reports_every_point_of_the_axes(tmp_path: Path) -> None:
     axes = ["--axes", "batch", "levels", "threads"]
     rows = figures(scaling.main, tmp_path / "scaling.json", *axes)["scaling"]
     assert [(row["axis"], row["value"]) for row in rows] == [
@@ -205,7 +205,7 @@ def test_scaling_along_axes(tmp_path: Path) -> None:
     assert levels[0] < levels[1]
 
 
-def test_every_point_of_every_axis_is_a_configuration() -> None:
+def test_every_point_of_every_axis_is_a_valid_configuration() -> None:
     from benchmarks.report import configuration
 
     for points in scaling.AXES.values():
@@ -218,11 +218,11 @@ def test_every_point_of_every_axis_is_a_configuration() -> None:
         assert len(set(work)) == len(work) or points is scaling.AXES["batch"]
 
 
-def test_flat_copies_have_as_much_work_and_hardly_more() -> None:
+def test_flat_copies_have_at_least_as_many_flop_and_little_more() -> None:
     levels, flat = work.measure(["cifar10_cpu"], flat=True)
     assert levels["levels"] == "1/2/4/6"
     assert flat["levels"] == "6"
-    assert levels["loss"] == pytest.approx(4 * flat["loss"], rel=0.05)  # the covariance term is the last level's alone
+    assert levels["loss"] == pytest.approx(4 * flat["loss"], rel=0.05)  # only the last level has the covariance term
     assert 0 <= flat["over first, %"] < 3
     cells = work.measure(["forms"])
     assert [row["configuration"] for row in cells][:2] == ["flat", "flat, larger predictor"]
@@ -230,14 +230,14 @@ def test_flat_copies_have_as_much_work_and_hardly_more() -> None:
     assert cells[1]["over first, %"] > 10
 
 
-def test_further_levels_are_compared_with_a_flat_model(tmp_path: Path) -> None:
+def test_additional_levels_are_compared_with_a_flat_model(tmp_path: Path) -> None:
     rows = figures(level_cost.main, tmp_path / "levels.json")["level_cost"]
     assert [row["levels"] for row in rows] == [2, 3]
-    # A further level of a shared predictor is a head and a wider input.
+    # With a shared predictor an additional level adds a head and widens the input.
     assert 0 < rows[0]["extra FLOP, %"] < rows[1]["extra FLOP, %"] < 10
 
 
-def test_variants_of_a_step_do_the_same_work(tmp_path: Path) -> None:
+def test_variants_report_consistent_speeds(tmp_path: Path) -> None:
     written = figures(variants.main, tmp_path / "variants.json", "--variants", "float32", "bfloat16")
     plain, half = written["variants"]
     assert plain["over first"] == 1
@@ -247,13 +247,13 @@ def test_variants_of_a_step_do_the_same_work(tmp_path: Path) -> None:
     assert written["tokens"]["target"] == 64
 
 
-def test_what_a_gpu_is_asked_runs_on_a_processor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_gpu_benchmark_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     written = figures(gpu.main, tmp_path / "gpu.json", "--device", "cpu", "--variants", "float32")["gpu"]
     assert list(written) == list(gpu.CASES)
     for case in written.values():
         assert sum(row["share"] for row in case["kernels"]) <= 1
         assert "attention" in case["attention"]
-    # Which of the nested operators takes most of its own time is for a busy machine to say.
+    # Which of the nested attention operators takes the most time varies from run to run.
     assert re.search(r"attention by aten::_?scaled_dot_product", capsys.readouterr().out)
 
 
@@ -264,7 +264,7 @@ def test_all_runs_every_measurement_once(tmp_path: Path, capsys: pytest.CaptureF
     modules = {task.module for task in everything.TASKS.values()}
     folder = Path(everything.__file__).parent
     own = {file.stem for file in folder.glob("*.py") if "def main(" in file.read_text(encoding="utf-8")}
-    # The rest are measurements of other things than speed, or need a GPU.
+    # The rest do not measure speed.
     assert {f"benchmarks.{name}" for name in own} - modules == {
         f"benchmarks.{name}"
         for name in (
@@ -285,8 +285,8 @@ def test_all_runs_every_measurement_once(tmp_path: Path, capsys: pytest.CaptureF
     }
 
 
-def test_every_file_of_all_measurements_has_a_table_or_a_reason() -> None:
+def test_every_measurement_of_all_has_a_published_table() -> None:
     files = {*speed.STEPS, *speed.ROWS}
-    # A GPU's figures are not made on every machine.
+    # The GPU measurements are not run on every machine.
     assert set(everything.TASKS) - files == {"gpu"}
     assert files <= set(everything.TASKS)

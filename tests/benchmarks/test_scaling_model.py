@@ -1,4 +1,4 @@
-"""The scaling model on paper: what the page prints, and its formulas against built models and real processes."""
+"""The scaling model: its tables match docs/scaling.md, and its formulas match built models and DDP."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_page_has_the_tables_that_the_command_prints(
 
 
 @pytest.mark.parametrize("label", ["ViT-S/16", "ViT-H/14"])
-def test_parameters_and_flop_are_those_of_built_models(label: str, sizes: list[scaling_formulas.Size]) -> None:
+def test_parameters_and_flop_equal_those_of_built_models(label: str, sizes: list[scaling_formulas.Size]) -> None:
     size = next(size for size in sizes if size.name == label)
     config = load_config(scaling_formulas.PRESET, {"model.encoder_type": scaling_formulas.MODELS[label]})
     encoder, predictor, flop = scaling_checks.count_on_meta(config)
@@ -43,22 +43,22 @@ def test_parameters_and_flop_are_those_of_built_models(label: str, sizes: list[s
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_what_is_kept_for_the_backward_pass(half: bool) -> None:
+def test_bytes_saved_for_the_backward_pass_match_the_formula(half: bool) -> None:
     config = configuration("quickstart", ["model.depth=3", "masking.sets_per_image=2"])
     kept = scaling_checks.kept_bytes(config, 2, half=half)
     assert kept == pytest.approx(scaling_checks.formula_bytes(config, half=half), rel=0.06)
 
 
-def test_gradients_are_handed_over_as_the_formula_says() -> None:
+def test_gradient_bytes_match_the_formula() -> None:
     config = configuration("quickstart", ["model.depth=3"])
     size = scaling_formulas.describe("small", config)
-    # One process; `benchmarks.scaling_checks` has two, and counts what they send.
+    # One process; `benchmarks.scaling_checks` runs two and also counts the bytes sent.
     handed, _, trained = scaling_checks.exchanged_bytes(config, world=1)
     assert trained == size.trained
     assert handed == scaling_formulas.FP32 * trained == scaling_formulas.ddp_volume(size, 2)
 
 
-def test_plans_hold_together(sizes: list[scaling_formulas.Size]) -> None:
+def test_step_plans_are_consistent(sizes: list[scaling_formulas.Size]) -> None:
     for size in sizes:
         assert scaling_formulas.ddp_volume(size, 1) == scaling_formulas.fsdp_volume(size, 1) == 0
         for world in scaling_formulas.WORLDS:

@@ -1,4 +1,4 @@
-"""How much choosing on test can flatter: the estimate behaves as it must, and the kept figures are those of the files."""
+"""The estimate of the bias from selection by test accuracy: its properties, and the published values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hjepa.zoo.card import SELECTION
 KEPT = selection_bias.RESULTS / "selection_bias.json"
 
 
-def test_the_best_of_more_readings_is_flattered_more_and_stays_below_the_bound() -> None:
+def test_the_bias_grows_with_the_number_compared_and_stays_below_the_bound() -> None:
     best = [selection_bias.expected_best(n, 4000) for n in (1, 2, 10, 60)]
     assert best == sorted(best)
     assert best[0] == pytest.approx(0, abs=0.06)
@@ -24,7 +24,7 @@ def test_the_best_of_more_readings_is_flattered_more_and_stays_below_the_bound()
         assert value < selection_bias.bound(n)
 
 
-def test_the_deviation_between_seeds_is_pooled_over_cells_whatever_their_level() -> None:
+def test_the_deviation_between_seeds_is_pooled_over_cells_with_different_means() -> None:
     draws = np.random.default_rng(0).normal(0, 0.01, (40, 5))
     cells = [
         {"runs": [{"linear_probe/all": 0.4 + i / 100 + value} for value in row]} for i, row in enumerate(draws.tolist())
@@ -36,7 +36,9 @@ def test_the_deviation_between_seeds_is_pooled_over_cells_whatever_their_level()
         selection_bias.pooled_deviation([{"cells": [{"runs": [{"linear_probe/all": 0.5}]}]}])
 
 
-def test_the_kept_figures_are_those_of_the_kept_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_published_estimate_is_reproduced_from_the_published_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     selection_bias.main(["--json", str(tmp_path / "again.json")])
     made, kept = (json.loads(file.read_text()) for file in (tmp_path / "again.json", KEPT))
     for key in ("rows", "seed_deviation", "degrees_of_freedom", "cases", "chosen", "chosen_other_seed"):
@@ -44,7 +46,7 @@ def test_the_kept_figures_are_those_of_the_kept_files(tmp_path: Path, capsys: py
     assert "with another seed" in capsys.readouterr().out
 
 
-def test_the_model_card_says_what_the_kept_figures_say() -> None:
+def test_the_model_card_states_the_published_estimate() -> None:
     kept = json.loads(KEPT.read_text())
     short, anew = (
         kept["cases"][name]

@@ -1,4 +1,4 @@
-"""The measurements of several processes run in their short form."""
+"""The multi-process measurements run with `--short`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.benchmarks.test_benchmarks import figures
 from benchmarks import world_size
 
 
-def test_every_number_of_processes_ends_where_one_does(tmp_path: Path) -> None:
+def test_every_number_of_processes_gives_the_result_of_one(tmp_path: Path) -> None:
     rows = figures(world_size.main, tmp_path / "world_size.json")["runs"]
     assert {row["run"] for row in rows} == set(world_size.SHORT)
     for row in rows:
@@ -20,10 +20,10 @@ def test_every_number_of_processes_ends_where_one_does(tmp_path: Path) -> None:
         assert row["same images"] == "yes"
 
 
-def test_two_nodes_are_left_out_where_there_are_no_namespaces(tmp_path: Path) -> None:
+def test_two_nodes_measures_nothing_without_namespaces(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.two_nodes", "--short", "--json", str(tmp_path / "none.json")]
-    # Without the program that makes them.
+    # An empty PATH hides `ip`, which creates the namespaces.
     result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": ""}, timeout=120)
     assert result.returncode == 0, result.stderr
-    assert "two_nodes: no network namespaces here, nothing measured" in result.stdout
+    assert "two_nodes: network namespaces cannot be created, nothing measured" in result.stdout
     assert not (tmp_path / "none.json").exists()

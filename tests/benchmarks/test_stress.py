@@ -1,4 +1,4 @@
-"""The stress commands run, in their short mode, and report what they should."""
+"""The stress tests of checkpoints and resuming run with `--short` and report no failures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def report(name: str, folder: Path) -> dict[str, dict[str, int]]:
     return dict(json.loads((folder / "report.json").read_text()))
 
 
-def test_damaged_checkpoints_are_noticed_and_the_one_before_is_used(tmp_path: Path) -> None:
+def test_damaged_checkpoints_are_detected_and_the_previous_one_is_used(tmp_path: Path) -> None:
     seen = report("damaged_checkpoints", tmp_path)
     assert not seen["failures"]
     total = seen["total"]
@@ -29,7 +29,7 @@ def test_damaged_checkpoints_are_noticed_and_the_one_before_is_used(tmp_path: Pa
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked after the imports")
-def test_killed_runs_end_as_if_nothing_had_happened(tmp_path: Path) -> None:
+def test_killed_and_resumed_runs_equal_uninterrupted_ones(tmp_path: Path) -> None:
     seen = report("kill_resume", tmp_path)
     assert not seen["failures"]
     assert seen["total"]["runs"] == seen["total"]["equal"] == 2

@@ -1,5 +1,8 @@
-"""The command line from a user's view. Most calls run in this process, since importing PyTorch again takes seconds; tests of
-how a process starts and ends use processes of their own."""
+"""The command line as a user sees it.
+
+Most calls run in this process, since importing PyTorch again takes seconds. Tests of how a process starts and exits
+start a new one.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +28,13 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def process(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """The program in a process of its own."""
+    """Run the program in a new process."""
     command = [sys.executable, "-m", "hjepa", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT, timeout=300)
 
 
 def hjepa(*arguments: str, cwd: Path | None = None, verb: str | None = None) -> subprocess.CompletedProcess[str]:
-    """The program's `main` in this process."""
+    """Run the program's `main` in this process."""
     out, err, code = io.StringIO(), io.StringIO(), 0
     with redirect_stdout(out), redirect_stderr(err), chdir(cwd or Path.cwd()):
         try:
@@ -42,7 +45,7 @@ def hjepa(*arguments: str, cwd: Path | None = None, verb: str | None = None) -> 
 
 
 def script(name: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """A script that wraps one command, in this process."""
+    """Run a script that wraps one command, in this process."""
     assert f'verb="{name}"' in (ROOT / "scripts" / f"{name}.py").read_text(encoding="utf-8")
     return hjepa(*arguments, cwd=cwd, verb=name)
 
@@ -53,7 +56,7 @@ def tiny_file(folder: Path, **sections: object) -> Path:
     return file
 
 
-def test_help_names_every_verb_and_is_not_boxed_in_a_pipe() -> None:
+def test_help_lists_every_command_and_is_plain_in_a_pipe() -> None:
     result = process("--help")
     assert result.returncode == 0
     for verb in ("train", "evaluate", "visualize", "data", "config", "bench", "doctor"):
@@ -92,7 +95,7 @@ def test_version_and_doctor() -> None:
         (("bench", "training.lr=fast"), "training.lr"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
+def test_a_user_error_is_one_line_and_exit_code_2(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
     result = hjepa(*arguments, cwd=tmp_path)
     assert result.returncode == 2, result.stdout + result.stderr
     lines = [line for line in result.stderr.splitlines() if line.strip()]
@@ -102,14 +105,14 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments: tuple[str, ...], words
     assert "Traceback" not in result.stderr
 
 
-def test_a_process_ends_with_the_code_of_its_mistake(tmp_path: Path) -> None:
+def test_the_process_exits_with_code_2_after_a_user_error(tmp_path: Path) -> None:
     result = process("train", "training.lrr=1", cwd=tmp_path)
     assert result.returncode == 2
     assert result.stderr.startswith("hjepa: ")
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_an_unknown_option_and_verb_are_exit_code_2() -> None:
+def test_an_unknown_option_or_command_exits_with_code_2() -> None:
     for arguments in (("train", "--learning-rate", "1"), ("trian",)):
         result = hjepa(*arguments)
         assert result.returncode == 2
@@ -149,7 +152,7 @@ def test_train_resume_evaluate_and_report(tmp_path: Path) -> None:
     assert (tmp_path / "v" / "curves.png").is_file()
 
 
-def test_the_plans_scripts_take_the_plans_flags(tmp_path: Path) -> None:
+def test_the_scripts_accept_their_documented_options(tmp_path: Path) -> None:
     config = tiny_file(tmp_path)
     run = tmp_path / "out"
     flags = ("--config", str(config), "--device", "cpu", "--output_dir", str(run), "--epochs", "1")
@@ -178,7 +181,7 @@ def test_the_plans_scripts_take_the_plans_flags(tmp_path: Path) -> None:
     assert "training.epochs 1 -> 2" in resumed.stdout
 
 
-def test_a_folder_of_mixed_pictures_finishes_and_names_the_bad_ones(tmp_path: Path) -> None:
+def test_a_folder_with_unreadable_images_finishes_and_names_them(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -211,7 +214,7 @@ def test_a_folder_of_mixed_pictures_finishes_and_names_the_bad_ones(tmp_path: Pa
     assert (tmp_path / "run" / "report.html").is_file()
 
 
-def test_config_verbs(tmp_path: Path) -> None:
+def test_config_commands(tmp_path: Path) -> None:
     assert "quickstart" in hjepa("config", "list").stdout
     shown = hjepa("config", "show", "quickstart", "training.epochs=7")
     assert yaml.safe_load(shown.stdout)["training"]["epochs"] == 7
@@ -261,6 +264,6 @@ def test_arguments_are_normalised(given: list[str], expected: list[str]) -> None
     assert normalise(given) == expected
 
 
-def test_values_may_come_with_commas_or_repeated() -> None:
+def test_values_may_be_separated_by_commas_or_repeated() -> None:
     assert split(["1,5", "10 20"]) == ["1", "5", "10", "20"]
     assert split(None) == []

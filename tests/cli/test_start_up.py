@@ -41,12 +41,12 @@ def after_command(*arguments: str) -> set[str]:
     return packages_after(f"from hjepa.cli.main import main; main({list(arguments)!r})")
 
 
-def test_importing_the_package_imports_no_other() -> None:
+def test_importing_the_package_imports_no_dependency() -> None:
     assert not packages_after("import hjepa") & (HEAVY | {"pydantic", "yaml", "typer", "rich"})
 
 
-def test_a_public_name_brings_what_it_needs() -> None:
-    # The counterpart: the report above would notice.
+def test_a_public_name_imports_its_dependencies() -> None:
+    # Shows that `packages_after` would detect an import.
     assert {"torch", "numpy", "pydantic"} <= packages_after("import hjepa; hjepa.create_hjepa")
 
 
@@ -58,19 +58,19 @@ def test_a_public_name_brings_what_it_needs() -> None:
         ("train", "--help"),
         ("config", "show", "quickstart"),
         ("data", "list"),
-        # A mistake in the configuration is answered before anything heavy is imported.
+        # An error in the configuration is reported before heavy packages are imported.
         ("train", "training.lrr=1"),
         ("bench", "--config", "quickstrt"),
     ],
     ids=" ".join,
 )
-def test_what_needs_no_tensor_imports_no_pytorch(arguments: tuple[str, ...]) -> None:
+def test_commands_without_tensors_do_not_import_pytorch(arguments: tuple[str, ...]) -> None:
     found = after_command(*arguments)
     assert not found & HEAVY
     assert "typer" in found
 
 
-def test_help_of_the_program_reads_no_configuration() -> None:
+def test_help_does_not_import_the_configuration() -> None:
     assert not after_command("--help") & {"pydantic", "yaml"}
 
 
@@ -80,7 +80,7 @@ def test_training_imports_neither_plots_nor_decoders_nor_classifiers() -> None:
     assert not found & {"matplotlib", "sklearn", "scipy", "torchvision", "pyarrow", "tensorboard", "wandb"}
 
 
-def test_one_process_imports_nothing_of_what_spreads_a_model_over_many() -> None:
+def test_a_single_process_does_not_import_distributed_modules() -> None:
     program = "import sys, hjepa.training.run; print(*sys.modules)"
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert "torch.distributed" in found

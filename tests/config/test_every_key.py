@@ -1,8 +1,8 @@
-"""Every key of the configuration changes something that a real run shows.
+"""Every configuration key has an observable effect on a real run.
 
 Each case trains the tiny configuration twice, without and with the key changed, and compares what can be observed of
-the two runs: weights, records, files, the log. Keys whose effect needs other means have a test of their own below,
-named in `ELSEWHERE`. A key in neither table fails the first test.
+the two runs: weights, records, files, the log. Keys that cannot be tested this way have their own test below, named in
+`ELSEWHERE`. A key in neither table fails `test_every_key_has_a_test`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from hjepa.training import load_run
 
 @dataclass
 class Case:
-    """A change of one key, what to look at, and settings under which the key matters."""
+    """The changed value of a key, what to compare, and settings under which the key has an effect."""
 
     value: Any
     see: Callable[[Observed], Any]
@@ -60,7 +60,7 @@ def names(run: Observed) -> tuple[str, ...]:
 
 
 def messages(run: Observed) -> list[str]:
-    """Lines of the log without date, time and level."""
+    """Log lines without date, time and level."""
     return [line.split(" ", 3)[-1] for line in run.log.splitlines()]
 
 
@@ -183,15 +183,15 @@ CASES: dict[str, Case] = {
     "method": Case("ijepa", names),
 }
 
-# Keys whose effect is shown by a test of its own in this file.
+# Keys with their own test in this file.
 ELSEWHERE = {
-    "model.gradient_checkpointing": "test_gradient_checkpointing_runs_blocks_again",
+    "model.gradient_checkpointing": "test_gradient_checkpointing_recomputes_blocks",
     "data.data_path": "test_data_path_and_bad_images",
     "data.bad_images": "test_data_path_and_bad_images",
     "data.classes_file": "test_classes_file_and_labels_file",
     "data.labels_file": "test_classes_file_and_labels_file",
     "data.exclude": "test_exclude",
-    "data.download": "test_download_is_asked_before_the_network",
+    "data.download": "test_download_false_is_checked_before_the_network_is_used",
     "data.storage": "test_storage_workers_and_prefetch",
     "data.num_workers": "test_storage_workers_and_prefetch",
     "data.prefetch_factor": "test_storage_workers_and_prefetch",
@@ -199,7 +199,7 @@ ELSEWHERE = {
     "data.pin_memory": "test_pinned_memory_and_tf32_on_a_gpu",
     "training.tf32": "test_pinned_memory_and_tf32_on_a_gpu",
     "training.optimizer": "test_muon_takes_the_hidden_matrices_and_adamw_the_rest",
-    "training.compile": "test_compile_compiles",
+    "training.compile": "test_compile_compiles_the_networks",
     "training.compile_mode": "test_compile_mode",
     "training.deterministic": "test_deterministic_algorithms_are_switched_on_and_off",
     "training.non_finite": "test_non_finite_skips_or_stops",
@@ -208,7 +208,7 @@ ELSEWHERE = {
     "data.shard_window": "test_shards_lanes_window_and_cache",
     "data.cache_dir": "test_shards_lanes_window_and_cache",
     "data.cache_gib": "test_shards_lanes_window_and_cache",
-    "checkpoint.background": "test_checkpoints_are_written_beside_training",
+    "checkpoint.background": "test_checkpoints_are_written_in_the_background",
     "checkpoint.best_metric": "test_best_metric",
     "checkpoint.checkpoint_dir": "test_folders_of_the_configuration",
     "logging.log_dir": "test_folders_of_the_configuration",
@@ -227,7 +227,7 @@ ELSEWHERE = {
 }
 
 
-def test_every_key_has_a_case() -> None:
+def test_every_key_has_a_test() -> None:
     assert set(CASES) | set(ELSEWHERE) == set(all_keys())
     assert not set(CASES) & set(ELSEWHERE)
     assert all(test in globals() for test in ELSEWHERE.values())
@@ -235,7 +235,7 @@ def test_every_key_has_a_case() -> None:
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Callable[[dict[str, Any]], Observed]:
-    """Runs without the change, trained once for all cases that share their settings."""
+    """Runs without the change, trained once for all cases with the same settings."""
     done: dict[str, Observed] = {}
 
     def get(settings: dict[str, Any]) -> Observed:
@@ -247,7 +247,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Callable[[dict[str, A
     return get
 
 
-def test_two_equal_runs_look_equal(run: Run, reference: Callable[[dict[str, Any]], Observed]) -> None:
+def test_repeating_a_run_changes_nothing_observed(run: Run, reference: Callable[[dict[str, Any]], Observed]) -> None:
     again = run()
     for case in CASES.values():
         if not case.base:
@@ -260,7 +260,7 @@ def test_the_key_has_an_effect(key: str, run: Run, reference: Callable[[dict[str
     assert case.see(run({**case.base, key: case.value})) != case.see(reference(case.base))
 
 
-def test_gradient_checkpointing_runs_blocks_again() -> None:
+def test_gradient_checkpointing_recomputes_blocks() -> None:
     from hjepa.models import build_model
 
     calls = {}
@@ -330,7 +330,7 @@ def test_exclude(run: Run, tmp_path: Path) -> None:
     assert "left out by data.exclude" in fewer.log
 
 
-def test_download_is_asked_before_the_network(run: Run, tmp_path: Path) -> None:
+def test_download_false_is_checked_before_the_network_is_used(run: Run, tmp_path: Path) -> None:
     keys = {"data.dataset": "cifar10", "data.data_path": str(tmp_path / "none"), "data.download": False}
     with pytest.raises(UserError, match=r"data\.download") as error:
         run(keys)
@@ -387,7 +387,7 @@ def test_jpeg_reduction(tmp_path: Path) -> None:
 
 
 def jobs_asked_before_the_first_batch(loader: Any) -> int:
-    """How many batches a loader has planned when it delivers the first."""
+    """Number of batches that a loader has planned when it delivers the first."""
     plan = loader._plan
     count = 0
 
@@ -423,7 +423,7 @@ def test_muon_takes_the_hidden_matrices_and_adamw_the_rest(run: Run, tmp_path: P
     # four matrices in each of two blocks of the encoder and one of the predictor
     assert len(hidden["state"]) == 12
     assert len(hidden["state"]) + len(rest["state"]) == len(adamw)
-    # Its state travels: stopped and gone on equals uninterrupted.
+    # The optimiser state is saved: an interrupted and resumed run equals an uninterrupted one.
     run({"training.optimizer": "muon", "training.max_steps": 5}, folder=tmp_path / "halves")
     resumed = run({"training.optimizer": "muon"}, folder=tmp_path / "halves", resume="auto")
     assert torch.equal(resumed.weights, whole.weights)
@@ -433,19 +433,19 @@ def test_muon_takes_the_hidden_matrices_and_adamw_the_rest(run: Run, tmp_path: P
         run({"training.optimizer": "sgd"})
 
 
-def test_compile_compiles(run: Run) -> None:
+def test_compile_compiles_the_networks(run: Run) -> None:
     from torch._dynamo.utils import counters
 
     keys = {"training.max_steps": 2, "model.predictor.sharing": "shared"}
     plain = run(keys)
-    # What an earlier test compiled would serve again and count nothing.
+    # Graphs cached by an earlier test would be reused and not counted.
     torch._dynamo.reset()
     counters.clear()
     compiled = run({**keys, "training.compile": True})
     assert counters["stats"]["unique_graphs"] > 0
     assert torch.allclose(plain.weights, compiled.weights, atol=1e-4)
     assert (plain.state["compiled"], compiled.state["compiled"]) == (False, True)
-    # Features are read eagerly, whatever the batch, and nothing is compiled for that.
+    # Feature extraction is never compiled, whatever the batch size.
     from hjepa.models import build_model
 
     model = build_model(tiny_config(keys)).eval()
@@ -455,7 +455,7 @@ def test_compile_compiles(run: Run) -> None:
     graphs = counters["stats"]["unique_graphs"]
     assert torch.equal(model.extract_features(images), expected)
     assert counters["stats"]["unique_graphs"] == graphs
-    # On a processor `auto` means no.
+    # On a CPU `auto` means no compilation.
     assert run({**keys, "training.compile": "auto"}).state["compiled"] is False
 
 
@@ -482,7 +482,7 @@ def test_deterministic_algorithms_are_switched_on_and_off(run: Run) -> None:
 
 
 def test_non_finite_skips_or_stops(run: Run) -> None:
-    # Images of infinities: every update is skipped, or the first one ends the run.
+    # With infinite images every update is skipped, or the first one stops the run.
     keys = {"data.mean": [0.5] * 3, "data.std": [1e-45] * 3, "training.max_steps": 3}
     assert run({**keys, "training.non_finite": "skip"}).state["skipped"] == 3
     with pytest.raises(UserError, match=r"training\.non_finite=stop"):
@@ -526,7 +526,7 @@ def test_shards_lanes_window_and_cache(run: Run, tmp_path: Path) -> None:
         assert kept == {1.0: 8, room: 2}
 
 
-def test_checkpoints_are_written_beside_training(run: Run) -> None:
+def test_checkpoints_are_written_in_the_background(run: Run) -> None:
     import threading
 
     writers: dict[str, set[str]] = {}
@@ -573,7 +573,7 @@ def test_weights_and_biases(tmp_path: Path) -> None:
     tree = {**TINY, "training": {**TINY["training"], "max_steps": 2}}
     tree["logging"] = {**TINY["logging"], "wandb": {"enabled": True, "project": "projectname", "tags": ["tagname"]}}
     file.write_text(yaml.safe_dump(tree))
-    # A process of its own: the client leaves threads and a service behind.
+    # A new process, because the client leaves threads and a service running.
     command = [sys.executable, "-m", "hjepa", "train", "--config", str(file), "--output-dir", str(tmp_path / "run")]
     environment_ = {**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
     result = subprocess.run(command, capture_output=True, text=True, env=environment_, timeout=180)
@@ -636,7 +636,7 @@ def test_strategy_and_timeout_of_two_processes(run: Run, tmp_path: Path, monkeyp
     subprocess.run(command, check=True, capture_output=True, timeout=180, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert (tmp_path / "ddp" / "checkpoints" / "last.pth").is_file()
     assert (tmp_path / "fsdp" / "checkpoints" / "last.sharded").is_dir()
-    # The other process never comes.
+    # The other process is never started.
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=r"does not answer .*[Tt]imed out"):

@@ -1,4 +1,4 @@
-"""Geometry of signals, images and clips: sizes, strides per axis, and mistakes in one line."""
+"""Geometry of signals, images and clips: sizes, strides per axis, and one-line errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def geometry(image_size: tuple[int, ...], patch_size: int | tuple[int, ...] | No
         ((8, 32, 48), (2, 4, 8), (4, 8, 6)),
     ],
 )
-def test_as_many_axes_as_the_size_has_numbers(
+def test_the_number_of_axes_follows_the_input_size(
     image_size: tuple[int, ...], patch_size: tuple[int, ...] | None, grid: tuple[int, ...]
 ) -> None:
     sizes = geometry(image_size, patch_size)
@@ -82,7 +82,7 @@ def test_a_list_of_strides_is_read_from_a_configuration_and_written_back() -> No
         ),
     ],
 )
-def test_sizes_that_do_not_fit_are_one_line_with_the_key(keys: dict[str, Any], key: str, hint: str) -> None:
+def test_sizes_that_do_not_fit_are_a_one_line_error_with_the_key(keys: dict[str, Any], key: str, hint: str) -> None:
     with pytest.raises(UserError) as error:
         geometry(**keys)
     text = str(error.value)
@@ -92,7 +92,7 @@ def test_sizes_that_do_not_fit_are_one_line_with_the_key(keys: dict[str, Any], k
 
 
 @pytest.mark.parametrize("stride", [[0, 1], [], [-1, 2]])
-def test_a_list_of_strides_has_no_zero(stride: list[int]) -> None:
+def test_a_list_of_strides_must_not_contain_zero(stride: list[int]) -> None:
     with pytest.raises(UserError, match=r"model\.levels\.0\.stride.*whole image") as error:
         load_config({"model": {"levels": [{"depth": 2, "stride": stride}]}})
     assert "\n" not in str(error.value)
@@ -100,7 +100,7 @@ def test_a_list_of_strides_has_no_zero(stride: list[int]) -> None:
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
 @pytest.mark.parametrize("width", [2, 3, 4, 6, 8, 30, 64, 192])
-def test_every_axis_has_pairs_of_features_and_all_features_are_used(width: int, axes: int) -> None:
+def test_position_features_are_divided_among_the_axes_in_pairs(width: int, axes: int) -> None:
     try:
         widths = axis_widths(width, axes)
     except ValueError:
@@ -113,7 +113,7 @@ def test_every_axis_has_pairs_of_features_and_all_features_are_used(width: int, 
     assert list(widths) == sorted(widths)
 
 
-def test_what_draws_pictures_refuses_other_inputs() -> None:
+def test_functions_for_images_refuse_other_inputs() -> None:
     assert plane((4, 6)) == (4, 6)
     for sizes in ((16,), (2, 4, 6)):
         with pytest.raises(UserError, match="only images"):

@@ -11,7 +11,7 @@ from hjepa.config import Config, all_keys, batch_advice, dump_config, load_confi
 from hjepa.config.reference import json_schema, markdown, rows
 from hjepa.errors import UserError
 
-PLAN = Path(__file__).parents[2] / "configs" / "cpu_cifar10.yaml"
+CPU_CIFAR10 = Path(__file__).parents[2] / "configs" / "cpu_cifar10.yaml"
 
 
 def message(overrides: list[str], source: object = "quickstart") -> str:
@@ -20,9 +20,9 @@ def message(overrides: list[str], source: object = "quickstart") -> str:
     return str(error.value)
 
 
-def test_the_plan_loads_unchanged() -> None:
-    config = load_config(PLAN)
-    tree = yaml.safe_load(PLAN.read_text())
+def test_cpu_cifar10_yaml_loads_unchanged() -> None:
+    config = load_config(CPU_CIFAR10)
+    tree = yaml.safe_load(CPU_CIFAR10.read_text())
     assert config.model.ema.momentum_warmup_epochs == tree["model"]["ema"]["momentum_warmup_epochs"]
     assert config.loss.hierarchy_weights == tree["loss"]["hierarchy_weights"]
     geometry = config.geometry()
@@ -40,7 +40,7 @@ def test_the_plan_loads_unchanged() -> None:
         {"distributed": {"enabled": True, "backend": "nccl"}},
     ],
 )
-def test_the_plans_relatives_load(tree: dict[str, object]) -> None:
+def test_other_common_keys_load(tree: dict[str, object]) -> None:
     load_config(tree)
 
 
@@ -50,7 +50,7 @@ def test_a_width_without_heads_gets_one_head_per_64() -> None:
     assert load_config({"model": {"encoder_type": "vit_base_patch16_224"}}).geometry().num_heads == 12
 
 
-def test_image_size_wins_over_the_name_and_may_be_oblong() -> None:
+def test_image_size_overrides_the_encoder_name_and_may_be_rectangular() -> None:
     geometry = load_config({"data": {"image_size": [64, 96]}}).geometry()
     assert geometry.grid == (4, 6)
 
@@ -62,7 +62,7 @@ def test_presets_load_and_survive_a_round_trip(name: str) -> None:
     assert preset_text(name).startswith("#"), "the first line of a preset says what it is for"
 
 
-def test_overrides_win_over_the_file_and_are_read_as_yaml() -> None:
+def test_overrides_replace_values_of_the_file_and_are_parsed_as_yaml() -> None:
     config = load_config(
         "quickstart", ["training.lr=1e-4", "model.levels=[{depth: 2}, {depth: 6, stride: 2}]", "data.mean=null"]
     )
@@ -107,14 +107,14 @@ def test_overrides_win_over_the_file_and_are_read_as_yaml() -> None:
         ("model.ema={momentum:0.9}", "model.ema.momentum", "write `momentum: 0.9`"),
     ],
 )
-def test_a_mistake_is_one_line_with_path_and_remedy(override: str, path: str, hint: str) -> None:
+def test_an_error_is_one_line_with_the_key_and_a_remedy(override: str, path: str, hint: str) -> None:
     text = message([override])
     assert "\n" not in text
     assert path in text.split(":")[0] or text.startswith(f"'{path}")
     assert hint in text
 
 
-def test_pooled_levels_that_do_not_nest_say_how_many_fit() -> None:
+def test_the_error_for_pooled_levels_that_do_not_nest_says_how_many_fit() -> None:
     text = message(["model.num_hierarchies=4", "model.hierarchy=pooled", "data.image_size=40"])
     assert "10x10" in text
     assert "at most 3" in text
@@ -140,12 +140,12 @@ def test_a_missing_space_after_a_colon_is_named(tmp_path: Path, text: str, line:
     assert "\n" not in said
 
 
-def test_names_that_are_no_text_are_refused() -> None:
+def test_file_names_that_are_not_valid_utf8_are_refused() -> None:
     for said in (message(["data.data_path=p\udce9"]), message({"data.data_path": "p\udce9"})):  # type: ignore[arg-type]
         assert "is not valid UTF-8" in said
 
 
-def test_a_preset_at_another_batch_gets_advice() -> None:
+def test_a_preset_with_another_batch_size_gets_advice() -> None:
     def advice(*overrides: str) -> str | None:
         return batch_advice("cifar10_cpu", load_config("cifar10_cpu", overrides))
 
@@ -160,12 +160,12 @@ def test_a_preset_at_another_batch_gets_advice() -> None:
     assert batch_advice({}, load_config()) is None
 
 
-def test_several_mistakes_are_one_line_each() -> None:
+def test_several_errors_are_one_line_each() -> None:
     text = message(["training.lrr=1", "data.batch_size=0"])
     assert len(text.splitlines()) == 2
 
 
-def test_listing_presets_leaves_the_function_where_it_was() -> None:
+def test_loading_a_preset_does_not_shadow_the_function_presets() -> None:
     import hjepa.config
 
     hjepa.config.load_config("quickstart")
@@ -173,18 +173,18 @@ def test_listing_presets_leaves_the_function_where_it_was() -> None:
     assert "quickstart" in hjepa.config.presets()
 
 
-def test_a_missing_file_names_presets(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_file_lists_presets(tmp_path: Path) -> None:
     assert "did you mean quickstart?" in message([], "quickstrt")
     assert "YAML" in message([], str(tmp_path / "none.yaml"))
 
 
-def test_a_key_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
+def test_a_duplicate_key_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "twice.yaml"
     file.write_text("training:\n  lr: 0.001\n  epochs: 2\n  lr: 0.002\n")
     assert "twice.yaml, line 4: not valid YAML (duplicate key 'lr')" in message([], str(file))
 
 
-def test_broken_yaml_names_the_line(tmp_path: Path) -> None:
+def test_the_error_for_invalid_yaml_names_the_line(tmp_path: Path) -> None:
     file = tmp_path / "broken.yaml"
     file.write_text("model:\n  depth: [1\n")
     assert "line" in message([], file)
@@ -206,7 +206,7 @@ def test_the_schema_describes_the_tree() -> None:
     assert schema["additionalProperties"] is False
 
 
-def test_removed_keys_of_older_configurations_are_dropped_and_said_where_they_were_set(
+def test_removed_keys_of_older_configurations_are_dropped_with_a_message(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "config.yaml"

@@ -16,9 +16,9 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("name", presets())
 def test_a_preset_trains(name: str) -> None:
     small = {"data.batch_size": 2, "device": "cpu", "training.compile": False, "training.num_threads": 1}
-    # A processor without bf16 emulates it hundreds of times slower; mixed precision has tests of its own.
+    # A CPU without bf16 emulates it hundreds of times slower; mixed precision has its own tests.
     small["training.use_amp"] = False
-    small["loss.candidate_images"] = 2  # a batch of two has no more
+    small["loss.candidate_images"] = 2  # no more than the batch of two
     step = TimedStep(load_config(name, small), synthetic=True)
     before = [parameter.detach().clone() for parameter in step.trainer.method.parameters()]
     for _ in range(2):
@@ -30,7 +30,7 @@ def test_a_preset_trains(name: str) -> None:
     assert any(not torch.equal(old, new) for old, new in zip(before, after, strict=True))
 
 
-def test_presets_keep_what_is_promised_of_their_size() -> None:
+def test_preset_encoders_have_at_most_the_documented_size() -> None:
     from hjepa.models import build_model
 
     for name, most in (("cifar10", 10e6), ("cifar10_fast", 10e6), ("cifar10_cpu", 6e6), ("quickstart", 6e6)):
@@ -38,6 +38,6 @@ def test_presets_keep_what_is_promised_of_their_size() -> None:
         assert sum(p.numel() for p in encoder.parameters()) <= most
 
 
-def test_the_table_of_presets_names_them_all() -> None:
+def test_the_table_of_presets_is_complete() -> None:
     text = (ROOT / "docs" / "presets.md").read_text()
     assert all(f"| `{name}` |" in text for name in presets())

@@ -1,4 +1,4 @@
-"""Real, tiny runs for all evaluation tests."""
+"""Tiny trained runs for all evaluation tests."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ TINY = {
 
 @pytest.fixture(scope="session")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of a run of four steps on two levels."""
+    """Run folder of a run with two levels, trained for four steps."""
     folder = tmp_path_factory.mktemp("evaluation") / "run"
     run_training(load_config(TINY), output_dir=folder, console=False)
     return folder
@@ -35,7 +35,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def flat_run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same with one level."""
+    """Run folder of the same run with one level."""
     folder = tmp_path_factory.mktemp("evaluation") / "flat"
     run_training(load_config(TINY, {"model.num_hierarchies": 1}), output_dir=folder, console=False)
     return folder
@@ -43,7 +43,7 @@ def flat_run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def deep_run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six blocks with a level after every one."""
+    """Run folder of a run with six blocks and a level after each."""
     folder = tmp_path_factory.mktemp("evaluation") / "deep"
     changes = {"model.depth": 6, "model.levels": [{"depth": depth} for depth in range(1, 7)]}
     run_training(load_config(TINY, changes), output_dir=folder, console=False)

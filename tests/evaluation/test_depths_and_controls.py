@@ -1,4 +1,4 @@
-"""Reading an encoder at other depths than its levels, and leaving controls out."""
+"""Evaluating features at depths that are not levels, and evaluating without controls."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hjepa.evaluation import evaluate, format_table
 from hjepa.training import load_run
 
 
-def test_a_flat_model_is_read_where_another_has_levels(flat_run_dir: Path, tmp_path: Path) -> None:
+def test_a_flat_model_can_be_read_at_the_depths_of_another_models_levels(flat_run_dir: Path, tmp_path: Path) -> None:
     results = evaluate(flat_run_dir, depths=[2, 1], output=tmp_path / "r.json")
     assert results["depths"] == [1, 2]
     for kind in ("linear_probe", "knn"):
@@ -62,6 +62,8 @@ def test_controls_can_be_left_out(run_dir: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "words"), [({"depths": [3]}, "depths: 3"), ({"controls": ["noise"]}, "controls: unknown value 'noise'")]
 )
-def test_what_is_not_there_is_named(run_dir: Path, keys: dict[str, list[int]], words: str) -> None:
+def test_missing_depths_and_levels_are_named_in_the_error(
+    run_dir: Path, keys: dict[str, list[int]], words: str
+) -> None:
     with pytest.raises(UserError, match=words):
         evaluate(run_dir, **keys)  # type: ignore[arg-type]

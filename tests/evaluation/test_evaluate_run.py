@@ -51,7 +51,7 @@ def test_ranks_and_similarities_are_in_range(results):
     assert (cka <= 1).all()
 
 
-def test_the_file_holds_what_was_returned(results, run_dir):
+def test_the_results_file_equals_the_returned_results(results, run_dir):
     assert json.loads((run_dir / "results.json").read_text()) == results
     assert not list(run_dir.glob(".results*"))
 
@@ -79,7 +79,7 @@ def test_only_trained_rows_depend_on_the_weights(results, run_dir, tmp_path):
     assert other["rank"]["untrained"] == results["rank"]["untrained"]
 
 
-def test_a_part_can_be_asked_for(run_dir, tmp_path):
+def test_a_single_part_can_be_evaluated(run_dir, tmp_path):
     part = evaluate(run_dir, eval_type="knn", k_values=[3, 7], levels=[1], device="cpu", output=tmp_path / "r.json")
     assert "linear_probe" not in part
     assert part["knn"]["k"] == 7
@@ -98,7 +98,7 @@ def test_another_data_set_is_converted_and_named(run_dir):
     assert other["classes"] == 10
     assert (run_dir / "results_digits.json").is_file()
     assert kept is None or (run_dir / "results.json").read_bytes() == kept
-    # An easy task: even these few steps reach more than chance.
+    # An easy task: even these few steps give an accuracy above chance.
     assert other["knn"]["pixels"] > 0.5
 
 
@@ -111,7 +111,7 @@ def folder_of_pictures(root, count: int, classes: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("classes", [(), ("only", "other")])
-def test_what_needs_labels_is_skipped_aloud(run_dir, tmp_path, caplog, classes):
+def test_parts_that_need_labels_are_skipped_with_a_message(run_dir, tmp_path, caplog, classes):
     folder_of_pictures(tmp_path / "pictures", 40, classes)
     (tmp_path / "classes.txt").write_text("only\n")
     with caplog.at_level(logging.WARNING, "hjepa"):
@@ -131,7 +131,7 @@ def test_what_needs_labels_is_skipped_aloud(run_dir, tmp_path, caplog, classes):
     assert f"k-NN skipped: {reason}" in caplog.text
 
 
-def test_few_images_shorten_k_aloud(run_dir, tmp_path, caplog):
+def test_k_larger_than_the_number_of_images_is_reduced_with_a_message(run_dir, tmp_path, caplog):
     folder_of_pictures(tmp_path / "pictures", 12, ("a", "b"))
     with caplog.at_level(logging.WARNING, "hjepa"):
         results = evaluate(
@@ -147,7 +147,7 @@ def test_few_images_shorten_k_aloud(run_dir, tmp_path, caplog):
     assert "only 5 training images" in caplog.text
 
 
-def test_one_image_per_class_leaves_no_room_for_a_probe(run_dir, tmp_path):
+def test_one_image_per_class_is_too_few_for_a_probe(run_dir, tmp_path):
     folder_of_pictures(tmp_path / "pictures", 8, ("a", "b", "c", "d"))
     results = evaluate(
         run_dir,
@@ -161,7 +161,7 @@ def test_one_image_per_class_leaves_no_room_for_a_probe(run_dir, tmp_path):
     assert "trained" in results["knn"]
 
 
-def test_own_pictures_at_another_place_are_another_data_set(run_dir, tmp_path):
+def test_images_from_another_folder_are_another_data_set(run_dir, tmp_path):
     for name in ("first", "second"):
         folder_of_pictures(tmp_path / name, 24, ("a", "b"))
     evaluate(run_dir, dataset="folder", data_path=tmp_path / "first", device="cpu", eval_type="knn", k_values=[1])
@@ -192,7 +192,7 @@ def test_one_level_is_all_levels(flat_run_dir):
     assert results["cka"] == [[pytest.approx(1)]]
 
 
-def test_a_diverged_checkpoint_is_one_line(run_dir, tmp_path):
+def test_a_diverged_checkpoint_is_a_one_line_error(run_dir, tmp_path):
     state = read_checkpoint(run_dir / "checkpoints" / "last.pth")
     for value in state["model_state_dict"].values():
         value.fill_(torch.nan)
@@ -201,7 +201,7 @@ def test_a_diverged_checkpoint_is_one_line(run_dir, tmp_path):
         evaluate(tmp_path / "nan.pth", device="cpu")
 
 
-def test_a_checkpoint_without_a_run_folder_keeps_its_results_beside_it(run_dir, tmp_path):
+def test_results_of_a_checkpoint_without_a_run_folder_are_written_beside_it(run_dir, tmp_path):
     state = read_checkpoint(run_dir / "checkpoints" / "last.pth")
     state["run_dir"] = str(tmp_path / "gone")
     save_checkpoint(tmp_path / "moved.pth", state)
@@ -231,7 +231,7 @@ def test_a_checkpoint_without_a_run_folder_keeps_its_results_beside_it(run_dir, 
         ({"overrides": ["data.exclude=[x]"]}, "data.exclude: changes which images are held out"),
     ],
 )
-def test_mistakes_are_one_line_each(run_dir, tmp_path, arguments, message):
+def test_user_errors_are_one_line_each(run_dir, tmp_path, arguments, message):
     with pytest.raises(UserError) as error:
         evaluate(run_dir, **{"device": "cpu", "output": tmp_path / "r.json", **arguments})
     assert message in str(error.value)
@@ -239,7 +239,7 @@ def test_mistakes_are_one_line_each(run_dir, tmp_path, arguments, message):
     assert not (tmp_path / "r.json").exists()
 
 
-def test_output_that_cannot_be_written_is_one_line(run_dir, tmp_path):
+def test_output_that_cannot_be_written_is_a_one_line_error(run_dir, tmp_path):
     with pytest.raises(UserError, match="is a folder; give a file"):
         evaluate(run_dir, device="cpu", output=tmp_path)
     (tmp_path / "file").write_text("")
@@ -247,12 +247,12 @@ def test_output_that_cannot_be_written_is_one_line(run_dir, tmp_path):
         evaluate(run_dir, device="cpu", eval_type="knn", k_values=[1], output=tmp_path / "file" / "results.json")
 
 
-def test_a_missing_checkpoint_is_one_line(tmp_path):
+def test_a_missing_checkpoint_is_a_one_line_error(tmp_path):
     with pytest.raises(CheckpointError, match="no such file or folder"):
         evaluate(tmp_path / "nothing.pth")
 
 
-def test_a_moved_run_folder_evaluates_where_it_is(run_dir, tmp_path):
+def test_a_moved_run_folder_can_be_evaluated(run_dir, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(run_dir, moved, ignore=shutil.ignore_patterns("results*"))
     evaluate(moved, device="cpu", eval_type="knn", k_values=[1])

@@ -1,4 +1,4 @@
-"""Which images are encoded, and what comes out."""
+"""Which images are encoded, and the features extracted from them."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def test_features_are_the_target_encoders_tokens_averaged_per_level(run, dataset
         torch.testing.assert_close(features, level_tokens.mean(dim=1))
 
 
-def test_batch_size_and_repetition_change_nothing(run, dataset):
+def test_features_do_not_depend_on_batch_size_or_repetition(run, dataset):
     rows = torch.arange(50)
     first, _ = extract(run.encoder, dataset, view(run, 64), rows)
     second, _ = extract(run.encoder, dataset, view(run, 7), rows)
@@ -78,7 +78,7 @@ def test_levels_and_depths_of_a_model_are_read_in_one_pass(run, dataset):
     torch.testing.assert_close(features["trained_depths"], depths)
 
 
-def test_the_untrained_encoder_is_step_zero_of_the_same_run(run, dataset):
+def test_the_untrained_encoder_equals_step_zero_of_the_run(run, dataset):
     untrained = untrained_encoder(run)
     again = untrained_encoder(run)
     ours, _ = extract(untrained, dataset, view(run), torch.arange(20))
@@ -100,7 +100,7 @@ def picture_folder(root, good: int, bad: int):
     return DataConfig(dataset="folder", data_path=root, storage="workers", test_fraction=0.3)
 
 
-def test_rows_follow_files_that_turn_bad_later(run, tmp_path):
+def test_rows_stay_aligned_when_a_file_becomes_unreadable(run, tmp_path):
     data = picture_folder(tmp_path / "set", good=30, bad=0)
     dataset = build_dataset(data, "train", seed=0)
     doomed = {dataset.identifiers[2], dataset.identifiers[9]}
@@ -140,12 +140,12 @@ def test_without_labels_any_image_may_be_drawn():
     assert torch.equal(draw_read(torch.full((50,), -1), 50, None, seed=0), torch.arange(50))
 
 
-def test_test_images_are_a_plain_draw_of_the_labelled_ones():
+def test_test_images_are_drawn_uniformly_from_the_labelled_ones():
     labels = torch.tensor([0] * 900 + [1] * 100 + [-1] * 50)
     rows = draw_read(labels, 1050, 300, seed=0)
     assert len(rows) == 300
     assert (labels[rows] >= 0).all()
-    # Not balanced: the share of the rare class stays near its share in the split.
+    # Not balanced: the rare class keeps roughly its share of the split.
     assert 10 < int((labels[rows] == 1).sum()) < 60
     assert torch.equal(draw_read(labels, 1050, None, seed=0), torch.arange(1000))
 
@@ -153,12 +153,12 @@ def test_test_images_are_a_plain_draw_of_the_labelled_ones():
 @pytest.mark.parametrize(
     ("size", "expected"), [((32, 32), (32, 32)), ((224, 224), (32, 32)), ((64, 256), (8, 32)), ((8, 512), (1, 32))]
 )
-def test_raw_pixels_are_shrunk_to_what_a_probe_can_hold(size, expected):
+def test_raw_pixels_are_reduced_to_a_size_that_a_probe_can_fit(size, expected):
     assert pixel_size(size) == expected
     assert pixels(torch.zeros(2, 3, *size)).shape == (2, 3 * expected[0] * expected[1])
 
 
-def test_raw_pixels_are_the_pixels():
+def test_raw_pixels_equal_the_image_values():
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert torch.equal(pixels(images).reshape(2, 3, 32, 32), images)
     # Antialiased: a fine chequerboard becomes its mean, not one of its colours.

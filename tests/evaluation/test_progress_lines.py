@@ -1,4 +1,4 @@
-"""A run that finishes says what its evaluation and report are doing; nothing is said where nobody asked."""
+"""After training, progress lines report what the evaluation and the report are doing; `console=False` prints none."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ FINISHED = {"evaluation.final": True, "training.max_steps": 2, "training.epochs"
 
 
 @pytest.mark.parametrize("console", [True, False])
-def test_every_slow_stage_of_a_run_has_a_line(
+def test_every_slow_stage_after_training_prints_a_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], console: bool
 ) -> None:
     result = hjepa.train(TINY, output_dir=tmp_path / "run", overrides=FINISHED, console=console)
     assert result.results
     printed = capsys.readouterr().out
     assert [stage in printed for stage in STAGES] == [console] * len(STAGES)
-    # They are in the log of the run in any case.
+    # The lines are always in the run's log.
     written = (tmp_path / "run" / "training.log").read_text(encoding="utf-8")
     assert all(stage in written for stage in STAGES)
     assert console or not printed

@@ -1,4 +1,4 @@
-"""Which images an evaluation fits on and reads: validation does not read test, and no image moves to another split."""
+"""Which images an evaluation uses: validation never uses test images, and no image moves to another split."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def validation(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return evaluate(run_dir, split="validation", device="cpu", output=tmp_path_factory.mktemp("splits") / "r.json")
 
 
-def test_the_file_says_what_was_read(both: dict[str, Any], validation: dict[str, Any]) -> None:
+def test_results_name_the_split_that_was_read(both: dict[str, Any], validation: dict[str, Any]) -> None:
     assert (both["split"], both["images"], both["test_images"]) == ("test", 60, 60)
     assert (validation["split"], validation["images"]) == ("validation", 20)
     assert "test_images" not in validation
@@ -39,7 +39,7 @@ def test_the_file_says_what_was_read(both: dict[str, Any], validation: dict[str,
     assert " test " not in validation["protocol"]
 
 
-def test_validation_beside_test_is_validation_alone(both: dict[str, Any], validation: dict[str, Any]) -> None:
+def test_validation_scores_are_the_same_with_and_without_test(both: dict[str, Any], validation: dict[str, Any]) -> None:
     for kind in ("linear_probe", "knn"):
         assert both["validation"][kind] == validation[kind]
         assert both["validation"][kind] != both[kind]
@@ -57,7 +57,7 @@ def test_the_table_names_the_split(both: dict[str, Any], validation: dict[str, A
     assert not any("test" in line for line in lines)
 
 
-def test_each_split_has_a_file_of_its_own(run_dir: Path) -> None:
+def test_each_split_has_its_own_results_file(run_dir: Path) -> None:
     evaluate(run_dir, split="validation", device="cpu", eval_type="knn", k_values=[1])
     assert json.loads((run_dir / "results_validation.json").read_text())["split"] == "validation"
     evaluate(run_dir, dataset="digits", split="validation", device="cpu", eval_type="knn", k_values=[1])
@@ -65,7 +65,7 @@ def test_each_split_has_a_file_of_its_own(run_dir: Path) -> None:
 
 
 def picture_run(root: Path, parts: dict[str, int], **keys: Any) -> Path:
-    """A run on a folder of pictures of two classes."""
+    """A run on a folder of images of two classes."""
     generator = np.random.default_rng(0)
     for part, count in parts.items():
         for label in "ab":
@@ -89,7 +89,7 @@ def test_reading_validation_never_touches_test(tmp_path: Path) -> None:
 
 
 def test_labels_of_validation_images_are_never_fitted(tmp_path: Path) -> None:
-    """Wrong labels on validation images change nothing that is read of test."""
+    """Wrong labels on validation images do not change the test scores."""
     run = picture_run(tmp_path / "pictures", {"train": 40, "test": 10})
     before = evaluate(run, device="cpu", eval_type="knn", k_values=[3])
     config = load_config(run / "config.yaml")
@@ -99,7 +99,7 @@ def test_labels_of_validation_images_are_never_fitted(tmp_path: Path) -> None:
     assert not fitted & set(names)
     assert before["train_images"] == len(fitted) == 72
     generator = np.random.default_rng(1)
-    for name in names:  # other pictures under the same names: other features for the same references
+    for name in names:  # other images under the same names, so other features for the same references
         array = generator.integers(0, 255, (18, 22, 3), dtype=np.uint8)
         Image.fromarray(array).save(tmp_path / "pictures" / name)
     after = evaluate(run, device="cpu", eval_type="knn", k_values=[3])
@@ -108,7 +108,7 @@ def test_labels_of_validation_images_are_never_fitted(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def drawn_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on a set whose test images were drawn from the seed."""
+    """A run on a data set whose test images are drawn from the seed."""
     folder = tmp_path_factory.mktemp("drawn") / "run"
     run_training(load_config(TINY, {"data.dataset": "digits"}), output_dir=folder, console=False)
     return folder
@@ -127,7 +127,7 @@ def test_the_run_s_own_split_cannot_change(drawn_run: Path, override: str, messa
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert not (drawn_run / "results.json").exists()
-    # Of another data set nothing was trained on.
+    # Allowed for another data set, since none of its images were used for training.
     evaluate(drawn_run, dataset="shapes", device="cpu", eval_type="knn", k_values=[1], overrides=[override])
 
 
@@ -141,7 +141,7 @@ def test_labels_that_would_move_images_between_the_splits_are_refused(tmp_path: 
         evaluate(run, device="cpu", overrides=[f"data.labels_file={table}"])
 
 
-def test_without_validation_every_training_label_serves_the_probe(run_dir: Path, tmp_path: Path) -> None:
+def test_without_validation_images_the_probe_uses_every_training_label(run_dir: Path, tmp_path: Path) -> None:
     keys = ["data.validation_fraction=0", "evaluation.train_images=null"]
     every = evaluate(run_dir, device="cpu", eval_type="knn", output=tmp_path / "r.json", overrides=keys)
     most = evaluate(run_dir, device="cpu", eval_type="knn", output=tmp_path / "r.json", overrides=keys[1:])
@@ -151,7 +151,7 @@ def test_without_validation_every_training_label_serves_the_probe(run_dir: Path,
         evaluate(run_dir, split="validation", device="cpu", output=tmp_path / "r.json", overrides=keys)
 
 
-def test_withholding_leaves_the_draw_of_the_others_as_it_was() -> None:
+def test_withheld_images_do_not_change_the_order_of_the_others() -> None:
     from hjepa.evaluation.sample import draw_train
 
     labels = torch.arange(300) % 3
@@ -165,7 +165,7 @@ def test_withholding_leaves_the_draw_of_the_others_as_it_was() -> None:
     assert len(set(drawn.tolist()) & set(draw_train(labels, 300, 60, 0).tolist())) >= 40
 
 
-def test_the_command_line_asks_for_a_split(run_dir: Path, tmp_path: Path) -> None:
+def test_the_split_can_be_chosen_on_the_command_line(run_dir: Path, tmp_path: Path) -> None:
     arguments = ["evaluate", "--checkpoint", str(run_dir), "--device", "cpu", "--eval-type", "knn", "--k-values", "1"]
     found = CliRunner().invoke(app, [*arguments, "--split", "validation", "--output", str(tmp_path / "r.json")])
     assert found.exit_code == 0, found.output

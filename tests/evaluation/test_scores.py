@@ -51,7 +51,7 @@ def check(scores: dict) -> None:
     assert "pixels" not in noise
 
 
-def test_linear_probe_tells_levels_apart_and_none_drowns_the_others(representations, task):
+def test_linear_probe_scores_each_level_and_none_dominates_the_concatenation(representations, task):
     scores = probe_scores(representations, task, [0, 1])["test"]
     check(scores)
     assert set(scores["l2"]) == {
@@ -65,7 +65,7 @@ def test_linear_probe_tells_levels_apart_and_none_drowns_the_others(representati
     }
 
 
-def test_knn_tells_levels_apart_and_none_drowns_the_others(representations, task):
+def test_knn_scores_each_level_and_none_dominates_the_concatenation(representations, task):
     scores = knn_scores(representations, task, [0, 1], [1, 5, 20], 20)["test"]
     check(scores)
     assert scores["k"] == 20
@@ -74,16 +74,16 @@ def test_knn_tells_levels_apart_and_none_drowns_the_others(representations, task
     assert scores["by_k"]["1"]["trained"] != scores["by_k"]["20"]["trained"]
 
 
-def test_only_wanted_levels_are_reported(representations, task):
+def test_only_requested_levels_are_reported(representations, task):
     scores = knn_scores(representations, task, [1], [5], 5)["test"]
     assert [entry["level"] for entry in scores["levels"]] == [1]
-    # `trained` is all levels together all the same.
+    # `trained` still uses all levels together.
     everything = knn_scores(representations, task, [0, 1], [5], 5)["test"]
     assert scores["trained"] == everything["trained"]
 
 
-def test_splits_are_read_by_the_same_probe_as_alone(representations, task):
-    """Reading a second split changes nothing for the first, and gives what reading it alone gives."""
+def test_scores_of_a_split_do_not_depend_on_the_others(representations, task):
+    """Scoring a second split does not change the scores of the first; its scores equal those of scoring it alone."""
     more = signal(60, 20, 3), labels(60)
     both = [
         Representation(r.name, r.train, {**r.read, "validation": [more[0]] * len(r.train)}) for r in representations
@@ -105,7 +105,7 @@ def test_one_level_is_all_levels(task):
         assert scores["levels"] == [{"level": 0, "trained": scores["trained"]}]
 
 
-def test_levels_side_by_side_have_equal_length():
+def test_concatenated_levels_are_scaled_to_equal_length():
     levels = [torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 1000.0, 0.0]])]
     torch.testing.assert_close(side_by_side(levels), torch.tensor([[0.6, 0.8, 0.0, 1.0, 0.0]]))
 

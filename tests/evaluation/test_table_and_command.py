@@ -1,4 +1,4 @@
-"""The table in a pipe and in a terminal, and the command in front of it."""
+"""The results table in a pipe and in a terminal, and the command `hjepa evaluate`."""
 
 import io
 import json
@@ -44,7 +44,7 @@ def test_plain_table_is_aligned_and_complete(results):
     assert not BOXES & set("".join(lines))
 
 
-def test_a_pipe_gets_plain_text_however_long(results):
+def test_a_pipe_gets_plain_text_with_long_lines(results):
     pipe = io.StringIO()
     long = results | {"checkpoint": "/a/very/long/path" * 20}
     print_table(long, pipe)
@@ -64,7 +64,7 @@ def test_a_terminal_gets_a_drawn_table(results):
     assert "raw pixels" in terminal.getvalue()
 
 
-def test_what_was_skipped_stands_below(results):
+def test_skipped_parts_are_listed_below_the_table(results):
     skipped = results | {
         "linear_probe": {"skipped": "no labels"},
         "knn": {"skipped": "no labels"},
@@ -110,7 +110,7 @@ def test_command_writes_results_and_prints_the_table(app, run_dir, tmp_path):
         (["training.lr=1"], "training.lr: cannot be changed in an evaluation"),
     ],
 )
-def test_mistakes_on_the_command_line_are_user_errors(app, run_dir, arguments, message):
+def test_invalid_arguments_are_user_errors(app, run_dir, arguments, message):
     given = ["--checkpoint", str(run_dir), "--device", "cpu", *arguments] if arguments else []
     outcome = CliRunner().invoke(app, given)
     assert isinstance(outcome.exception, UserError)

@@ -1,4 +1,4 @@
-"""The example learns: better than its own untrained copy within some steps."""
+"""The example learns: after a few steps it is better than when untrained."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def minimal() -> ModuleType:
     return module
 
 
-def test_it_fits_on_a_page() -> None:
+def test_the_example_is_short() -> None:
     assert len(FILE.read_text(encoding="utf-8").splitlines()) <= 150
 
 
-def test_target_equals_context_at_the_start_and_follows(minimal: ModuleType) -> None:
+def test_target_starts_equal_to_the_context_encoder_and_follows_it(minimal: ModuleType) -> None:
     model = minimal.MinimalHJEPA()
     pairs = list(zip(model.context_encoder.parameters(), model.target_encoder.parameters(), strict=True))
     assert all(torch.equal(context, target) for context, target in pairs)
@@ -36,7 +36,7 @@ def test_target_equals_context_at_the_start_and_follows(minimal: ModuleType) -> 
     assert torch.allclose(pairs[0][0] - pairs[0][1], torch.tensor(0.75))
 
 
-def test_it_learns(minimal: ModuleType) -> None:
+def test_the_example_learns(minimal: ModuleType) -> None:
     torch.manual_seed(0)
     before, _ = minimal.score(minimal.MinimalHJEPA(), references=1500, queries=600)
     after, rank = minimal.score(minimal.train(80), references=1500, queries=600)

@@ -1,4 +1,4 @@
-"""Choosing cells by preference, checked against a plain sort; blocks, checked against a loop."""
+"""Choice of cells by preference, compared with a plain sort; blocks, compared with a loop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hjepa.masking.draw import RANDOM_BITS, Box, choose, cover, indices
 
 @pytest.mark.parametrize("values", [3, 2**RANDOM_BITS], ids=["many equal keys", "hardly any"])
 @pytest.mark.parametrize("count", [1, 20, 48, 49])
-def test_choice_is_the_head_of_a_stable_sort(values: int, count: int) -> None:
+def test_choice_equals_the_head_of_a_stable_sort(values: int, count: int) -> None:
     generator = np.random.default_rng(count)
     preference = generator.integers(0, 4, (300, 49)).astype(np.uint8)
     random = generator.integers(0, values, (300, 49)).astype(np.uint32)

@@ -41,7 +41,7 @@ def sides(stride: int | tuple[int, ...], grid: tuple[int, ...]) -> tuple[int, ..
 
 
 def children(cells: torch.Tensor, grid: tuple[int, ...], stride: int | tuple[int, ...]) -> set[int]:
-    """Token indices under cells of a level."""
+    """Indices of the tokens in the given cells of a level."""
     side = sides(stride, grid)
     coarse = [g // s for g, s in zip(grid, side, strict=True)]
     found = set()
@@ -52,7 +52,7 @@ def children(cells: torch.Tensor, grid: tuple[int, ...], stride: int | tuple[int
 
 
 @pytest.mark.parametrize(("config", "grid", "strides"), CASES)
-def test_counts_are_constant_and_context_never_meets_targets(
+def test_counts_are_constant_and_context_never_overlaps_targets(
     config: MaskingConfig, grid: tuple[int, ...], strides: Strides
 ) -> None:
     sampler = MaskSampler(config, grid, strides, seed=1)
@@ -89,7 +89,7 @@ def test_every_patch_can_be_context_and_target(config: MaskingConfig, grid: tupl
 
 
 @pytest.mark.parametrize("grid", [(24,), (3, 8, 8)])
-def test_both_ends_of_an_axis_are_as_likely(grid: tuple[int, ...]) -> None:
+def test_both_ends_of_an_axis_are_equally_likely(grid: tuple[int, ...]) -> None:
     sampler = MaskSampler(MaskingConfig(), grid, seed=3)
     frequency = torch.zeros(int(np.prod(grid)))
     for step in range(10):
@@ -107,14 +107,14 @@ def hidden_cells(sampler: MaskSampler, count: int) -> np.ndarray:
     return hidden.reshape(count, *sampler.grid)
 
 
-def test_blocks_of_a_signal_are_stretches_of_the_length_asked_for() -> None:
+def test_blocks_of_a_signal_are_intervals_of_the_requested_length() -> None:
     sampler = MaskSampler(MaskingConfig(num_masks=1, mask_scale=(0.25, 0.25)), (32,), seed=1)
     assert sampler.counts.targets == (8,)
     hidden = hidden_cells(sampler, 100)
     assert ((hidden[:, 1:] != hidden[:, :-1]).sum(axis=1) <= 2).all()
 
 
-def test_blocks_of_a_clip_hide_the_same_place_at_all_times() -> None:
+def test_blocks_of_a_clip_hide_the_same_region_in_all_frames() -> None:
     sampler = MaskSampler(MaskingConfig(num_masks=1, mask_scale=(0.25, 0.25), aspect_ratio=(1, 1)), (5, 8, 8), seed=1)
     assert sampler.counts.targets == (80,)
     hidden = hidden_cells(sampler, 100)
@@ -124,7 +124,7 @@ def test_blocks_of_a_clip_hide_the_same_place_at_all_times() -> None:
     assert (columns == 4).all()
 
 
-def test_frames_are_hidden_whole_where_a_cell_is_a_frame() -> None:
+def test_whole_frames_are_hidden_if_a_cell_is_a_frame() -> None:
     config = MaskingConfig(num_masks=1, mask_scale=(0.25, 0.25))
     hidden = hidden_cells(MaskSampler(config, (16, 2, 3), (1, (1, 2, 3)), seed=1), 100)
     frames = hidden.any(axis=(2, 3))
@@ -143,7 +143,7 @@ def test_masks_of_signals_and_clips_do_not_depend_on_the_batch(grid: tuple[int, 
         assert all(torch.equal(w[20:28], p) for w, p in zip(whole.targets, part.targets, strict=True))
 
 
-def test_last_rows_and_columns_are_as_likely_as_the_first() -> None:
+def test_first_and_last_rows_and_columns_are_equally_likely() -> None:
     sampler = MaskSampler(MaskingConfig(), (8, 8), seed=3)
     frequency = torch.zeros(64)
     for step in range(10):
@@ -191,7 +191,7 @@ def test_hierarchical_masks_are_larger_for_coarser_levels_and_nested() -> None:
         assert middle <= coarse
 
 
-def test_growth_steers_the_size_of_coarse_regions() -> None:
+def test_level_growth_controls_the_size_of_coarse_regions() -> None:
     def coarse(growth: float) -> int:
         config = MaskingConfig(strategy="hierarchical", mask_scale=(0.05, 0.08), level_growth=growth)
         return MaskSampler(config, (16, 16), (1, 1)).counts.targets[1]
@@ -252,7 +252,7 @@ def test_more_and_larger_blocks_hide_more() -> None:
         (MaskingConfig(mask_scale=(0.01, 0.02)), (16, 4, 4), (1,), "masking.mask_scale"),
     ],
 )
-def test_a_grid_too_small_is_an_error_that_says_what_fits(
+def test_the_error_for_a_grid_that_is_too_small_says_what_fits(
     config: MaskingConfig, grid: tuple[int, ...], strides: Strides, key: str
 ) -> None:
     with pytest.raises(UserError, match=key) as error:

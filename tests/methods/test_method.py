@@ -1,4 +1,4 @@
-"""The training loop trains unknown methods; methods by name; the encoder is independent of the predictor."""
+"""The training loop trains methods defined outside hjepa; methods are found by name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hjepa.training import load_run
 KEYS: dict[str, Any] = {"method": "two_views", "training.epochs": 4, "data.subset": 192}
 
 
-def test_a_third_method_is_trained_resumed_evaluated_and_loaded_without_a_change_of_the_loop(run: Run) -> None:
+def test_another_method_is_trained_resumed_evaluated_and_loaded(run: Run) -> None:
     whole = run(KEYS)
     assert whole.outcome.completed
     record = whole.records[-1]
@@ -30,7 +30,7 @@ def test_a_third_method_is_trained_resumed_evaluated_and_loaded_without_a_change
     resumed = run(KEYS, folder=part.folder, resume="auto")
     for name, value in whole.state["model_state_dict"].items():
         assert torch.equal(value, resumed.state["model_state_dict"][name]), name
-    # State that is not trained is part of the checkpoint.
+    # Buffers are part of the checkpoint.
     assert whole.state["model_state_dict"]["centre"].abs().sum() > 0
     loaded = load_run(whole.folder, device="cpu")
     assert isinstance(loaded.method, TwoViews)
@@ -45,14 +45,14 @@ def test_a_third_method_is_trained_resumed_evaluated_and_loaded_without_a_change
         _ = loaded.model
 
 
-def test_its_loss_of_a_step_does_not_depend_on_how_the_views_are_decoded(run: Run) -> None:
+def test_the_loss_does_not_depend_on_how_the_views_are_decoded(run: Run) -> None:
     keys = {**KEYS, "training.max_steps": 2, "data.augmentation.horizontal_flip": False}
     device = run({**keys, "data.storage": "device"}).records[0]["loss"]
     workers = run({**keys, "data.storage": "workers"}).records[0]["loss"]
     assert device == pytest.approx(workers, rel=0.05)
 
 
-def test_a_class_is_named_by_its_module(run: Run) -> None:
+def test_a_method_class_can_be_given_by_its_import_path(run: Run) -> None:
     seen = run({**KEYS, "method": "tests.methods.two_views:TwoViews", "training.max_steps": 1})
     assert seen.outcome.step == 1
 
@@ -73,7 +73,7 @@ def test_ijepa_is_one_level(run: Run) -> None:
         ("tests.methods.two_views:Config", r"is not a subclass of hjepa\.methods\.Method"),
     ],
 )
-def test_an_unknown_method_is_one_line(name: str, says: str) -> None:
+def test_an_unknown_method_is_a_one_line_error(name: str, says: str) -> None:
     with pytest.raises(UserError, match=says) as error:
         find_method(name)
     assert "\n" not in str(error.value)
@@ -84,7 +84,7 @@ def test_ijepa_with_several_levels_is_refused() -> None:
         IJepa.check(tiny_config({"method": "ijepa", "model.num_hierarchies": 2}), 1)
 
 
-def test_a_name_belongs_to_one_class() -> None:
+def test_a_method_name_can_be_registered_only_once() -> None:
     assert {"hjepa", "ijepa", "two_views"} <= set(method_names())
     with pytest.raises(ValueError, match="already"):
         register("hjepa")(TwoViews)
@@ -97,7 +97,7 @@ def test_cost_is_counted_without_weights_and_grows_with_the_model() -> None:
     assert TwoViews.cost(tiny_config(), 3) is None
 
 
-def test_a_report_of_an_update_that_was_not_made_names_the_stage(run: Run) -> None:
+def test_a_report_of_a_skipped_update_names_the_stage(run: Run) -> None:
     method = build_method(tiny_config(KEYS))
     assert isinstance(method, TwoViews)
 

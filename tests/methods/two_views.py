@@ -18,7 +18,7 @@ from hjepa.objectives import covariance_loss, variance_loss
 
 @register("two_views")
 class TwoViews(Method):
-    """Two crops of an image get the same projection; variance and covariance terms keep projections apart."""
+    """Makes the projections of two crops of an image equal; variance and covariance terms prevent collapse."""
 
     compares_images = True
 
@@ -32,7 +32,7 @@ class TwoViews(Method):
 
     @property
     def encoder(self) -> Encoder:
-        """The encoder that is trained; there is no average of it."""
+        """The trained encoder; this method has no moving average."""
         return self.trunk
 
     def views(self) -> tuple[ViewSpec, ...]:
@@ -40,7 +40,7 @@ class TwoViews(Method):
         return (replace(super().views()[0], name="crop", count=2, random_crop=True, scale=(0.3, 1.0)),)
 
     def forward(self, batch: Batch, plan: Any, step: int) -> StepOutput:
-        """Invariance, variance and covariance."""
+        """Invariance, variance and covariance terms."""
         assert plan is None
         images = torch.cat([view.images for view in batch.views])
         pooled = self.trunk(images)[self.trunk.depths[-1]].mean(dim=1)
@@ -58,15 +58,15 @@ class TwoViews(Method):
         )
 
     def after_update(self, step: int, made: Tensor | None = None) -> None:
-        """A running centre, as DINO has one: state that is not trained and belongs to the checkpoint."""
+        """Update a running centre, as in DINO: a buffer that is not trained but is part of the checkpoint."""
         assert self._projections is not None
         self.centre.lerp_(self._projections.mean(dim=0), 0.1 if made is None else 0.1 * made.float())
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """Spread of the last micro-batch's projections."""
+        """Standard deviation of the last micro-batch's projections."""
         assert self._projections is not None
         return {"spread": self._projections.std(dim=0).mean()}
 
     def fewest_images(self, processes: int) -> int:
-        """Variance and covariance need several."""
+        """Variance and covariance need several images."""
         return 4

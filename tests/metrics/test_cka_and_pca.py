@@ -76,7 +76,7 @@ def test_pca_is_orthonormal_deterministic_and_has_fixed_signs():
     assert torch.equal(PCA.fit(features, 30).components, pca.components)
     rows = torch.arange(30)
     assert (pca.components[rows, pca.components.abs().argmax(dim=1)] > 0).all()
-    # The mirrored features have the same axes, so signs must not depend on chance.
+    # The mirrored features have the same axes, so the signs must be equal too.
     torch.testing.assert_close(PCA.fit(-features, 30).components, pca.components, atol=1e-5, rtol=0)
     projected = pca.transform(features)
     torch.testing.assert_close(projected.mean(0), torch.zeros(30), atol=1e-5, rtol=0)
@@ -89,10 +89,10 @@ def test_pca_of_a_wide_matrix_with_few_rows():
     assert float(pca.variance.sum()) == pytest.approx(pca.total_variance, rel=1e-3)
 
 
-def test_a_large_mean_does_not_drown_a_small_spread():
+def test_a_large_mean_does_not_hide_a_small_spread():
     features = gaussian(500, 8) * torch.logspace(-2, -3, 8)
     near, far = PCA.fit(features, 3), PCA.fit((features.double() + 1000).float(), 3)
-    # Float32 rounds at 1000 to steps of 6e-5, a fifteenth of the least spread.
+    # At 1000, float32 has steps of 6e-5, a fifteenth of the smallest spread.
     torch.testing.assert_close(far.variance, near.variance, rtol=1e-2, atol=0)
     torch.testing.assert_close(far.components, near.components, atol=2e-2, rtol=0)
 

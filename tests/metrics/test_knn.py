@@ -71,11 +71,11 @@ def test_a_tie_goes_to_the_nearer_class():
     distance = 1 - angles.cos()
     assert distance[:2].sum() > distance[2:].sum()
     assert knn_predict(train, labels, query, k=4)[4].item() == 1
-    # A majority wins whatever the distances.
+    # A majority wins regardless of the distances.
     assert knn_predict(train, torch.tensor([1, 0, 0, 0]), query, k=4)[4].item() == 0
 
 
-def test_blocks_change_nothing(monkeypatch):
+def test_block_size_does_not_change_the_result(monkeypatch):
     train, labels = clusters(150, 8, 4, seed=6)
     test, _ = clusters(64, 8, 4, seed=7)
     whole = knn_predict(train, labels, test, k=5)[5]
@@ -87,7 +87,7 @@ def test_blocks_change_nothing(monkeypatch):
 @pytest.mark.parametrize("k", [1, 5])
 def test_the_largest_of_long_rows_equal_topk(columns, k):
     similarities = torch.randn(9, columns, generator=torch.Generator().manual_seed(columns + k))
-    # The largest ones side by side, in one group, and in the columns that fill no group.
+    # The largest values adjacent, in one group, and in the columns of the incomplete last group.
     similarities[0, :k] += 10
     similarities[1, :: columns // knn_module._GROUP] += 10
     similarities[2, -k:] += 10
@@ -106,7 +106,7 @@ def test_ties_in_long_rows_still_give_the_largest():
     assert all(len(set(row.tolist())) == 5 for row in indices)
 
 
-def test_scale_of_features_is_irrelevant_and_zero_rows_do_no_harm():
+def test_scale_is_irrelevant_and_zero_rows_are_handled():
     train, labels = clusters(100, 8, 4, seed=8)
     test, truth = clusters(40, 8, 4, seed=9)
     scaled = train * torch.linspace(0.1, 50, 100)[:, None]

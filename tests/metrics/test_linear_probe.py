@@ -1,4 +1,4 @@
-"""The linear probe against scikit-learn, and which data it may use."""
+"""The linear probe, compared with scikit-learn, and the data it may use."""
 
 import logging
 
@@ -13,7 +13,7 @@ from hjepa.metrics.logistic import _Problem, fit_logistic
 
 
 def problem(count: int, width: int = 20, classes: int = 4, seed: int = 0, signal: float = 0.5):
-    """Correlated features with an offset and very different scales, as those of deep networks."""
+    """Correlated features with an offset and very different scales, like those of deep networks."""
     shared = torch.Generator().manual_seed(1234)
     centres = torch.randn(classes, width, generator=shared)
     mixing = torch.randn(width, width, generator=shared) * torch.logspace(0, -2, width)
@@ -45,7 +45,7 @@ def test_solution_equals_scikit_learn(l2):
 
 
 def test_objective_and_gradient_equal_automatic_differentiation():
-    """In the changed coordinates too; float32 products agree with float64 to a part in 10^5."""
+    """Also in the preconditioned coordinates; float32 products agree with float64 to 1e-5."""
     features, labels = problem(300)
     features = (features - features.mean(0)) / features.std(0, correction=0)
     factor = torch.linalg.cholesky(features.double().T @ features.double() / 300 + torch.eye(20))
@@ -59,7 +59,7 @@ def test_objective_and_gradient_equal_automatic_differentiation():
     assert torch.allclose(slope, gradient, rtol=1e-4, atol=1e-5)
 
 
-def test_the_path_of_strengths_ends_where_a_cold_start_ends():
+def test_warm_and_cold_starts_reach_the_same_objective():
     features, labels = problem(400)
     features = (features - features.mean(0)) / features.std(0, correction=0)
     warm = list(fit_logistic(features, labels, [1.0, 1e-1, 1e-2, 1e-3], num_classes=4))
@@ -92,7 +92,7 @@ def test_strength_is_chosen_on_held_out_training_images():
     assert set(result.validation) == set(L2_VALUES)
     best = max(result.validation.values())
     assert result.l2 == max(l2 for l2, value in result.validation.items() if value == best)
-    # Other test images change the accuracy and nothing else.
+    # Other test images change only the accuracy.
     other = linear_probe(train, train_labels, test.flip(0) * 5, test_labels, num_classes=4)
     assert other.l2 == result.l2
     assert other.validation == result.validation

@@ -1,4 +1,4 @@
-"""Position share of features that are only position, and of features without any."""
+"""Position share of features that depend only on position, and of features independent of it."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_position_share_knows_both_extremes() -> None:
+def test_position_share_of_position_only_and_of_noise() -> None:
     place = noise(1, 16, 8).expand(50, 16, 8)
     assert position_share(place) == pytest.approx(1.0)
     assert position_share(noise(50, 16, 8)) < 0.02

@@ -35,13 +35,13 @@ def test_collapsed_features_have_rank_one():
     direction = gaussian(1, 64, seed=2)
     same = direction.expand(2000, 64)
     assert rankme(same) == pytest.approx(1, abs=1e-3)
-    # The same vector for all images plus a little noise: still a collapse, though centring would hide it.
+    # The same vector for all images plus a little noise is a collapse, which centring would hide.
     nearly = same + 1e-3 * gaussian(2000, 64)
     assert rankme(nearly) < 1.5
     assert rankme(nearly - nearly.mean(dim=0)) > 60
 
 
-def test_rank_falls_as_dimensions_die():
+def test_rank_falls_as_dimensions_become_constant():
     features = gaussian(2000, 32)
     ranks = []
     for alive in (32, 16, 8, 2):
@@ -59,7 +59,7 @@ def test_rank_ignores_scale_and_rotation_and_is_capped_by_the_rows():
     assert rankme(gaussian(8, 500)) == pytest.approx(rankme(gaussian(8, 500).T), rel=1e-4)
 
 
-def test_features_of_zeros_span_nothing():
+def test_features_of_zeros_have_rank_zero():
     assert rankme(torch.zeros(10, 4)) == 0
 
 

@@ -1,4 +1,4 @@
-"""The encoder: parameter names, positions, dropped tokens."""
+"""The encoder: parameter names, positions, dropped tokens, attention."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_hidden_tokens_cannot_influence_the_context(position: str) -> None:
 
 
 @pytest.mark.parametrize("position", ["sincos", "rope"])
-def test_keeping_all_tokens_is_encoding_the_whole_image_in_any_order(position: str) -> None:
+def test_keeping_all_tokens_in_any_order_equals_encoding_the_whole_image(position: str) -> None:
     model = encoder(position=position)
     images = torch.randn(2, 3, 32, 32)
     order = torch.randperm(16)
@@ -62,7 +62,7 @@ def test_any_size_and_number_of_channels(size: int | tuple[int, int], channels: 
 @pytest.mark.parametrize(
     ("patch", "size"), [((8, 8), (32, 32)), ((4, 8), (12, 16)), ((4,), (24,)), ((2, 4, 8), (6, 8, 16))]
 )
-def test_the_patch_projection_is_the_convolution(patch: tuple[int, ...], size: tuple[int, ...]) -> None:
+def test_the_patch_projection_equals_a_convolution(patch: tuple[int, ...], size: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     embed = PatchEmbed(patch, 3, 32)
     images = torch.randn(2, 3, *size)
@@ -72,7 +72,7 @@ def test_the_patch_projection_is_the_convolution(patch: tuple[int, ...], size: t
     assert torch.allclose(embed(images, keep), expected[torch.arange(2)[:, None], keep], atol=1e-5)
 
 
-def test_wrong_images_are_refused_with_the_shape_that_would_do() -> None:
+def test_images_of_a_wrong_shape_are_refused_with_the_expected_shape() -> None:
     config = ModelConfig.model_validate({"embed_dim": 32, "depth": 1, "num_heads": 2, "num_hierarchies": 1})
     model = VisionTransformer(config, resolve(config, (4, 16, 16), (2, 8, 8)), 3)
     assert model(torch.randn(2, 3, 4, 16, 16))[1].shape == (2, 8, 32)
@@ -80,13 +80,13 @@ def test_wrong_images_are_refused_with_the_shape_that_would_do() -> None:
         model(torch.randn(2, 3, 16, 16))
 
 
-def test_only_the_blocks_that_a_tap_needs_exist() -> None:
+def test_blocks_after_the_last_tap_are_not_built() -> None:
     model = encoder(levels=[{"depth": 1}, {"depth": 2}])
     assert len(model.blocks) == 2
     assert set(model(torch.randn(1, 3, 32, 32))) == {1, 2}
 
 
-def test_parameter_names_are_timms() -> None:
+def test_parameter_names_equal_timms() -> None:
     timm = pytest.importorskip("timm")
     theirs = timm.create_model(
         "vit_tiny_patch16_224", num_classes=0, global_pool="avg", class_token=False, fc_norm=False
@@ -118,7 +118,7 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
             assert torch.allclose(a.grad, b.grad, atol=1e-5)
 
 
-def test_positions_are_distinct_and_cells_sit_at_their_centre() -> None:
+def test_positions_are_distinct_and_cells_are_placed_at_their_centre() -> None:
     table = sincos(32, (6, 8))
     assert torch.pdist(table).min() > 0.1
     coarse = sincos(32, (6, 8), stride=2)
@@ -132,8 +132,8 @@ AXES = [(24,), (5, 6), (3, 4, 5)]
 
 
 @pytest.mark.parametrize("grid", AXES)
-def test_distances_between_positions_depend_on_each_axis_alone(grid: tuple[int, ...]) -> None:
-    """The squared distance of two positions is a sum over axes, of a function of the steps between them."""
+def test_squared_distances_between_positions_are_a_sum_over_axes(grid: tuple[int, ...]) -> None:
+    """The squared distance of two positions is a sum over axes of a function of their distance along that axis."""
     table = sincos(32, grid).view(*grid, 32).double()
     origin = table[(0,) * len(grid)]
     for axis, count in enumerate(grid):
@@ -150,7 +150,7 @@ def test_distances_between_positions_depend_on_each_axis_alone(grid: tuple[int, 
 
 
 @pytest.mark.parametrize("grid", AXES)
-def test_rotary_scores_depend_on_the_steps_along_every_axis(grid: tuple[int, ...]) -> None:
+def test_rotary_scores_depend_on_the_distance_along_every_axis(grid: tuple[int, ...]) -> None:
     angles = rope_angles(12, grid)
     q, k = torch.randn(1, 1, 1, 12), torch.randn(1, 1, 1, 12)
     n = len(angles)
@@ -168,8 +168,10 @@ def test_rotary_scores_depend_on_the_steps_along_every_axis(grid: tuple[int, ...
 @pytest.mark.parametrize(
     ("grid", "stride"), [((12,), 3), ((4, 6), (2, 3)), ((4, 4, 6), (2, 1, 1)), ((4, 4, 6), (4, 2, 3))]
 )
-def test_a_cell_sits_at_the_mean_of_its_tokens(grid: tuple[int, ...], stride: int | tuple[int, ...]) -> None:
-    """The nearest cell of a token is the one that the token belongs to."""
+def test_a_cell_is_placed_at_the_mean_position_of_its_tokens(
+    grid: tuple[int, ...], stride: int | tuple[int, ...]
+) -> None:
+    """The cell nearest to a token is the one that contains it."""
     tokens, coarse = sincos(32, grid), sincos(32, grid, stride)
     own = parent_cells(torch.arange(len(tokens)), grid, cells(grid, stride))
     assert torch.equal(torch.cdist(tokens, coarse).argmin(dim=1), own)
@@ -204,9 +206,7 @@ def test_pooling_is_two_dimensional() -> None:
         ((4, 2, 6), 2),
     ],
 )
-def test_pooling_and_parents_are_those_of_a_loop_over_cells(
-    grid: tuple[int, ...], stride: int | tuple[int, ...]
-) -> None:
+def test_pooling_and_parents_equal_a_loop_over_cells(grid: tuple[int, ...], stride: int | tuple[int, ...]) -> None:
     side = (stride,) * len(grid) if isinstance(stride, int) else stride
     n = math.prod(grid)
     tokens = torch.randn(2, n, 3)
@@ -224,8 +224,8 @@ def test_pooling_and_parents_are_those_of_a_loop_over_cells(
 
 
 @pytest.mark.parametrize("rope", [False, True])
-def test_a_block_that_answers_for_the_last_tokens_alone_gives_what_it_gives_for_all(rope: bool) -> None:
-    """Values and gradients agree to rounding: 1e-5 of numbers of order 1."""
+def test_a_block_restricted_to_the_last_tokens_gives_the_same_output(rope: bool) -> None:
+    """Values and gradients of order 1 agree to 1e-5, that is, to rounding."""
     torch.manual_seed(0)
     block = Block(32, 2, layer_scale=0.5)
     angles = rope_angles(16, (3, 4)) if rope else None
@@ -242,7 +242,7 @@ def test_a_block_that_answers_for_the_last_tokens_alone_gives_what_it_gives_for_
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("queries", [7, 11])
-def test_attention_is_that_of_the_definition_in_value_and_gradient(dtype: torch.dtype, queries: int) -> None:
+def test_attention_equals_its_definition_in_value_and_gradient(dtype: torch.dtype, queries: int) -> None:
     generator = torch.Generator().manual_seed(0)
     exact = [torch.randn(2, 3, n, 16, generator=generator, dtype=torch.float64) for n in (queries, 11, 11)]
     rounded = [x.to(dtype).requires_grad_() for x in exact]
@@ -261,7 +261,7 @@ def test_attention_is_that_of_the_definition_in_value_and_gradient(dtype: torch.
         torch.testing.assert_close(ours.grad.double(), theirs.grad, **close)
 
 
-def test_the_softmax_of_attention_written_out_is_computed_in_float32() -> None:
+def test_the_softmax_of_explicit_attention_is_computed_in_float32() -> None:
     generator = torch.Generator().manual_seed(0)
     rounded = [torch.randn(4, 2, 64, 32, generator=generator).bfloat16().requires_grad_() for _ in range(3)]
     exact = [x.detach().double().requires_grad_() for x in rounded]
@@ -278,13 +278,13 @@ def test_the_softmax_of_attention_written_out_is_computed_in_float32() -> None:
         assert out.dtype == torch.bfloat16
         found = torch.autograd.grad((out * weight).sum(), rounded)
         errors.append([float((g.double() - t).norm()) for g, t in zip(found, truth, strict=True)])
-    # The gradient of a softmax is made from its output: rounded to bf16, that adds errors to those of the scores.
+    # The gradient of a softmax is computed from its output, so rounding the output to bf16 adds to the error.
     (q, k, _), (rough_q, rough_k, _) = errors
     assert q < 0.97 * rough_q
     assert k < 0.97 * rough_k
 
 
-def test_attention_is_written_out_for_short_sequences_in_bf16_alone() -> None:
+def test_explicit_attention_is_used_only_for_short_sequences_in_bf16() -> None:
     generator = torch.Generator().manual_seed(0)
     for dtype in (torch.float32, torch.bfloat16):
         for keys in (40, MOST_KEYS, MOST_KEYS + 1):

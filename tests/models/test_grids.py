@@ -20,7 +20,7 @@ from hjepa.objectives.objective import Objective
 
 
 def signals(count: int, seed: int) -> Tensor:
-    """A wave of random frequency and phase as sine and cosine, [B, 2, 64]."""
+    """Sine and cosine of random frequency and phase, [B, 2, 64]."""
     generator = torch.Generator().manual_seed(seed)
     frequency, phase = torch.rand(2, count, 1, 1, generator=generator)
     angle = 2 * math.pi * ((1 + frequency) * torch.arange(64) / 64 + phase)
@@ -28,7 +28,7 @@ def signals(count: int, seed: int) -> Tensor:
 
 
 def clips(count: int, seed: int) -> Tensor:
-    """A bright spot that drifts, [B, 1, 4, 16, 16]."""
+    """A moving bright spot, [B, 1, 4, 16, 16]."""
     generator = torch.Generator().manual_seed(seed)
     start, speed = 4 + 8 * torch.rand(count, 2, generator=generator), 2 * torch.rand(count, 2, generator=generator) - 1
     centre = start[:, None] + speed[:, None] * torch.arange(4)[None, :, None]  # [B, T, 2]
@@ -61,9 +61,9 @@ def build(form: dict[str, Any], strategy: str) -> tuple[HJEPA, MaskSampler]:
 
 @pytest.mark.parametrize(("data", "form", "strategy"), FORMS)
 def test_training_lowers_the_loss(data: Callable[[int, int], Tensor], form: dict[str, Any], strategy: str) -> None:
-    """Each level's loss on inputs and masks held out falls, against the target encoder of the start.
+    """Each level's loss on held-out inputs and masks falls, with targets from the initial target encoder.
 
-    The moving target alone could lower a loss by collapsing, so the answers to be given are those of step 0.
+    With the current target encoder a collapse would lower the loss as well.
     """
     model, sampler = build(form, strategy)
     objective = Objective("smoothl1", [1.0] * model.num_levels)
@@ -94,7 +94,7 @@ def test_training_lowers_the_loss(data: Callable[[int, int], Tensor], form: dict
 
 
 @pytest.mark.parametrize(("data", "form", "strategy"), FORMS)
-def test_targets_are_normalised_means_over_the_tokens_of_a_cell(
+def test_targets_are_the_normalised_mean_of_the_tokens_of_a_cell(
     data: Callable[[int, int], Tensor], form: dict[str, Any], strategy: str
 ) -> None:
     model, sampler = build(form, strategy)
@@ -116,7 +116,7 @@ def test_targets_are_normalised_means_over_the_tokens_of_a_cell(
 
 
 @pytest.mark.parametrize("form", [SIGNAL | {"levels": [(1, 1), (2, 4)]}, CLIP | {"levels": [(1, 1), (2, (2, 1, 1))]}])
-def test_counted_flop_is_what_pytorch_counts(form: dict[str, Any]) -> None:
+def test_flop_formula_equals_pytorchs_count(form: dict[str, Any]) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     model, sampler = build(form, "multiblock")
@@ -132,7 +132,7 @@ def test_counted_flop_is_what_pytorch_counts(form: dict[str, Any]) -> None:
     assert counter.get_total_flops() == pytest.approx(2 * forward, rel=0.02)
 
 
-def test_whole_inputs_are_encoded_per_level_and_read_side_by_side() -> None:
+def test_whole_inputs_are_encoded_per_level_and_features_are_concatenated() -> None:
     model, _ = build(CLIP | {"levels": [(1, 1), (2, (4, 1, 1))]}, "multiblock")
     inputs = clips(2, 0)
     levels = model(inputs)
@@ -141,7 +141,7 @@ def test_whole_inputs_are_encoded_per_level_and_read_side_by_side() -> None:
     assert model.extract_features(inputs).shape == (2, 48)
 
 
-def test_weights_of_an_image_model_do_not_depend_on_how_its_strides_are_written() -> None:
+def test_strides_as_a_number_or_as_a_list_give_the_same_weights() -> None:
     plain, listed = (
         create_hjepa("vit_tiny_patch4_32", embed_dim=24, num_heads=2, levels=[(1, 1), (2, stride)], seed=0)
         for stride in (2, (2, 2))

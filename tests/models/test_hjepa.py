@@ -76,7 +76,7 @@ def test_every_trainable_weight_gets_a_gradient_and_the_target_none(form: dict[s
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_target_encoder_is_an_exact_copy_at_step_0(form: dict[str, object]) -> None:
+def test_the_target_encoder_is_an_exact_copy_at_step_zero(form: dict[str, object]) -> None:
     model = small(**form)
     context, target = model.context_encoder.state_dict(), model.target_encoder.state_dict()
     assert context.keys() == target.keys()
@@ -114,7 +114,7 @@ def test_mask_sets_share_one_target_pass() -> None:
     assert torch.allclose(output.targets[0][5, 0], expected, atol=1e-5)
 
 
-def test_a_prediction_depends_on_the_visible_tokens_and_on_where_it_asks() -> None:
+def test_a_prediction_depends_on_the_visible_tokens_and_on_the_queried_position() -> None:
     model = small().eval()
     images = torch.randn(2, 3, 32, 32)
     masks = masks_for(model, 2)
@@ -126,12 +126,12 @@ def test_a_prediction_depends_on_the_visible_tokens_and_on_where_it_asks() -> No
     assert not torch.allclose(output.predictions[0][0, 0], output.predictions[0][0, 1], atol=1e-4)
 
 
-def test_coarse_to_fine_tells_each_cell_what_was_predicted_around_it() -> None:
+def test_coarse_to_fine_conditions_each_cell_on_the_prediction_of_its_parent() -> None:
     model = small(hierarchy="both", predictor_sharing="separate", coarse_to_fine=True)
     masks = masks_for(model, 2, strategy="hierarchical", num_masks=2, mask_scale=(0.1, 0.1))
     columns = model.geometry.level_grid(0)[1]
     coarse_columns = model.geometry.level_grid(1)[1]
-    # What was "predicted" for a coarse cell is its own index.
+    # Use the index of a coarse cell as its prediction.
     predicted = masks.targets[1].unsqueeze(-1).expand(-1, -1, 32).float()
     around = model._around(predicted, 0, masks)
     for image in range(2):
@@ -151,7 +151,7 @@ def test_coarse_to_fine_tells_each_cell_what_was_predicted_around_it() -> None:
     assert torch.equal(before.predictions[0], apart(images, masks).predictions[0])
 
 
-def test_visible_cells_are_predicted_from_their_own_tokens_and_never_from_their_targets() -> None:
+def test_predictions_of_visible_cells_use_their_tokens_and_never_their_targets() -> None:
     model, plain = small(predict_visible=True), small()
     plain.load_state_dict(model.state_dict())
     masks = masks_for(model, 3)
@@ -159,13 +159,13 @@ def test_visible_cells_are_predicted_from_their_own_tokens_and_never_from_their_
     output, hidden_only = model(images, masks), plain(images, masks)
     asked, seen = masks.targets[0].shape[1], masks.context.shape[1]
     for level in range(3):
-        # The hidden cells come first, and nothing about them changes.
+        # Hidden cells come first, and their predictions do not change.
         assert torch.allclose(output.predictions[level][:, :asked], hidden_only.predictions[level], atol=1e-5)
         assert torch.equal(output.targets[level][:, :asked], hidden_only.targets[level])
         whole = model.target_encoder(images)[model.geometry.levels[level].depth]
         expected = torch.nn.functional.layer_norm(whole[0][masks.context[0]], (32,))
         assert torch.allclose(output.targets[level][0, asked:], expected, atol=1e-5)
-    # What is hidden changes the targets of visible cells, and no prediction.
+    # Changing hidden tokens changes the targets of visible cells, but no prediction.
     changed = images.clone()
     row, column = divmod(int(masks.targets[0][0, 0]), 8)
     changed[0, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += 1.0
@@ -175,13 +175,13 @@ def test_visible_cells_are_predicted_from_their_own_tokens_and_never_from_their_
     assert output.predictions[2].shape[1] == asked + seen
 
 
-def test_a_level_of_the_whole_image_predicts_its_average() -> None:
+def test_a_whole_image_level_predicts_the_average_feature() -> None:
     model = small(levels=[(2, 1), (4, 1), (4, 0)])
     masks = masks_for(model, 3)
     assert masks.groups == ((0, 1), (2,))
     assert torch.equal(masks.targets[2], torch.zeros(3, 1, dtype=torch.int64))
     plain = small(levels=[(2, 1), (4, 1)])
-    # The other levels hide and show what they would without it.
+    # The masks of the other levels are the same as without this level.
     assert torch.equal(masks_for(plain, 3).context, masks.context)
     assert torch.equal(masks_for(plain, 3).targets[1], masks.targets[1])
     images = torch.randn(3, 3, 32, 32)
@@ -199,7 +199,7 @@ def test_the_whole_image_is_the_last_of_several_levels(levels: list[tuple[int, i
         small(levels=levels)
 
 
-def test_centred_targets_say_nothing_that_position_alone_would_tell() -> None:
+def test_centred_targets_have_zero_mean_at_every_position() -> None:
     config = load_config({"model": {"encoder_type": "vit_tiny_patch4_32", "embed_dim": 32, "depth": 2, "num_heads": 2,
                                     "center_targets": True}})  # fmt: skip
     model = build_model(config)
@@ -207,7 +207,7 @@ def test_centred_targets_say_nothing_that_position_alone_would_tell() -> None:
     output = model(torch.randn(64, 3, 32, 32), masks)
     assert isinstance(output, JepaOutput)
     for target, index in zip(output.targets, masks.targets, strict=True):
-        # Mean per cell over the images in which it is a target: only what is left of chance.
+        # Mean per cell over the images in which it is a target: zero up to sampling error.
         cell = index == 0
         images = cell.any(dim=1)
         values = target[images][cell[images]]
@@ -218,7 +218,7 @@ def test_centred_targets_say_nothing_that_position_alone_would_tell() -> None:
     assert before.targets[1][cell].mean(dim=0).abs().max() > 0.5
 
 
-def test_a_further_level_costs_a_head_and_a_norm() -> None:
+def test_an_additional_level_adds_a_head_and_a_norm() -> None:
     one, two = small(num_hierarchies=1), small(num_hierarchies=2)
     blocks = sum(p.numel() for p in one.predictors[0].blocks.parameters())
     assert sum(p.numel() for p in two.predictors[0].blocks.parameters()) == blocks
@@ -258,7 +258,7 @@ def test_building_with_a_seed_leaves_the_random_state_alone() -> None:
     assert torch.rand(1) == expected
 
 
-def test_mistakes_are_named() -> None:
+def test_errors_of_invalid_models_name_the_key() -> None:
     with pytest.raises(UserError, match=r"model\.num_heads"):
         create_hjepa("vit_tiny_patch4_32", embed_dim=40, num_heads=3)
     with pytest.raises(UserError, match=r"predictor\.sharing=separate"):
@@ -276,7 +276,7 @@ def test_mistakes_are_named() -> None:
         {"hierarchy": "both", "predictor": {"sharing": "separate", "predict_visible": True}},
     ],
 )
-def test_counted_flop_is_what_pytorch_counts(form: dict[str, object]) -> None:
+def test_flop_formula_equals_pytorchs_count(form: dict[str, object]) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     keys = {"embed_dim": 32, "depth": 4, "num_heads": 2, "num_hierarchies": 2}

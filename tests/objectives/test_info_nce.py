@@ -1,4 +1,4 @@
-"""InfoNCE candidates: equally many for every prediction, and never a duplicate of the right answer."""
+"""InfoNCE candidates: the same number for every prediction, and never a duplicate of its target."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def features(sets: int, images: int, cells: int, width: int = 16, seed: int = 0)
 
 
 def block(index: int, size: int, count: int) -> range:
-    """The block of `size` things out of `count` that is compared with thing `index`."""
+    """The block of at most `size` out of `count` elements with which element `index` is compared."""
     start = min(index // size * size, count - size)
     return range(start, start + size)
 
@@ -51,7 +51,7 @@ SIZES = [
 
 
 @pytest.mark.parametrize(("sets", "images", "cells", "k", "m"), SIZES)
-def test_every_prediction_meets_its_block_of_cells_in_its_block_of_images(
+def test_candidates_are_the_block_of_cells_in_the_block_of_images(
     sets: int, images: int, cells: int, k: int, m: int
 ) -> None:
     prediction, target = (features(sets, images, cells, seed=s) for s in (1, 2))
@@ -70,14 +70,14 @@ def test_every_prediction_meets_its_block_of_cells_in_its_block_of_images(
 @pytest.mark.parametrize("sets", [1, 2])
 def test_the_number_of_candidates_does_not_depend_on_the_batch(cells: int, images: int, sets: int) -> None:
     chosen = Candidates(sets=sets)
-    # A prediction without direction is equally near to all candidates, and costs the logarithm of their number.
+    # A zero prediction is equally similar to all candidates, so its loss is the logarithm of their number.
     blind = torch.zeros(sets * images, cells, 8)
     loss = info_nce(blind, features(sets, images, cells, 8), candidates=chosen)
     assert loss == pytest.approx(math.log(64 * min(cells, 14)), rel=1e-6)
     assert loss == pytest.approx(chance_of_info_nce(cells, chosen), rel=1e-6)
 
 
-def test_what_is_hidden_in_two_mask_sets_is_no_wrong_answer_to_itself() -> None:
+def test_a_cell_hidden_in_two_mask_sets_is_not_its_own_negative() -> None:
     generator = torch.Generator().manual_seed(0)
     whole = torch.randn(16, 64, 32, generator=generator).repeat(2, 1, 1)
     hidden = torch.stack([torch.randperm(64, generator=generator)[:27] for _ in range(32)])
@@ -88,7 +88,7 @@ def test_what_is_hidden_in_two_mask_sets_is_no_wrong_answer_to_itself() -> None:
 
 @pytest.mark.parametrize(("images", "processes"), [(6, 2), (5, 3), (8, 2), (4, 4)])
 @pytest.mark.parametrize("sets", [1, 2])
-def test_processes_together_compute_what_one_does(images: int, processes: int, sets: int) -> None:
+def test_several_processes_compute_the_loss_of_one(images: int, processes: int, sets: int) -> None:
     whole = features(sets, images * processes, 5, seed=1).requires_grad_()
     target = features(sets, images * processes, 5, seed=2)
     chosen = Candidates(8, 3, sets)
@@ -112,7 +112,7 @@ def test_processes_together_compute_what_one_does(images: int, processes: int, s
     torch.testing.assert_close(together, alone)
     ours, theirs = (torch.autograd.grad(value, whole)[0] for value in (together, alone))
     torch.testing.assert_close(ours, theirs)
-    # Whole blocks need nobody else's targets.
+    # If the images of a process fill whole blocks, it needs no targets of other processes.
     assert len(exchanged) == (0 if images == 8 else processes)
 
 

@@ -28,7 +28,7 @@ def normalised(*shape: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("normalize", [False, True])
-def test_a_perfect_prediction_costs_least_and_less_than_chance(loss: str, normalize: bool) -> None:
+def test_a_perfect_prediction_has_the_lowest_loss_below_chance(loss: str, normalize: bool) -> None:
     target = normalised(4, 16, 32)
     objective = Objective(loss, [1.0], normalize=normalize, candidates=Candidates(4, 16))
     perfect = objective([target], [target], [target.mean(1)]).levels[0]
@@ -70,7 +70,7 @@ def test_chance_falls_to_zero_when_targets_collapse() -> None:
         assert Objective(loss, [1.0]).chance([collapsed])[0] == pytest.approx(0, abs=1e-5)
 
 
-def test_level_weights_weigh() -> None:
+def test_level_weights_scale_the_losses() -> None:
     levels = [normalised(4, 8, 16, seed=s) for s in range(2)]
     predictions = [torch.zeros_like(t) for t in levels]
     pooled = [t.mean(1) for t in levels]
@@ -79,12 +79,12 @@ def test_level_weights_weigh() -> None:
     assert Objective("mse", [0.0, 1.0])(predictions, levels, pooled).total == pytest.approx(float(both.levels[1]))
 
 
-def test_variance_term_sees_collapse_and_ignores_spread() -> None:
+def test_variance_term_is_positive_for_collapse_and_zero_for_spread_features() -> None:
     assert variance_loss(torch.ones(64, 8)) > 0.98
     assert variance_loss(5 * normalised(64, 8)) < 0.01
 
 
-def test_covariance_term_sees_copies_of_one_feature() -> None:
+def test_covariance_term_penalises_copies_of_one_feature() -> None:
     one = torch.randn(256, 1, generator=torch.Generator().manual_seed(0))
     assert covariance_loss(one.expand(256, 8)) > 10 * covariance_loss(normalised(256, 8))
     x = normalised(50, 6)
@@ -93,14 +93,14 @@ def test_covariance_term_sees_copies_of_one_feature() -> None:
     assert covariance_loss(x) == pytest.approx(float(expected.square().sum() / 6), rel=1e-4)
 
 
-def test_sliced_gaussian_is_smallest_for_a_standard_normal_and_sees_collapse() -> None:
+def test_sliced_gaussian_is_smallest_for_a_standard_normal_and_penalises_collapse() -> None:
     gaussian = torch.randn(2000, 16, generator=torch.Generator().manual_seed(0))
     good = sliced_gaussian_loss(gaussian, seed=0)
     for other in (torch.zeros(2000, 16), 3 * gaussian, gaussian + 1, gaussian[:, :1].expand(-1, 16)):
         assert sliced_gaussian_loss(other, seed=0) > 5 * good
 
 
-def test_regularisers_push_different_images_apart_never_together() -> None:
+def test_regularisers_move_different_images_apart() -> None:
     features = 0.1 * normalised(32, 8)
     features.requires_grad_()
     (variance_loss(features) + covariance_loss(features)).backward()
@@ -123,7 +123,7 @@ def test_all_levels_can_be_regularised_in_equal_parts() -> None:
     target = [normalised(4, 16, 32)] * 2
     collapsed, spread = torch.zeros(8, 32), 3 * normalised(8, 32)
     last, every = (Objective("mse", [1.0, 1.0], variance=0.5, regularise_all=each) for each in (False, True))
-    # Collapse of a finer level is invisible to a term on the coarsest.
+    # A term on the coarsest level does not detect collapse of a finer one.
     assert last(target, target, [collapsed, spread]).regularisers["variance"] == variance_loss(spread)
     both = every(target, target, [collapsed, spread]).regularisers["variance"]
     assert both == pytest.approx((variance_loss(collapsed) + variance_loss(spread)).item() / 2)
@@ -138,12 +138,12 @@ def test_directions_of_the_sliced_test_change_with_the_step() -> None:
     assert a != b
 
 
-def test_an_unknown_loss_is_named() -> None:
+def test_an_unknown_loss_is_named_in_the_error() -> None:
     with pytest.raises(ValueError, match="hinge"):
         level_loss(torch.zeros(1, 1, 2), torch.zeros(1, 1, 2), "hinge", normalize=False, temperature=1)
 
 
-def test_learned_scales_settle_at_the_losses_so_that_levels_count_alike() -> None:
+def test_learned_scales_converge_to_the_losses_so_that_levels_have_equal_weight() -> None:
     objective = Objective("mse", [1.0, 1.0])
     target = normalised(4, 8, 16)
     predictions = [(0.9 * target).requires_grad_(), (0.2 * target).requires_grad_()]
@@ -160,5 +160,5 @@ def test_learned_scales_settle_at_the_losses_so_that_levels_count_alike() -> Non
     easy, hard = torch.autograd.grad(
         objective(predictions, [target] * 2, pooled, log_scales=log_scales.detach()).total, predictions
     )
-    # d(log loss) of an error e is 2 / |e|: in proportion, the level that is nearly solved counts as much as the other.
+    # d(log loss) of an error e is 2 / |e|: relative to its error, the nearly solved level has the same weight.
     assert easy.norm() * 0.1 == pytest.approx(float(hard.norm() * 0.8), rel=1e-2)

@@ -1,4 +1,4 @@
-"""The objective is computed in float32, also under autocast."""
+"""The objective is computed in float32 even under autocast."""
 
 from __future__ import annotations
 

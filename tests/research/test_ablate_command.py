@@ -65,7 +65,9 @@ def test_the_written_study_repeats_keys_of_the_command_line(
         assert (trained[0]["training"]["lr"], trained[0]["training"]["clip_grad"]) == (0.003, 0.5)
 
 
-def test_what_ends_a_training_ends_the_study(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_that_stops_a_run_stops_the_study(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     # A file is in the place of a run folder.
     (tmp_path / "out" / "cells").mkdir(parents=True)
     (tmp_path / "out" / "cells" / "lr=0.002").write_text("")
@@ -99,7 +101,7 @@ def test_studies_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (["levels", "--dry-run", "--cells", "five levels", "data.subset=256"], "'five levels' is not a cell"),
     ],
 )
-def test_mistakes_are_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_user_errors_are_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = call(capsys, *arguments)
     assert code == 2
     assert words in err

@@ -1,4 +1,4 @@
-"""Studies stored with their results still define the configurations that produced these results."""
+"""Studies published with their results still define the configurations that produced them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hjepa.config import flat_values, load_config
 from hjepa.research.study import load_study
 
 KEPT = Path(__file__).parents[2] / "docs" / "results" / "recipe"
-# Keys that a study sets for its runs; seeds are counted below.
+# Keys that a study sets for its runs; seeds are checked below.
 DECIDED = {"evaluation.final", "logging.tensorboard.enabled", "logging.experiment_name", "seed"}
 
 
@@ -28,14 +28,14 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", with_results())
-def test_kept_study_asks_for_what_its_figures_were_made_with(name: str) -> None:
+def test_published_study_defines_the_configurations_of_its_results(name: str) -> None:
     _, study = load_study(KEPT / f"{name}.yaml")
     cells = study.all_cells()
     results = json.loads((KEPT / f"{name}.json").read_text())
     default = flat_values(load_config({}))
     for cell in results["cells"]:
         wanted = flat_values(load_config(study.base, {**study.overrides, **cells[cell["name"]]}))
-        # Keys that later versions dropped were at their defaults, and keys that they added still are.
+        # Keys that later versions removed or added have their defaults.
         recorded = {key: value for key, value in flat(cell["config"]).items() if key in wanted}
         differing = {
             key: (recorded.get(key, default.get(key)), value)
@@ -46,9 +46,9 @@ def test_kept_study_asks_for_what_its_figures_were_made_with(name: str) -> None:
         assert {run["seed"] for run in cell["runs"]} <= set(study.seeds)
 
 
-# The log of the search lists what was tried; it is no study.
+# The log of the recipe search is not a study.
 @pytest.mark.parametrize("name", sorted(file.name for file in KEPT.glob("*.yaml") if file.name != "log.yaml"))
-def test_kept_study_can_be_run(name: str) -> None:
+def test_published_study_can_be_run(name: str) -> None:
     _, study = load_study(KEPT / name)
     for keys in study.all_cells().values():
         load_config(study.base, {**study.overrides, **keys})

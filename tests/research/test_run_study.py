@@ -1,4 +1,4 @@
-"""Whole studies of tiny runs: budgets, tables, resuming, and rejecting runs with other settings."""
+"""Whole studies of tiny runs: budgets, tables, resuming, and refusing runs with other settings."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def cell(outcome: StudyOutcome, name: str) -> dict[str, Any]:
     return found
 
 
-def test_means_and_differences_are_those_of_the_runs(done: StudyOutcome) -> None:
+def test_means_and_differences_are_computed_from_the_runs(done: StudyOutcome) -> None:
     assert done.completed
     values: dict[str, list[float]] = {"one": [], "two": []}
     for name, found in values.items():
@@ -58,11 +58,11 @@ def test_means_and_differences_are_those_of_the_runs(done: StudyOutcome) -> None
     assert cell(done, "one")["difference"] == {}
 
 
-def test_a_model_with_levels_at_the_depths_reads_the_same_either_way(done: StudyOutcome) -> None:
+def test_depths_that_are_levels_give_the_scores_of_the_levels(done: StudyOutcome) -> None:
     for run in cell(done, "two")["runs"]:
         assert run["linear_probe/depths"] == run["linear_probe/all"]
         assert run["knn/depths"] == run["knn/all"]
-    # One level read at two depths is more than one level.
+    # One level, but evaluated at two depths.
     scores = json.loads((done.folder / "cells" / "one" / "seed_0" / "results_validation.json").read_text())
     assert scores["depths"] == [1, 2]
     assert "trained_depths" in scores["knn"]
@@ -90,7 +90,7 @@ def test_the_budget_and_every_configuration_are_stated(done: StudyOutcome) -> No
     assert (done.folder / "study.yaml").is_file()
 
 
-def test_what_is_done_is_not_done_again(done: StudyOutcome) -> None:
+def test_finished_runs_are_not_repeated(done: StudyOutcome) -> None:
     files = sorted(done.folder.rglob("last.pth"))
     before = [f.stat().st_mtime_ns for f in files]
     again = run_study(STUDY, output_dir=done.folder, console=False)
@@ -98,22 +98,22 @@ def test_what_is_done_is_not_done_again(done: StudyOutcome) -> None:
     assert again.results["cells"] == done.results["cells"]
 
 
-def test_a_study_goes_on_with_more_seeds_and_keeps_the_rest(done: StudyOutcome) -> None:
+def test_a_study_can_be_extended_with_more_seeds(done: StudyOutcome) -> None:
     more = run_study(STUDY, output_dir=done.folder, seeds=[2], cells=["one"], console=False)
     assert cell(more, "one")["mean"]["linear_probe/all"]["count"] == 3
     assert [run["seed"] for run in cell(more, "one")["runs"]] == [0, 1, 2]
     assert more.results["seeds"] == [0, 1, 2]
-    # The other cell was not asked for; its runs and pairs stay in the table.
+    # The other cell was not requested; its runs and pairs stay in the table.
     assert cell(more, "two")["difference"] == cell(done, "two")["difference"]
     assert more.results["controls"] == done.results["controls"]
     assert yaml.safe_load((done.folder / "study.yaml").read_text())["seeds"] == [0, 1, 2]
 
 
-def test_calls_side_by_side_make_one_table(done: StudyOutcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_calls_write_one_table(done: StudyOutcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from hjepa.research import runs
 
     def and_meanwhile(*arguments: Any, **keys: Any) -> Any:
-        # Another call has finished its run when this one's training ends.
+        # Another call finishes the same run while this one trains.
         shutil.copytree(done.folder / "cells" / "one" / "seed_0", tmp_path / "s" / "cells" / "one" / "seed_0")
         return run_training(*arguments, **keys)
 
@@ -135,7 +135,7 @@ def test_a_damaged_result_is_evaluated_again(done: StudyOutcome) -> None:
     assert cell(again, "two")["mean"] == cell(done, "two")["mean"]
 
 
-def test_images_from_elsewhere_are_another_study(tmp_path: Path) -> None:
+def test_another_data_set_in_the_same_study_folder_is_refused(tmp_path: Path) -> None:
     import numpy as np
     from PIL import Image
 
@@ -148,7 +148,7 @@ def test_images_from_elsewhere_are_another_study(tmp_path: Path) -> None:
     plain = {"title": "t", "base": source, "seeds": [0], "cells": {"one": {}}}
     first = {"output_dir": tmp_path / "s", "console": False}
     found = run_study(plain, **first, overrides={"data.data_path": str(tmp_path / "a")})
-    # Without labels there is no probe; that is no reason to evaluate again.
+    # Missing probe scores, without labels, must not cause another evaluation.
     results = tmp_path / "s" / "cells" / "one" / "seed_0" / "results_validation.json"
     before = results.stat().st_mtime_ns
     run_study(plain, **first, overrides={"data.data_path": str(tmp_path / "a")})
@@ -158,7 +158,7 @@ def test_images_from_elsewhere_are_another_study(tmp_path: Path) -> None:
         run_study(plain, **first, overrides={"data.data_path": str(tmp_path / "b")})
 
 
-def test_a_question_can_be_asked_of_another_recipe(tmp_path: Path) -> None:
+def test_a_study_can_be_run_on_another_base_configuration(tmp_path: Path) -> None:
     other = tmp_path / "other.yaml"
     other.write_text(yaml.safe_dump({**BASE, "training": {**BASE["training"], "lr": 3e-3}}))
     plan = run_study(STUDY, base=other, dry_run=True)
@@ -169,14 +169,14 @@ def test_a_question_can_be_asked_of_another_recipe(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("choice", [True, False])
-def test_the_machine_s_choice_of_precision_is_one_for_all_runs(
+def test_automatic_precision_is_the_same_for_all_runs_of_a_study(
     choice: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     auto = {"output_dir": tmp_path / "s", "console": False, "overrides": {"training.use_amp": "auto"}}
     monkeypatch.setattr(precision, "mixed_precision_pays", lambda *_: (choice, "so it says"))
     found = run_study({**STUDY, "seeds": [0]}, **auto)
     assert {row["config"]["training"]["use_amp"] for row in found.results["cells"]} == {choice}
-    # On a machine that would choose otherwise, the study keeps its first choice.
+    # The study keeps its first choice on a machine that would choose differently.
     monkeypatch.setattr(precision, "mixed_precision_pays", lambda *_: (not choice, "so it says"))
     more = run_study({**STUDY, "seeds": [0, 1]}, **auto)
     written = [yaml.safe_load(file.read_text()) for file in sorted((tmp_path / "s").glob("cells/*/*/config.yaml"))]
@@ -184,7 +184,7 @@ def test_the_machine_s_choice_of_precision_is_one_for_all_runs(
     assert [len(row["runs"]) for row in more.results["cells"]] == [2, 2]
 
 
-def test_cells_are_run_in_the_order_asked_for() -> None:
+def test_cells_run_in_the_requested_order() -> None:
     plan = run_study(STUDY, cells=["two", "one", "two"], dry_run=True)
     assert [row["name"] for row in plan.results["cells"]] == ["two", "one"]
 
@@ -194,7 +194,7 @@ def test_other_settings_in_the_same_folder_are_refused(done: StudyOutcome) -> No
         run_study(STUDY, output_dir=done.folder, overrides={"training.lr": 2e-3}, console=False)
 
 
-def test_unequal_images_are_refused_and_equal_flop_is_reached() -> None:
+def test_unequal_budgets_in_images_are_refused_and_equal_flop_budgets_are_met() -> None:
     longer = {**STUDY, "cells": {"one": {}, "long": {"training.epochs": 2}}, "reference": "one"}
     with pytest.raises(UserError, match=r"'long' sees 192 images and 'one' 96.*budget: flop"):
         run_study(longer, dry_run=True)
@@ -212,14 +212,14 @@ def test_unequal_images_are_refused_and_equal_flop_is_reached() -> None:
     short = run_study(wide, overrides={"training.max_steps": 40}, dry_run=True)
     one, two = cell(short, "one"), cell(short, "wide")
     assert one["images"] == 40 * 16
-    # A run is a whole number of steps.
+    # Equal up to a whole number of steps.
     assert abs(two["flop"] - one["flop"]) <= 16 * two["flop_per_image"]
     one, two = cell(plan, "one"), cell(plan, "wide")
     warmup = [row["config"]["training"]["warmup_epochs"] / row["config"]["training"]["epochs"] for row in (one, two)]
     assert warmup[0] == pytest.approx(warmup[1])
 
 
-def test_a_cell_that_cannot_be_is_named_before_anything_is_trained(tmp_path: Path) -> None:
+def test_an_invalid_cell_is_named_before_training_starts(tmp_path: Path) -> None:
     wrong = {**STUDY, "cells": {"one": {}, "odd": {"model.num_heads": 5}}}
     with pytest.raises(UserError, match=r"cell 'odd': model\.num_heads: 5"):
         run_study(wrong, output_dir=tmp_path / "s", console=False)
@@ -248,7 +248,7 @@ def test_a_cell_that_diverges_is_a_result(tmp_path: Path) -> None:
     assert "linear_probe/all" in cell(found, "one")["mean"]
 
 
-def test_cells_alone_without_the_reference_have_a_table_and_a_plot(done: StudyOutcome, tmp_path: Path) -> None:
+def test_cells_without_the_reference_have_a_table_and_a_plot(done: StudyOutcome, tmp_path: Path) -> None:
     shutil.copytree(done.folder / "cells" / "two", tmp_path / "s" / "cells" / "two")
     alone = run_study(STUDY, output_dir=tmp_path / "s", cells=["two"], console=False)
     assert alone.results["controls"] is None
@@ -257,13 +257,13 @@ def test_cells_alone_without_the_reference_have_a_table_and_a_plot(done: StudyOu
 
 @pytest.fixture(scope="module")
 def chosen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study of one seed that has been read on validation images."""
+    """A study of one seed, evaluated on validation images."""
     folder = tmp_path_factory.mktemp("chosen") / "s"
     run_study({**STUDY, "seeds": [0]}, output_dir=folder, console=False)
     return folder
 
 
-def test_cells_are_compared_on_validation_images_and_everything_says_so(chosen: Path) -> None:
+def test_cells_are_compared_on_validation_images_and_all_outputs_say_so(chosen: Path) -> None:
     results = json.loads((chosen / "results.json").read_text())
     assert results["split"] == "validation"
     assert results["data"]["images"] == 9  # a tenth of the training images
@@ -276,7 +276,9 @@ def test_cells_are_compared_on_validation_images_and_everything_says_so(chosen: 
     assert not list(chosen.rglob("seed_0/results.json"))
 
 
-def test_test_is_read_once_and_written_apart(chosen: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_test_images_are_read_once_and_written_to_a_separate_file(
+    chosen: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     before = (chosen / "results.json").read_text()
     one = run_study({**STUDY, "seeds": [0]}, output_dir=chosen, cells=["one"], final=True, console=False)
     assert one.results["split"] == "test"
@@ -302,15 +304,15 @@ def test_test_is_read_once_and_written_apart(chosen: Path, caplog: pytest.LogCap
     assert (chosen / "final.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_study_without_validation_images_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+def test_a_study_without_validation_images_is_refused_before_training_starts(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data\.validation_fraction: a study needs validation images") as error:
         run_study(STUDY, output_dir=tmp_path / "s", overrides={"data.validation_fraction": 0}, console=False)
-    # One line per cell at most, and nothing on the disk.
+    # At most one line per cell, and no files.
     assert all("data.validation_fraction" in line for line in str(error.value).splitlines())
     assert not (tmp_path / "s").exists()
 
 
-def test_figures_from_before_there_was_a_choice_are_named_test() -> None:
+def test_results_without_a_stored_split_are_labelled_as_test() -> None:
     from hjepa.research.summary import headline, markdown
 
     kept = json.loads((Path(__file__).parents[2] / "docs/results/recipe/screen_12.json").read_text())
@@ -318,7 +320,7 @@ def test_figures_from_before_there_was_a_choice_are_named_test() -> None:
     assert "Accuracies on test in per cent" in markdown(kept)
 
 
-def test_a_run_has_a_score_to_choose_by(chosen: Path, tmp_path: Path) -> None:
+def test_validation_score_of_a_run(chosen: Path, tmp_path: Path) -> None:
     from hjepa.research import validation_score
 
     folder = tmp_path / "run"

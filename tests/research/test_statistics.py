@@ -1,4 +1,4 @@
-"""Intervals and paired differences against scipy and closed forms."""
+"""Intervals and paired differences, compared with scipy and closed forms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scipy import stats
 from hjepa.research.statistics import interval, paired_difference
 
 
-def test_the_interval_is_student_s() -> None:
+def test_the_interval_follows_students_t() -> None:
     values = [0.51, 0.55, 0.49, 0.6, 0.52]
     found = interval(values)
     low, high = stats.t.interval(0.95, len(values) - 1, loc=found.mean, scale=stats.sem(values))
@@ -25,7 +25,7 @@ def test_one_value_has_no_interval() -> None:
         interval([])
 
 
-def test_pairing_removes_what_a_seed_does_to_both() -> None:
+def test_pairing_removes_the_common_effect_of_a_seed() -> None:
     rng = random.Random(0)
     shared = {seed: rng.gauss(0.5, 0.1) for seed in range(6)}
     better = {seed: value + 0.01 + rng.gauss(0, 0.001) for seed, value in shared.items()}
@@ -35,7 +35,7 @@ def test_pairing_removes_what_a_seed_does_to_both() -> None:
     assert 0 < found.low < 0.01 < found.low + 0.01
     spread = interval(list(better.values()))
     assert spread.low is not None
-    # Unpaired, the same difference would drown.
+    # Unpaired, the spread between seeds would hide the difference.
     assert spread.mean - spread.low > 5 * (found.mean - found.low)
 
 
@@ -46,7 +46,7 @@ def test_only_seeds_that_both_have_are_compared() -> None:
     assert paired_difference({1: 1.0}, {2: 1.0}) is None
 
 
-def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+def test_the_interval_has_the_stated_coverage() -> None:
     rng = random.Random(1)
     hits = 0
     for _ in range(400):

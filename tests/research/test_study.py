@@ -1,4 +1,4 @@
-"""Loading studies: grids, names, and one line for every error."""
+"""Loading studies: grids, names, and one-line errors."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def test_a_grid_alone_needs_no_cells() -> None:
         ({"title": ""}, ["title"]),
     ],
 )
-def test_every_mistake_has_its_line(change: dict[str, Any], words: list[str]) -> None:
+def test_every_error_is_one_line(change: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(UserError) as error:
         load_study(LEVELS | change)
     assert "\n" not in str(error.value)
     assert all(word in str(error.value) for word in words), error.value
 
 
-def test_files_that_are_not_studies(tmp_path: Path) -> None:
+def test_files_that_are_not_studies_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="did you mean levels"):
         load_study("levls")
     with pytest.raises(UserError, match="no such study"):
@@ -75,7 +75,7 @@ def test_files_that_are_not_studies(tmp_path: Path) -> None:
         load_study(twice)
 
 
-def test_the_studies_that_ship_cover_what_is_claimed() -> None:
+def test_the_shipped_studies_cover_the_documented_questions() -> None:
     for name in study_names():
         found, study = load_study(name)
         assert found == name

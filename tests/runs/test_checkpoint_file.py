@@ -1,4 +1,4 @@
-"""The checkpoint file: sealed, atomic, readable by any PyTorch program; damage is always detected."""
+"""The checkpoint file: written atomically, readable by any PyTorch program, and with damage always detected."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def state(step: int = 3, run: str = "a", size: int = 100) -> dict[str, Any]:
     }
 
 
-def test_what_is_written_is_read_and_any_pytorch_program_reads_it(tmp_path: Path) -> None:
+def test_a_checkpoint_round_trips_and_loads_with_plain_pytorch(tmp_path: Path) -> None:
     file = tmp_path / "a.pth"
     save_checkpoint(file, state())
     assert torch.equal(read_checkpoint(file)["model_state_dict"]["w"], state()["model_state_dict"]["w"])
@@ -53,7 +53,7 @@ def test_what_is_written_is_read_and_any_pytorch_program_reads_it(tmp_path: Path
     assert {p.name for p in tmp_path.iterdir()} == {"a.pth", "b.pth"}
 
 
-def test_every_flipped_bit_and_every_cut_is_noticed(tmp_path: Path) -> None:
+def test_every_flipped_bit_and_every_truncation_is_detected(tmp_path: Path) -> None:
     file = tmp_path / "a.pth"
     save_checkpoint(file, state(size=10))
     whole = file.read_bytes()
@@ -74,7 +74,7 @@ def test_every_flipped_bit_and_every_cut_is_noticed(tmp_path: Path) -> None:
         read_checkpoint(file)
 
 
-def test_a_snapshot_does_not_follow_what_it_was_taken_of() -> None:
+def test_a_snapshot_does_not_change_with_its_source() -> None:
     live = state()
     copied = snapshot({**live, "pair": (torch.ones(2), 1)})
     before = live["model_state_dict"]["w"].clone()
@@ -83,7 +83,7 @@ def test_a_snapshot_does_not_follow_what_it_was_taken_of() -> None:
     assert isinstance(copied["pair"], tuple)
 
 
-def test_a_disk_that_takes_no_more_leaves_the_older_file(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_older_file(tmp_path: Path) -> None:
     file = tmp_path / "a.pth"
     save_checkpoint(file, state(1))
     before = file.read_bytes()
@@ -99,7 +99,7 @@ def test_a_disk_that_takes_no_more_leaves_the_older_file(tmp_path: Path) -> None
     assert [p.name for p in tmp_path.iterdir()] == ["a.pth"]
 
 
-def test_a_full_disk_is_said_before_anything_is_written(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="MB are free"):
         require_space(tmp_path, 1 << 60, tmp_path / "last.pth")
 
@@ -120,7 +120,7 @@ def test_the_newest_usable_file_of_this_run_is_found(tmp_path: Path) -> None:
     assert newest_usable(tmp_path / "nothing", "a") is None
 
 
-def test_a_file_of_format_1_is_read_and_gone_on_from(run: Run, tmp_path: Path) -> None:
+def test_a_file_of_format_1_is_read_and_resumed(run: Run, tmp_path: Path) -> None:
     assert read_header(OLD) is None
     assert torch.load(OLD, weights_only=True)["format_version"] == 1
     migrated = read_checkpoint(OLD)
@@ -146,9 +146,9 @@ def test_a_file_of_format_1_is_read_and_gone_on_from(run: Run, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("position", [0.2, 0.5, 0.8])
-def test_damage_to_a_file_of_format_1_is_noticed(tmp_path: Path, position: float) -> None:
+def test_damage_to_a_file_of_format_1_is_detected(tmp_path: Path, position: float) -> None:
     data = bytearray(OLD.read_bytes())
-    # The largest entries are weights; bytes between entries are padding that means nothing.
+    # The largest entries are weights; bytes between entries are padding without content.
     at = int(len(data) * position)
     at = next(i for i in range(at, len(data)) if data[i] not in (0, ord("Z")) and data[i : i + 64].count(0) < 8)
     data[at] ^= 4
@@ -158,7 +158,7 @@ def test_damage_to_a_file_of_format_1_is_noticed(tmp_path: Path, position: float
         read_checkpoint(file)
 
 
-def test_a_file_of_the_future_is_named(tmp_path: Path) -> None:
+def test_a_file_of_a_newer_format_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "a.pth"
     save_checkpoint(file, {**state(), "format_version": FORMAT_VERSION + 1})
     with pytest.raises(CheckpointError, match="newer version"):

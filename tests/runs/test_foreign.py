@@ -17,7 +17,7 @@ BLOCK = {"blocks.0.attn.qkv.weight": torch.zeros(3, 1), "cls_token": torch.zeros
 
 
 class Unknown:
-    """A class that no other program can import: reading the file must not try."""
+    """A class whose pickle must not be executed when the file is read."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Path.touch, (Path("executed"),))
@@ -46,7 +46,7 @@ def refusal(path: Path) -> str:
         ({"weights": torch.zeros(1), "other": Unknown()}, "another program"),
     ],
 )
-def test_a_foreign_file_is_named_and_not_executed(
+def test_a_foreign_checkpoint_is_recognised_and_not_executed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: dict[str, Any], name: str, archive: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -56,17 +56,17 @@ def test_a_foreign_file_is_named_and_not_executed(
     assert name in text
     assert next(iter(state)) in text
     assert "hjepa train" in text
-    # Another foreign file is no help.
+    # Another foreign file must not be suggested.
     assert "neighbour.pth" not in text
     assert not (tmp_path / "executed").exists()
 
 
-def test_safetensors_are_named(tmp_path: Path) -> None:
+def test_safetensors_files_are_recognised(tmp_path: Path) -> None:
     save_file(BLOCK, tmp_path / "model.safetensors")
     assert "timm" in refusal(tmp_path / "model.safetensors")
 
 
-def test_files_of_no_program_and_own_damaged_ones_say_so(tmp_path: Path) -> None:
+def test_other_files_and_damaged_checkpoints_have_their_own_errors(tmp_path: Path) -> None:
     (tmp_path / "a.pth").write_bytes(b"text")
     assert "not a PyTorch file" in refusal(tmp_path / "a.pth")
     (tmp_path / "b.pth").write_bytes(b"\x80\x02 nothing")

@@ -28,7 +28,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / "pictures" / name).mkdir(parents=True, exist_ok=True)
         array = random.integers(0, 256, (16, 16, 3), dtype=np.uint8)
         Image.fromarray(array).save(root / "pictures" / name / f"{index}.png")
-    # Few pictures, so that figures are drawn in no time.
+    # Few images, so that figures are drawn quickly.
     keys = {"data.dataset": "folder", "data.data_path": str(root / "pictures"), "checkpoint.save_every_steps": 5}
     return run_tiny(root / "run", keys).folder
 
@@ -48,7 +48,7 @@ def flip(file: Path) -> None:
     file.write_bytes(content)
 
 
-def test_the_newest_whole_checkpoint_is_used_and_said_in_one_line(
+def test_the_newest_intact_checkpoint_is_used_with_a_one_line_message(
     run_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = run_dir / "checkpoints"
@@ -70,7 +70,7 @@ def test_the_newest_whole_checkpoint_is_used_and_said_in_one_line(
 
 
 @pytest.mark.parametrize("damage", [cut, flip, lambda file: file.write_bytes(b"")])
-def test_evaluation_figures_and_encoder_of_a_run_whose_last_checkpoint_is_damaged(
+def test_evaluation_figures_and_encoder_work_if_the_last_checkpoint_is_damaged(
     damage: object, run_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     damage(run_dir / "checkpoints" / "last.pth")  # type: ignore[operator]
@@ -85,13 +85,13 @@ def test_evaluation_figures_and_encoder_of_a_run_whose_last_checkpoint_is_damage
         assert (run_dir / "figures" / "curves.png") in hjepa.visualize(run_dir, device="cpu")
 
 
-def test_a_file_that_is_named_is_taken_at_its_word(run_dir: Path) -> None:
+def test_a_damaged_checkpoint_given_by_name_is_not_replaced(run_dir: Path) -> None:
     flip(run_dir / "checkpoints" / "last.pth")
     with pytest.raises(CheckpointError, match=r"last\.pth: damaged .*; use another one, for example "):
         load_run(run_dir / "checkpoints" / "last.pth", device="cpu")
 
 
-def test_nothing_whole_is_an_error_and_other_runs_do_not_count(run_dir: Path, tmp_path: Path) -> None:
+def test_only_damaged_checkpoints_are_an_error_even_beside_one_of_another_run(run_dir: Path, tmp_path: Path) -> None:
     other = run_tiny(tmp_path / "other", {"training.max_steps": 1})
     for file in (run_dir / "checkpoints").glob("*.pth"):
         cut(file)

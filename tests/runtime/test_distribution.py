@@ -29,7 +29,7 @@ def work_in_a_process(rank: int, rendezvous: str, folder: str) -> None:
     distributed.destroy_process_group()
 
 
-def test_each_process_does_a_share_and_all_have_the_whole(tmp_path: Path) -> None:
+def test_work_is_divided_and_every_process_gets_the_whole_result(tmp_path: Path) -> None:
     multiprocessing.spawn(work_in_a_process, (f"file://{tmp_path}/meet", str(tmp_path)), nprocs=PROCESSES)
     for rank in range(PROCESSES):
         found = torch.load(tmp_path / f"{rank}.pt")
@@ -39,5 +39,5 @@ def test_each_process_does_a_share_and_all_have_the_whole(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("rows", [1, 5])
-def test_one_process_does_it_all(rows: int) -> None:
+def test_a_single_process_does_all_the_work(rows: int) -> None:
     assert torch.equal(divide_work(torch.neg, torch.ones(rows, 2)), -torch.ones(rows, 2))

@@ -1,4 +1,4 @@
-"""File locks between real processes: they exclude, and they are released when their process ends."""
+"""File locks between real processes: only one holds a lock, and it is released when that process ends."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def said(process: subprocess.Popen[str]) -> str:
 
 
 def taken(path: Path) -> threading.Event:
-    """Set once a thread that waits for the lock has had it."""
+    """Set once the thread that waits for the lock has acquired it."""
     had = threading.Event()
 
     def take() -> None:
@@ -90,7 +90,7 @@ def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-def test_a_forked_child_that_outlives_its_killed_parent_holds_nothing(tmp_path: Path) -> None:
+def test_a_forked_child_that_outlives_its_killed_parent_holds_no_lock(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     process = start(HOLD_AND_FORK, path)
     child = int(said(process))
@@ -114,7 +114,7 @@ def test_threads_take_turns(tmp_path: Path) -> None:
     assert had.wait(30)
 
 
-def test_who_waits_for_a_data_set_says_so_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_waiting_for_a_data_set_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="hjepa")
     process = start(HOLD, tmp_path / ".set.lock")
     assert said(process) == "held"
@@ -135,7 +135,7 @@ def test_who_waits_for_a_data_set_says_so_once(tmp_path: Path, caplog: pytest.Lo
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="flock")
-def test_a_file_system_without_locks_is_a_warning(
+def test_a_file_system_without_locks_gives_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     import fcntl
@@ -149,10 +149,10 @@ def test_a_file_system_without_locks_is_a_warning(
     assert "the file system does not support locks" in caplog.text
 
 
-def test_a_folder_that_is_not_there_is_an_error_or_made(tmp_path: Path) -> None:
+def test_a_missing_folder_is_refused_or_created(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"), exclusive(tmp_path / "file" / "lock"):
         pass
-    # Nothing can be brought there either, so nobody waits.
+    # A folder that cannot be created cannot be filled by another process either, so there is nothing to wait for.
     with alone_at(tmp_path / "file" / "set"):
         pass

@@ -9,7 +9,7 @@ import pytest
 
 from hjepa.runtime.random import Purpose, philox_key, stream
 
-# Keys that published results were drawn with, before all purposes stood in one place.
+# Keys of published results, from before all purposes were defined in one place.
 PUBLISHED = {
     Purpose.ORDER: lambda seed, counter: [(1 << 32) | seed, counter],
     Purpose.SUBSET: lambda seed, counter: [(4 << 32) | seed, counter],
@@ -41,14 +41,14 @@ def test_no_two_purposes_share_a_key() -> None:
     assert len(keys) == len(set(keys))
 
 
-def test_the_largest_seeds_keep_every_bit_of_their_key() -> None:
-    # As a list of numbers NumPy made floats of such keys, and neighbouring purposes drew the same.
+def test_the_largest_seeds_give_distinct_keys() -> None:
+    # Given such keys as a list, NumPy converted them to floats, and different purposes got the same stream.
     first, second = (philox_key(purpose, 2**32 - 1, 5).tolist() for purpose in (Purpose.MASKS, Purpose.MASK_COUNTS))
     assert first == [(2**32 - 1 << 32) | 0x6D61736B, 5]
     assert second == [(2**32 - 1 << 32) | 0x63616C69, 5]
 
 
-def test_a_seed_out_of_range_and_a_counter_where_there_is_none_are_refused() -> None:
+def test_a_seed_out_of_range_and_an_unexpected_counter_are_refused() -> None:
     with pytest.raises(ValueError, match="below 2\\*\\*32"):
         stream(Purpose.ORDER, 2**32)
     with pytest.raises(ValueError, match="drawn once"):

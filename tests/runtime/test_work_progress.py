@@ -1,4 +1,4 @@
-"""Long work outside training says how far it is, and no more often than every few seconds."""
+"""Long work outside training reports its progress, at most every few seconds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hjepa.runtime.work_progress import WorkProgress
 
 
 class _Clock:
-    """Seconds that pass when a test says so."""
+    """A clock that only the test advances."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -26,7 +26,7 @@ class _Terminal(io.StringIO):
         return True
 
 
-def test_lines_are_a_few_seconds_apart(caplog: pytest.LogCaptureFixture) -> None:
+def test_progress_lines_are_a_few_seconds_apart(caplog: pytest.LogCaptureFixture) -> None:
     clock = _Clock()
     with caplog.at_level(logging.INFO, logger="hjepa"), WorkProgress("reading", 60, "pages", every=5, clock=clock) as p:
         for _ in range(60):
@@ -35,14 +35,14 @@ def test_lines_are_a_few_seconds_apart(caplog: pytest.LogCaptureFixture) -> None
     assert caplog.messages == [f"reading: {done} of 60 pages (atlas)" for done in (10, 20, 30, 40, 50, 60)]
 
 
-def test_work_that_is_done_at_once_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_short_work_prints_nothing(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, logger="hjepa"), WorkProgress("reading", 3, "pages", clock=_Clock()) as p:
         p.advance(3)
     assert not caplog.messages
 
 
 @pytest.mark.parametrize("console", [True, False])
-def test_a_terminal_gets_a_bar_in_place_of_lines(
+def test_a_terminal_gets_a_progress_bar_instead_of_lines(
     console: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     terminal = _Terminal()
@@ -59,7 +59,7 @@ def test_a_terminal_gets_a_bar_in_place_of_lines(
         assert "4/4" in terminal.getvalue()
 
 
-def test_a_bar_is_taken_away_when_the_work_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_progress_bar_is_removed_when_the_work_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = _Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
     with pytest.raises(ValueError, match="damaged"), WorkProgress("reading", 4, "pages", console=True):

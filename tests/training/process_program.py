@@ -1,8 +1,8 @@
-"""Program of the multi-process tests; it forks after the imports, which take longer than the runs.
+"""Program for the multi-process tests; it forks after the imports, which take longer than the runs.
 
 Called with the number of processes, a free port, and a JSON list of runs: `config` (a YAML file), `folder`, `changes`
-(dotted keys) and optionally `resume`, `infinite` (a process and the pass in which its prediction is infinite), `memory` (a
-process and the images that fit into its memory) or `dies` (a process and the pass in which it is killed).
+(dotted keys) and optionally `resume`, `infinite` (a process and the pass in which its prediction is infinite), `memory`
+(a process and the images that fit into its memory) or `dies` (a process and the pass in which it is killed).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 class _Trouble:
-    """Counts the passes of the model in training and makes the trouble that a run asks for."""
+    """Counts the training passes of the model and causes the failure that a run specifies."""
 
     def __init__(self, rank: int, run: dict[str, Any]) -> None:
         self._mine = {

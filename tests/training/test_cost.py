@@ -26,7 +26,7 @@ VISIBLE = {"model.predictor.predict_visible": True}
 
 
 def counted(keys: dict[str, Any]) -> tuple[dict[str, float], Any]:
-    """FLOP per image of one step by stage, counted by PyTorch, and the formula's."""
+    """FLOP per image of one step by stage, counted by PyTorch and computed by the formula."""
     step = TimedStep(tiny_config(keys), synthetic=True)
     trainer = step.trainer
     method = trainer.method
@@ -34,7 +34,7 @@ def counted(keys: dict[str, Any]) -> tuple[dict[str, float], Any]:
     found = dict.fromkeys(("forward", "loss", "backward", "optimizer"), 0.0)
 
     def count(stage: str, work: Any) -> Any:
-        # Attention as two products: the count of a fused kernel's backward pass has the products that it repeats.
+        # Attention as two products: the count for a fused kernel's backward pass includes products that it recomputes.
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             result = work()
         found[stage] += counter.get_total_flops() / step.images
@@ -57,7 +57,7 @@ def counted(keys: dict[str, Any]) -> tuple[dict[str, float], Any]:
         {"model.num_hierarchies": 1},
         INFONCE,
         {**INFONCE, **MUON, **ALL},
-        {**INFONCE, "data.batch_size": 20, "masking.sets_per_image": 2},  # blocks that do not divide evenly
+        {**INFONCE, "data.batch_size": 20, "masking.sets_per_image": 2},  # incomplete blocks
         {**INFONCE, **MUON, **SEPARATE, "training.accumulation_steps": 2},
         {**INFONCE, **VISIBLE, "model.hierarchy": "both"},
         {**INFONCE, **SEPARATE, **VISIBLE, **MUON},
@@ -68,7 +68,7 @@ def counted(keys: dict[str, Any]) -> tuple[dict[str, float], Any]:
     ],
     ids=lambda keys: ",".join(f"{name.rpartition('.')[2]}={value}" for name, value in keys.items()) or "smoothl1",
 )
-def test_a_whole_step_is_what_pytorch_counts(keys: dict[str, Any]) -> None:
+def test_flop_of_a_whole_step_equal_pytorchs_count(keys: dict[str, Any]) -> None:
     found, cost = counted(keys)
     assert sum(found.values()) == pytest.approx(cost.total, rel=1e-6)
     assert found["optimizer"] == pytest.approx(cost.optimizer, rel=1e-6)
@@ -85,10 +85,10 @@ def test_the_loss_is_counted_per_level_and_the_optimiser_per_update() -> None:
     assert training_cost(tiny_config(MUON), 3, processes=4).optimizer == pytest.approx(once.optimizer / 4)
 
 
-def test_the_formula_knows_every_matrix_that_muon_has() -> None:
+def test_the_formula_includes_every_matrix_that_muon_updates() -> None:
     step = TimedStep(tiny_config({**MUON, **SEPARATE}), synthetic=True)
     assert isinstance(step.trainer.optimizer, OptimizerPair)
-    # Without gradients nothing is orthogonalised, and with all of them everything is.
+    # Muon orthogonalises only parameters with a gradient, so give one to every parameter.
     for parameter in step.trainer.method.parameters():
         parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
     with FlopCounterMode(display=False) as counter:
@@ -96,12 +96,12 @@ def test_the_formula_knows_every_matrix_that_muon_has() -> None:
     assert counter.get_total_flops() / step.images == pytest.approx(step.cost.optimizer)
 
 
-def test_a_batch_that_infonce_cannot_use_has_no_cost_but_a_message() -> None:
+def test_the_cost_of_a_batch_too_small_for_infonce_is_an_error() -> None:
     with pytest.raises(UserError, match=r"loss\.candidate_images=64"):
         training_cost(tiny_config({"loss.type": "infonce"}), 3)
 
 
-def test_config_check_says_what_a_step_costs_and_how_many_processes_it_needs() -> None:
+def test_config_check_reports_the_cost_of_a_step_and_the_number_of_processes() -> None:
     from hjepa.cli.config import app
 
     printed = CliRunner().invoke(app, ["check", "cifar10_cpu", "data.batch_size=32"]).stdout

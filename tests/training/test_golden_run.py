@@ -1,8 +1,8 @@
 """The first 50 steps reproduce the recorded losses.
 
-Other CPUs and PyTorch versions sum in another order, and training amplifies the rounding: one and two threads differ by
-up to 3e-7. The tolerance of 1e-3 allows for more of that, but not for a changed algorithm: a learning rate that is off by
-1 % fails (it moves the covariance by 4 %).
+The order of summation depends on the CPU and the PyTorch version, and training amplifies the rounding errors: one and
+two threads differ by up to 3e-7. The tolerance of 1e-3 allows for larger rounding errors, but not for a changed
+algorithm: a learning rate that is off by 1 % changes the covariance by 4 % and fails.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import script
 
 
-def test_fifty_steps_give_the_losses_of_the_file() -> None:
+def test_fifty_steps_reproduce_the_recorded_losses() -> None:
     golden = script("golden_run")
     want = json.loads(golden.FILE.read_text())["losses"]
     seen = golden.losses()

@@ -33,7 +33,7 @@ from hjepa.training import run_training
 from hjepa.training.loggers import JsonLines
 from hjepa.training.out_of_memory import is_out_of_memory, next_rung
 
-# Two updates are made, the third is spoilt.
+# Two updates succeed, the third is made non-finite.
 BEFORE = 2
 
 
@@ -50,7 +50,7 @@ def spoilt(stage: str, every: bool = False) -> Iterator[None]:
         if stage == "image" and now():
             images = args[0].clone()
             images[5, 0, 0, 0] = float("nan")
-            # In place, as a broken image would come: what the loop sees of the batch is the same tensor.
+            # In place, so that the loop's batch is broken too, as it would be by a broken image.
             args[0].copy_(images)
         return None
 
@@ -92,7 +92,7 @@ def same_learning_state(a: dict[str, Any], b: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("stage", ["image", "target", "prediction", "gradient"])
 @pytest.mark.parametrize("keys", [{}, {"training.use_amp": True, "training.amp_dtype": "fp16"}])
-def test_what_is_not_finite_touches_neither_weights_nor_target(run: Run, stage: str, keys: dict[str, Any]) -> None:
+def test_non_finite_values_change_neither_weights_nor_target(run: Run, stage: str, keys: dict[str, Any]) -> None:
     if keys and stage == "gradient":
         pytest.skip("a gradient alone that overflows is how the scale of float16 is found")
     clean = run({**keys, "training.max_steps": BEFORE})
@@ -114,7 +114,7 @@ def test_what_is_not_finite_touches_neither_weights_nor_target(run: Run, stage: 
         assert report["parameters"]
 
 
-def test_a_run_goes_on_after_a_skipped_update_and_may_stop_instead(run: Run, tmp_path: Path) -> None:
+def test_a_non_finite_update_is_skipped_or_stops_the_run(run: Run, tmp_path: Path) -> None:
     with spoilt("prediction"):
         seen = run({"training.max_steps": BEFORE + 3})
     assert seen.records[-1]["skipped"] == 1
@@ -124,13 +124,13 @@ def test_a_run_goes_on_after_a_skipped_update_and_may_stop_instead(run: Run, tmp
     with spoilt("prediction"), pytest.raises(UserError, match=r"step 2: not finite: prediction of level 1") as error:
         run_tiny(folder, {"training.non_finite": "stop"})
     assert "\n" not in str(error.value)
-    # Nothing is lost: the state before the spoilt step is saved, and the run goes on from it.
+    # The state before the non-finite step is saved, and the run resumes from it.
     assert read_checkpoint(folder / "checkpoints" / "last.pth")["step"] == BEFORE
     resumed = run({"training.non_finite": "stop"}, folder=folder, resume="auto")
     same_learning_state(run().state, resumed.state)
 
 
-def test_an_infinite_loss_with_a_finite_gradient_is_noticed() -> None:
+def test_an_infinite_loss_with_a_finite_gradient_is_detected() -> None:
     from hjepa.training.nonfinite import poison
 
     weight = torch.ones(3, requires_grad=True)
@@ -163,7 +163,7 @@ def memory_for(images: int, from_pass: int = 0) -> Iterator[list[int]]:
         handle.remove()
 
 
-def test_the_ladder_keeps_the_effective_batch(run: Run) -> None:
+def test_smaller_micro_batches_keep_the_global_batch(run: Run) -> None:
     keys = {"data.batch_size": 8, "training.accumulation_steps": 4, "data.subset": 128, "training.max_steps": 4}
     whole = run(keys)
     for fits, rung, from_pass in ((4, "4 x 8", 0), (2, "2 x 16", 0), (1, "1 x 32", 0), (4, "4 x 8", 6)):
@@ -177,7 +177,7 @@ def test_the_ladder_keeps_the_effective_batch(run: Run) -> None:
         assert [r["loss"] for r in seen.records] == pytest.approx([r["loss"] for r in whole.records], rel=1e-4)
 
 
-def test_a_run_that_stepped_down_resumes_on_its_rung_bit_by_bit(run: Run) -> None:
+def test_a_run_with_reduced_micro_batches_resumes_with_them_bit_by_bit(run: Run) -> None:
     keys = {"data.batch_size": 8, "training.accumulation_steps": 2}
     with memory_for(4):
         whole = run(keys)
@@ -188,7 +188,7 @@ def test_a_run_that_stepped_down_resumes_on_its_rung_bit_by_bit(run: Run) -> Non
     same_learning_state(whole.state, resumed.state)
 
 
-def test_the_end_of_the_ladder_is_one_line(run: Run) -> None:
+def test_running_out_of_memory_with_the_smallest_micro_batch_is_a_one_line_error(run: Run) -> None:
     with memory_for(0), pytest.raises(UserError, match=r"out of memory on cpu with data\.batch_size=1") as error:
         run({"data.batch_size": 2})
     assert "\n" not in str(error.value)
@@ -196,7 +196,7 @@ def test_the_end_of_the_ladder_is_one_line(run: Run) -> None:
         run({"loss.variance_loss_weight": 0.1})
 
 
-def test_rungs() -> None:
+def test_next_rung() -> None:
     assert next_rung(8, 4) == (4, 8)
     assert next_rung(9, 2) == (3, 6)
     assert next_rung(1, 32) is None
@@ -204,7 +204,7 @@ def test_rungs() -> None:
     assert next_rung(16, 1, fewest=16) is None
 
 
-def test_the_ladder_ends_where_infonce_would_lack_images() -> None:
+def test_micro_batches_are_not_reduced_below_what_infonce_needs() -> None:
     config = tiny_config({"loss.type": "infonce", "loss.candidate_images": 12})
     assert [build_method(config).fewest_images(processes) for processes in (1, 2, 5)] == [12, 6, 3]
     assert next_rung(32, 1, build_method(config).fewest_images(1)) == (16, 2)
@@ -213,7 +213,7 @@ def test_the_ladder_ends_where_infonce_would_lack_images() -> None:
     assert build_method(regularised).fewest_images(1) == 16
 
 
-def test_too_few_images_for_infonce_is_a_mistake_before_anything_is_written(tmp_path: Path) -> None:
+def test_too_few_images_for_infonce_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     config = tiny_config({"loss.type": "infonce", "loss.candidate_images": 20})
     with pytest.raises(UserError) as error:
         run_training(config, output_dir=tmp_path / "run", console=False)
@@ -227,7 +227,7 @@ def test_too_few_images_for_infonce_is_a_mistake_before_anything_is_written(tmp_
         HJepa.check(tiny_config({"loss.type": "infonce", "data.batch_size": 4}), 4)
 
 
-def test_memory_that_really_runs_out_is_recognised() -> None:
+def test_a_real_out_of_memory_error_is_recognised() -> None:
     with pytest.raises(RuntimeError) as error:
         torch.empty(1 << 60, dtype=torch.uint8)
     assert is_out_of_memory(error.value)
@@ -283,7 +283,7 @@ def collect(batches: Iterator[Any]) -> list[Tensor]:
     return [batch.images for batch in batches]
 
 
-def test_files_that_vanish_or_break_while_training_are_counted(run: Run, tmp_path: Path) -> None:
+def test_files_that_disappear_or_become_unreadable_during_training_are_counted(run: Run, tmp_path: Path) -> None:
     folder = images(tmp_path / "images")
     spoilt_files = loader(folder, num_workers=0)
     names = sorted(folder.glob("*.png"))
@@ -318,7 +318,7 @@ def test_records_on_a_full_disk_are_kept_and_written_later(tmp_path: Path, caplo
     assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [1, 2, 3, 4]
 
 
-def test_a_torn_record_and_those_to_come_again_are_dropped(tmp_path: Path) -> None:
+def test_a_truncated_record_and_records_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     file.write_bytes(b'{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
     sink = JsonLines(file, 2)
@@ -331,10 +331,10 @@ def test_a_torn_record_and_those_to_come_again_are_dropped(tmp_path: Path) -> No
     ]
 
 
-def test_a_save_that_fails_is_said_and_training_goes_on(run: Run, tmp_path: Path) -> None:
+def test_a_failed_save_is_logged_and_training_continues(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     (folder / "checkpoints").mkdir(parents=True)
-    # A folder of that name: the rename onto it fails, as a real file system says.
+    # A folder with the name of the checkpoint makes the rename fail with a real file-system error.
     (folder / "checkpoints" / "checkpoint_epoch_1.pth").mkdir()
     seen = run({"checkpoint.save_frequency": 1}, folder=folder)
     assert seen.outcome.completed
@@ -353,7 +353,7 @@ from hjepa.config import load_config
 from hjepa.models.hjepa import HJEPA
 from hjepa.training import run_training
 
-# Forked after the imports, which cost more than the run.
+# Forked after the imports, which take longer than the run.
 child = os.fork()
 rank, folder, steps, models = int(child == 0), Path(sys.argv[2]), 0, []
 os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
@@ -364,7 +364,7 @@ def spoil(module, args, output):
     if isinstance(module, HJEPA) and module.training:
         models[:] = [module]
         steps += 1
-        # The first pass is the trial of a micro-batch before the run begins.
+        # The first pass is the trial of a micro-batch before training starts.
         if rank == 1 and steps == 3:
             output.predictions[0] = output.predictions[0] * float("inf")
 
@@ -376,7 +376,7 @@ if child:
 """
 
 
-def test_all_processes_skip_alike_when_one_has_a_loss_that_is_not_finite(tmp_path: Path) -> None:
+def test_all_processes_skip_the_update_when_one_has_a_non_finite_loss(tmp_path: Path) -> None:
     import yaml
 
     config, program, folder = tmp_path / "tiny.yaml", tmp_path / "program.py", tmp_path / "run"

@@ -19,13 +19,13 @@ log = logging.getLogger("hjepa")
 
 
 def uncaptured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep pytest from capturing the log of the running test: its workers cannot send such names to the main process."""
+    """Keep pytest from capturing the log of this test: its workers cannot send such names to the main process."""
     for logger in (logging.getLogger(), log):
         monkeypatch.setattr(logger, "handlers", [])
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
-def test_a_line_is_written_whatever_it_holds(
+def test_undecodable_file_names_are_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], encoding: str
 ) -> None:
     uncaptured(monkeypatch)
@@ -41,7 +41,7 @@ def test_a_line_is_written_whatever_it_holds(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of other systems are text")
-def test_a_run_with_such_names_goes_through_to_its_report(
+def test_a_run_with_undecodable_file_names_completes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     uncaptured(monkeypatch)

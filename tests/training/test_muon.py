@@ -17,7 +17,7 @@ def test_singular_values_come_close_to_one(shape: tuple[int, int, int]) -> None:
     values = torch.linalg.svdvals(orthogonalise(torch.randn(shape, generator=torch.Generator().manual_seed(0))))
     assert values.min() > 0.3
     assert values.max() < 1.3
-    # Directions stay: on the singular vectors of the matrix itself the result is diagonal and positive.
+    # Singular vectors are kept: in the basis of the matrix's own singular vectors the result is diagonal and positive.
     matrix = torch.randn(shape[1:], generator=torch.Generator().manual_seed(1))
     u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
     aligned = u.T @ orthogonalise(matrix[None])[0] @ vh.T
@@ -34,17 +34,17 @@ def steps(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, number: int
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (16, 48)])
-def test_equals_that_of_pytorch(shape: tuple[int, int]) -> None:
+def test_muon_equals_pytorchs(shape: tuple[int, int]) -> None:
     start = torch.randn(shape, generator=torch.Generator().manual_seed(3))
     ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
     moved = steps(Muon([{"params": [ours]}], lr=0.01, weight_decay=0.1), ours) - start
     reference = torch.optim.Muon([theirs], lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     expected = steps(reference, theirs) - start
-    # PyTorch's products are in bf16.
+    # PyTorch computes the products in bf16.
     assert (moved - expected).norm() < 0.02 * expected.norm()
 
 
-def test_pieces_are_matrices_of_their_own() -> None:
+def test_pieces_of_a_parameter_are_orthogonalised_separately() -> None:
     start = torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(4))
     whole = nn.Parameter(start.reshape(48, 16).clone())
     together = steps(Muon([{"params": [whole], "pieces": 3}], lr=0.01), whole).view(3, 16, 16)
@@ -65,7 +65,7 @@ def test_an_update_is_as_large_as_one_of_adamw() -> None:
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (16, 48), (48, 16)])
-def test_bf16_turns_the_same_way(shape: tuple[int, int]) -> None:
+def test_bf16_updates_are_close_to_float32(shape: tuple[int, int]) -> None:
     start = torch.randn(shape, generator=torch.Generator().manual_seed(5))
     exact, short = nn.Parameter(start.clone()), nn.Parameter(start.clone())
     expected = steps(Muon([{"params": [exact]}], lr=0.01), exact) - start

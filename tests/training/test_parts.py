@@ -25,7 +25,7 @@ def schedules(steps_per_epoch: int = 10, batch: int = 256, **keys: object) -> Sc
 
 
 @pytest.mark.parametrize("kind", ["cosine", "linear", "constant"])
-def test_learning_rate_warms_up_peaks_and_ends_low(kind: str) -> None:
+def test_learning_rate_warms_up_and_decays(kind: str) -> None:
     s = schedules(epochs=10, warmup_epochs=2, lr=1.0, min_lr=0.01, lr_schedule=kind, cooldown_epochs=3)
     rates = [s.lr(step) for step in range(100)]
     assert 0 < rates[0] < 0.1, "the first update is already part of the warm-up"
@@ -46,7 +46,7 @@ def test_learning_rate_scales_with_the_global_batch(rule: str, factor: float) ->
         assert scaled.lr(step) == pytest.approx(factor * base.lr(step))
 
 
-def test_momentum_rises_from_zero_then_to_its_end() -> None:
+def test_momentum_rises_from_zero_to_its_final_value() -> None:
     keys = {"model.ema.momentum": 0.9, "model.ema.momentum_end": 1.0, "model.ema.momentum_warmup_epochs": 1}
     horizon = Horizon(steps_per_epoch=10, total_steps=50)
     values = [ema_momentum(tiny_config(keys).model.ema, horizon, step) for step in range(51)]
@@ -58,14 +58,14 @@ def test_momentum_rises_from_zero_then_to_its_end() -> None:
     assert {round(ema_momentum(constant, horizon, step), 9) for step in range(20)} == {0.99}
 
 
-def test_weight_decay_moves_to_its_end() -> None:
+def test_weight_decay_reaches_its_final_value() -> None:
     s = schedules(epochs=10, weight_decay=0.04, weight_decay_end=0.4)
     assert s.weight_decay(0) == pytest.approx(0.04)
     assert s.weight_decay(50) == pytest.approx(0.22)
     assert s.weight_decay(100) == pytest.approx(0.4)
 
 
-def test_only_matrices_decay() -> None:
+def test_weight_decay_applies_only_to_matrices() -> None:
     method = build_method(tiny_config())
     names = {id(p): n for n, p in method.weights.named_parameters()}
     groups = method.param_groups()
@@ -82,7 +82,7 @@ def test_only_matrices_decay() -> None:
     assert {g["lr"] for g in optimizer.param_groups} == {0.5}
 
 
-def test_the_moving_average_moves_norms_and_all() -> None:
+def test_the_moving_average_includes_norm_parameters() -> None:
     context, target = nn.LayerNorm(4), nn.LayerNorm(4)
     nn.init.constant_(context.weight, 3.0)
     MovingAverage(context, target)(0.75)
@@ -92,7 +92,7 @@ def test_the_moving_average_moves_norms_and_all() -> None:
 
 
 @pytest.mark.parametrize("made", [None, torch.tensor(True)])
-def test_means_of_a_record_are_summed_in_float32(made: torch.Tensor | None) -> None:
+def test_means_in_a_record_are_accumulated_in_float32(made: torch.Tensor | None) -> None:
     interval = Interval()
     value = torch.tensor(1.0078125).bfloat16()  # 1 and the last bit of bf16
     for _ in range(50):
@@ -100,12 +100,12 @@ def test_means_of_a_record_are_summed_in_float32(made: torch.Tensor | None) -> N
         interval.add(MicroBatch(torch.zeros(1), value, terms, torch.ones(1), {}), made)
     means = interval.means({"chance/level_0": torch.zeros(())})
     for name in ("loss", "loss/level_0", "loss/level_1", "covariance"):
-        # In bf16 the sum goes in steps of 0.25 by then.
+        # At this size a sum in bf16 has steps of 0.25.
         assert means[name] == pytest.approx(1.0078125, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "mps", "tpu"])
-def test_a_device_that_is_not_there_is_named(name: str) -> None:
+def test_a_missing_device_is_named_in_the_error(name: str) -> None:
     if name == "mps" and torch.backends.mps.is_available():
         pytest.skip("this machine has an Apple GPU")
     with pytest.raises(UserError, match=name) as error:
@@ -134,5 +134,5 @@ def test_retention_keeps_the_best_and_the_newest(tmp_path: object, background: b
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(4.4, "4s"), (200, "3m20s"), (7500, "2h05m")])
-def test_durations_read_well(seconds: float, text: str) -> None:
+def test_durations_are_formatted(seconds: float, text: str) -> None:
     assert duration(seconds) == text

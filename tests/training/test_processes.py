@@ -25,7 +25,7 @@ from hjepa.training.distributed.strategy import check_strategy
 
 PROGRAM = Path(__file__).parent / "process_program.py"
 FSDP = {"distributed.strategy": "fsdp"}
-# Sums over another number of processes are taken in another order; AdamW makes of that up to this much per step.
+# The order of summation depends on the number of processes; AdamW turns the rounding into up to this much per step.
 CLOSE = 5e-5
 HALF, ALL = 3, 6
 
@@ -53,7 +53,7 @@ def state_of(folder: Path) -> dict[str, Any]:
 
 
 def distance(a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
-    """The largest difference of any weight, the target's included, or moment of the optimiser."""
+    """Largest difference of any weight, including the target encoder's, or optimiser moment."""
     weights = [(a["model_state_dict"][n] - b["model_state_dict"][n]).abs().max() for n in a["model_state_dict"]]
     first, second = (state["optimizer_state_dict"]["state"] for state in (a, b))
     assert first.keys() == second.keys()
@@ -67,7 +67,7 @@ def infonce(images: int) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All runs that the tests below look at, in one folder."""
+    """All runs used by the tests below, in one folder."""
     home = tmp_path_factory.mktemp("processes")
     settings = {
         "training.max_steps": ALL,
@@ -94,7 +94,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     alone("one-half", {"training.max_steps": HALF})
     plain = {"loss.variance_loss_weight": 0, "loss.covariance_loss_weight": 0}
     alone("one-plain", plain)
-    # Blocks that reach from one process into the next, and blocks that do not.
+    # Blocks of candidates that span two processes, and blocks that do not.
     across, within = ({**plain, **infonce(images)} for images in (24, 16))
     alone("one-infonce", {**across, "masking.sets_per_image": 2})
     alone("one-infonce-16", within)
@@ -123,11 +123,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp", "one-half", "fsdp-half-one", "fsdp-half-four", "ddp-four"])
-def test_any_number_of_processes_ends_where_one_does(runs: Path, name: str) -> None:
+def test_any_number_of_processes_gives_the_result_of_one(runs: Path, name: str) -> None:
     one, other = state_of(runs / "one"), state_of(runs / name)
     assert one["step"] == other["step"] == ALL
     assert distance(one, other) < CLOSE
-    # Not by standing still.
+    # The weights have changed since the middle of the run.
     assert distance(one, state_of(runs / "fsdp-half")) > 10 * CLOSE
     losses = [
         [
@@ -144,19 +144,19 @@ def test_any_number_of_processes_ends_where_one_does(runs: Path, name: str) -> N
     ("alone", "together"), [("one-infonce", "ddp-infonce"), ("one-infonce-16", "ddp-infonce-memory")]
 )
 def test_infonce_has_the_same_candidates_in_any_number_of_processes(runs: Path, alone: str, together: str) -> None:
-    # A process has fewer images than a prediction is compared with, in the second pair after memory ran out.
+    # A process has fewer images than a prediction needs; in the second pair only after memory ran out.
     assert distance(state_of(runs / alone), state_of(runs / together)) < CLOSE
     assert distance(state_of(runs / "one-infonce"), state_of(runs / "one-infonce-16")) > 10 * CLOSE
     assert "images of a micro-batch now compare" not in (runs / together / "training.log").read_text()
 
 
-def test_half_precision_is_the_same_spread_or_whole(runs: Path) -> None:
+def test_ddp_and_fsdp_agree_in_half_precision(runs: Path) -> None:
     whole, spread = state_of(runs / "ddp-half-precision"), state_of(runs / "fsdp-half-precision")
     assert distance(whole, spread) < CLOSE
     assert distance(whole, state_of(runs / "one")) > 0
 
 
-def test_shards_hold_parts_and_are_read_like_any_checkpoint(runs: Path) -> None:
+def test_sharded_checkpoints_are_divided_and_load_like_any_other(runs: Path) -> None:
     folder = runs / "fsdp" / "checkpoints" / "last.sharded"
     sizes = [file.stat().st_size for file in folder.glob("*.safetensors")]
     assert len(sizes) == 2
@@ -166,14 +166,14 @@ def test_shards_hold_parts_and_are_read_like_any_checkpoint(runs: Path) -> None:
     assert torch.allclose(ours.extract_features(images), whole.extract_features(images), atol=1e-3)
 
 
-def test_one_process_s_infinite_loss_leaves_every_part_as_it_was(runs: Path) -> None:
+def test_an_infinite_loss_on_one_process_skips_the_update_on_all(runs: Path) -> None:
     spoilt, before = state_of(runs / "fsdp-infinite"), state_of(runs / "fsdp-half")
     assert (spoilt["step"], spoilt["skipped"]) == (HALF + 1, 1)
     assert distance(spoilt, before) == 0
 
 
 @pytest.mark.parametrize("harm", ["cut", "flipped", "missing", "state"])
-def test_a_damaged_shard_is_named_and_the_one_before_is_used(runs: Path, tmp_path: Path, harm: str) -> None:
+def test_a_damaged_shard_is_named_and_the_previous_checkpoint_is_used(runs: Path, tmp_path: Path, harm: str) -> None:
     folder = tmp_path / "checkpoints"
     shutil.copytree(runs / "fsdp" / "checkpoints", folder)
     last = folder / "last.sharded"
@@ -187,7 +187,7 @@ def test_a_damaged_shard_is_named_and_the_one_before_is_used(runs: Path, tmp_pat
     with pytest.raises(CheckpointError, match=r"last\.sharded.*damaged") as error:
         read_whole(last)
     assert "\n" not in str(error.value)
-    # Of step 6 there is a periodic one as well.
+    # Step 6 also has a periodic checkpoint.
     found = newest_usable(folder, "")
     assert found is not None
     assert (found.checkpoint.name, found.state["step"]) == ("checkpoint_step_6.sharded", ALL)
@@ -201,7 +201,7 @@ def test_a_damaged_shard_is_named_and_the_one_before_is_used(runs: Path, tmp_pat
 def test_processes_take_smaller_micro_batches_together(runs: Path) -> None:
     state = state_of(runs / "ddp-memory")
     assert state["micro_batch"] == {"batch_size": 4, "accumulation_steps": 4}
-    # Without terms that compare images it is the same run.
+    # Without loss terms that compare images, the runs are equal.
     assert distance(state, state_of(runs / "one-plain")) < CLOSE
     log = (runs / "ddp-memory" / "training.log").read_text()
     assert "out of memory in another process with data.batch_size=16" in log
@@ -209,7 +209,7 @@ def test_processes_take_smaller_micro_batches_together(runs: Path) -> None:
     assert "continuing with micro-batches of 4 x 4 instead of 8 x 2, still 32 images per update" in log
 
 
-def test_a_killed_process_ends_the_others_with_a_line(runs: Path, tmp_path: Path) -> None:
+def test_a_killed_process_ends_the_others_with_a_one_line_error(runs: Path, tmp_path: Path) -> None:
     config = next(runs.glob("16*.yaml"))
     result = start(2, [{"config": str(config), "folder": str(tmp_path / "run"), "dies": [1, ALL], "fails": True}])
     assert result.returncode == 0, result.stderr
@@ -218,7 +218,7 @@ def test_a_killed_process_ends_the_others_with_a_line(runs: Path, tmp_path: Path
     assert state_of(tmp_path / "run")["step"] == HALF
 
 
-def test_torchrun_starts_them_again_and_the_end_is_bit_equal(runs: Path, tmp_path: Path) -> None:
+def test_a_run_restarted_by_torchrun_ends_bit_equal(runs: Path, tmp_path: Path) -> None:
     config = next(runs.glob("16*.yaml"))
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
     result = start(2, [{"config": str(config), "folder": str(tmp_path / "run"), "dies": [1, ALL]}], launcher)
@@ -227,7 +227,7 @@ def test_torchrun_starts_them_again_and_the_end_is_bit_equal(runs: Path, tmp_pat
     assert "resuming from step 3" in (tmp_path / "run" / "training.log").read_text()
 
 
-def test_what_cannot_be_spread_is_a_mistake() -> None:
+def test_unsupported_fsdp_settings_are_refused() -> None:
     for key, value in {"training.optimizer": "muon", "training.amp_dtype": "fp16"}.items():
         config = tiny_config({**FSDP, key: value, "training.use_amp": True})
         with pytest.raises(UserError, match=key):

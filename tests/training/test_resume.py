@@ -1,4 +1,4 @@
-"""Resume at another batch size, number of processes or length: progress is counted in images, not in steps."""
+"""Resuming with another batch size, number of processes or length: progress is counted in images, not in steps."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from hjepa.errors import UserError
 from hjepa.training.optim.schedules import Schedules
 from hjepa.training.resume import resumed_step
 
-# 12 steps of 16 images to the epoch.
+# 12 steps of 16 images per epoch.
 KEYS: dict[str, Any] = {"data.subset": 192, "training.epochs": 4, "training.warmup_epochs": 0}
 
 
-def test_a_doubled_batch_goes_on_where_the_images_are_and_trains_to_the_end(run: Run) -> None:
+def test_a_doubled_batch_continues_after_the_same_number_of_images(run: Run) -> None:
     half = run({**KEYS, "training.max_steps": 24})
     seen = run({**KEYS, "data.batch_size": 32}, folder=half.folder, resume="auto")
     assert seen.outcome.completed
@@ -33,21 +33,21 @@ def test_a_doubled_batch_goes_on_where_the_images_are_and_trains_to_the_end(run:
     assert all(later <= earlier for earlier, later in itertools.pairwise(rates))
 
 
-def test_a_halved_batch_does_not_go_back(run: Run) -> None:
+def test_a_halved_batch_does_not_repeat_images(run: Run) -> None:
     half = run({**KEYS, "training.max_steps": 24})
     seen = run({**KEYS, "data.batch_size": 8, "training.max_steps": 50}, folder=half.folder, resume="auto")
     assert seen.records[-1]["step"] == 50
     assert seen.records[-1]["epoch"] == pytest.approx(50 / 24)
 
 
-def test_other_micro_batches_of_the_same_update_change_nothing(run: Run) -> None:
+def test_another_micro_batch_size_with_the_same_global_batch_keeps_the_step(run: Run) -> None:
     half = run({**KEYS, "training.max_steps": 24})
     seen = run({**KEYS, "data.batch_size": 8, "training.accumulation_steps": 2}, folder=half.folder, resume="auto")
     assert seen.outcome.step == 48
     assert "becomes step" not in seen.log
 
 
-def test_a_longer_run_whose_rate_would_jump_is_refused_and_nothing_is_lost(run: Run) -> None:
+def test_extending_a_run_is_refused_if_the_learning_rate_would_jump(run: Run) -> None:
     whole = run(KEYS)
     before = whole.outcome.checkpoint.read_bytes()
     with pytest.raises(UserError, match=r"training\.epochs: .* would jump from .*resume_schedule=stretch") as error:
@@ -61,21 +61,21 @@ def test_a_longer_run_whose_rate_would_jump_is_refused_and_nothing_is_lost(run: 
     assert "allowed by training.resume_schedule=stretch" in seen.log
 
 
-def test_a_constant_rate_may_be_extended(run: Run) -> None:
+def test_a_run_with_a_constant_learning_rate_may_be_extended(run: Run) -> None:
     keys = {**KEYS, "training.lr_schedule": "constant", "training.max_steps": 40}
     part = run(keys)
     seen = run({**keys, "training.epochs": 8, "training.max_steps": 60}, folder=part.folder, resume="auto")
     assert seen.outcome.step == 60
 
 
-def test_a_checkpoint_without_its_batch_is_counted_from_its_processes() -> None:
+def test_the_global_batch_of_older_checkpoints_is_derived_from_their_processes() -> None:
     config = tiny_config(KEYS)
     state = {"step": 12, "config": config.model_dump(mode="json"), "processes": [{}], "data": {"images": 192}}
-    # Two processes of 16 images: 6 steps to the epoch; one process has 12.
+    # Two processes of 16 images have 6 steps per epoch, one process has 12.
     assert resumed_step(state, Schedules(config, 12, 16)) == 24
 
 
-def test_a_run_that_was_not_over_is_not_over_after_a_conversion() -> None:
+def test_converting_the_step_does_not_finish_an_unfinished_run() -> None:
     config = tiny_config(KEYS)
     state = {"step": 47, "config": config.model_dump(mode="json"), "steps_per_epoch": 12, "global_batch": 16}
     assert resumed_step(state, Schedules(config, 1, 192)) == 3

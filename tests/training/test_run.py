@@ -32,7 +32,7 @@ def equal_states(a: dict[str, Any], b: dict[str, Any]) -> None:
     assert torch.equal(a["random"]["cpu"], b["random"]["cpu"])
 
 
-def test_a_run_folder_holds_what_it_should(run: Run) -> None:
+def test_a_run_folder_contains_the_documented_files(run: Run) -> None:
     seen = run()
     assert seen.files() >= {
         "config.yaml",
@@ -54,7 +54,7 @@ def test_a_run_folder_holds_what_it_should(run: Run) -> None:
     assert {"knn", "rank", "rank/level_1", "std/level_0", "cosine/level_0"} <= seen.evals[-1].keys()
 
 
-def test_the_command_of_a_run_can_be_typed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_recorded_command_can_be_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
     typed = ["ablate", "study.yaml", "--cells", "four levels", "model.levels=[{depth: 6}]"]
     monkeypatch.setattr(sys, "argv", ["/somewhere/bin/hjepa", *typed])
     command = run_environment(load_config("quickstart"), torch.device("cpu"), 1)["command"]
@@ -108,7 +108,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_by_bit(run: Run, keys: di
     assert timeless == again
 
 
-def test_resume_auto_starts_afresh_goes_on_and_knows_when_it_is_done(run: Run, tmp_path: Path) -> None:
+def test_resume_auto_starts_continues_and_recognises_a_finished_run(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "auto"
     first = run({"training.max_steps": 4}, folder=folder, resume="auto")
     assert first.outcome.step == 4
@@ -136,7 +136,7 @@ def test_resuming_from_a_file_into_another_folder(run: Run) -> None:
     equal_states(whole.state, resumed.state)
 
 
-def test_changed_keys_are_said_when_resuming(run: Run) -> None:
+def test_changed_keys_are_logged_when_resuming(run: Run) -> None:
     seen = run({"training.max_steps": 2})
     again = run({"training.lr": 5e-4}, folder=seen.folder, resume="auto")
     assert "training.lr 0.001 -> 0.0005" in again.log
@@ -150,7 +150,7 @@ def test_another_model_is_not_resumed(run: Run) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "foreign"])
-def test_a_damaged_checkpoint_is_one_line_that_names_another(run: Run, damage: str) -> None:
+def test_the_error_for_a_damaged_checkpoint_names_another_one(run: Run, damage: str) -> None:
     seen = run()
     file = seen.folder / "checkpoints" / "last.pth"
     if damage == "cut":
@@ -174,7 +174,7 @@ def test_a_damaged_checkpoint_is_one_line_that_names_another(run: Run, damage: s
     equal_states(seen.state, fallen_back.state)
 
 
-def test_a_folder_with_damaged_checkpoints_only_is_an_error_not_a_fresh_start(run: Run) -> None:
+def test_a_folder_with_only_damaged_checkpoints_is_an_error_not_a_new_run(run: Run) -> None:
     seen = run({"training.max_steps": 2})
     for file in (seen.folder / "checkpoints").glob("*.pth"):
         file.write_bytes(b"damaged")
@@ -203,8 +203,8 @@ def test_the_best_periodic_checkpoints_and_the_newest_are_kept(run: Run) -> None
     assert state["online"]["knn"] == best["knn"]
 
 
-def test_a_gradient_that_is_not_finite_touches_nothing(tmp_path: Path) -> None:
-    # An image of infinities makes a real non-finite gradient; the run stops after ten of them.
+def test_a_non_finite_gradient_changes_nothing(tmp_path: Path) -> None:
+    # Infinite images give real non-finite gradients; the run stops after ten of them.
     keys = {"data.mean": [0.5] * 3, "data.std": [1e-45] * 3, "training.epochs": 4}
     with pytest.raises(UserError, match="not finite 10 times"):
         run_tiny(tmp_path / "run", keys)
@@ -225,7 +225,7 @@ def test_accumulation_equals_the_large_batch(run: Run, loss: str) -> None:
             assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
 
 
-def test_equal_runs_are_equal_bit_by_bit_whatever_the_number_of_workers(run: Run) -> None:
+def test_runs_are_bit_equal_for_any_number_of_workers(run: Run) -> None:
     equal_states(run().state, run({"training.deterministic": True}).state)
     keys = {"data.storage": "workers", "training.max_steps": 5}
     first = run(keys)
@@ -237,7 +237,7 @@ def test_a_run_resumed_between_two_records_writes_the_same_ones(run: Run) -> Non
     keys = {"logging.log_frequency": 5, "training.epochs": 3}
     whole = run(keys)
     part = run({**keys, "training.max_steps": 7})
-    # Its end made a record at step 7, which an uninterrupted run would not have made.
+    # Stopping wrote a record at step 7, which an uninterrupted run would not have.
     resumed = run(keys, folder=part.folder, resume=str(part.outcome.checkpoint))
     assert [r["step"] for r in resumed.records] == [5, 7, 10, 15, 18]
     assert resumed.records[-1]["loss"] == whole.records[-1]["loss"]
@@ -256,7 +256,7 @@ def write_config(folder: Path, **keys: Any) -> Path:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, number: signal.Signals) -> None:
+def test_ctrl_c_saves_and_says_how_to_resume(tmp_path: Path, number: signal.Signals) -> None:
     config = write_config(tmp_path, training={"epochs": 100000, "warmup_epochs": 1})
     folder = tmp_path / "run"
     command = [*COMMAND, str(config), "--output-dir", str(folder)]
@@ -282,13 +282,13 @@ def test_two_processes_equal_one(tmp_path: Path, optimizer: str) -> None:
     config = write_config(tmp_path, training=training, loss=regularised)
     run_training(load_config(config, {"data.batch_size": 32}), output_dir=tmp_path / "one", console=False)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "hjepa"]
-    # Once is enough for the end, which does not depend on the optimiser.
+    # Check the end of the run once, since it does not depend on the optimiser.
     evaluated = optimizer == "muon"
     final = [f"evaluation.final={evaluated}", "evaluation.train_images=48", "evaluation.test_images=40"]
     two = [*launcher, "train", "--config", str(config), "--output-dir", str(tmp_path / "two"), *final]
     result = subprocess.run(two, capture_output=True, text=True, env=environment, timeout=300)
     assert result.returncode == 0, result.stderr
-    # The other process has ended: evaluation has its thread as well.
+    # The other process has exited, so the evaluation may use its thread.
     assert ("controls (CPU threads: 2)" in (tmp_path / "two" / "training.log").read_text()) == evaluated
     typed = json.loads((tmp_path / "two" / "environment.json").read_text())["command"]
     assert typed.startswith("torchrun --nproc-per-node 2 -m hjepa train --config ")

@@ -20,7 +20,9 @@ SETS = {
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_small_sets_train_and_are_saved(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_runs_on_very_small_data_sets_train_and_save(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     for seed, file in enumerate(SETS[name]):
         path = tmp_path / "set" / file
         path.parent.mkdir(parents=True, exist_ok=True)

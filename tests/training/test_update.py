@@ -1,4 +1,4 @@
-"""Updates decided by the host and by the device give the same weights, counts and reports."""
+"""Whether the host or the device decides about an update, weights, counts and reports are the same."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from hjepa.training.step import Update
 
 @contextmanager
 def decided(late: bool) -> Iterator[None]:
-    """Have the device decide, which is the way of a GPU, or the host."""
+    """Let the device decide about updates, as on a GPU, or the host."""
     constructed = Update.__init__
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Update, "__init__", lambda self, *given: constructed(self, *given, late=late))
@@ -36,7 +36,7 @@ def decided(late: bool) -> Iterator[None]:
 
 @pytest.fixture
 def late() -> Iterator[None]:
-    """Have the device decide."""
+    """Let the device decide about updates."""
     with decided(late=True):
         yield
 
@@ -46,7 +46,7 @@ def differences(a: dict[str, Any], b: dict[str, Any]) -> float:
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_without_trouble_both_ways_are_one(run: Run, optimizer: str) -> None:
+def test_host_and_device_decisions_give_the_same_run(run: Run, optimizer: str) -> None:
     here = run({"training.optimizer": optimizer})
     with decided(late=True):
         there = run({"training.optimizer": optimizer})
@@ -62,7 +62,7 @@ def test_without_trouble_both_ways_are_one(run: Run, optimizer: str) -> None:
     ("stage", "optimizer"),
     [("image", "adamw"), ("target", "adamw"), ("prediction", "adamw"), ("gradient", "adamw"), ("gradient", "muon")],
 )
-def test_what_the_device_skips_touches_neither_weights_nor_target(run: Run, stage: str, optimizer: str) -> None:
+def test_updates_skipped_by_the_device_change_neither_weights_nor_target(run: Run, stage: str, optimizer: str) -> None:
     clean = run({"training.max_steps": BEFORE, "training.optimizer": optimizer})
     with spoilt(stage):
         seen = run({"training.max_steps": BEFORE + 1, "training.optimizer": optimizer})
@@ -74,14 +74,14 @@ def test_what_the_device_skips_touches_neither_weights_nor_target(run: Run, stag
 
 
 @pytest.mark.usefixtures("late")
-def test_skipped_updates_are_missing_from_the_means_of_a_record(run: Run) -> None:
+def test_skipped_updates_are_excluded_from_the_means_in_a_record(run: Run) -> None:
     steps = BEFORE + 2
     every = run({"training.max_steps": steps})
     with spoilt("prediction"):
         seen = run({"training.max_steps": steps, "logging.log_frequency": steps})
     (record,) = [r for r in seen.records if r["kind"] == "train"]
     assert record["skipped"] == 1
-    # The step after the spoilt one starts from other weights than the same step of the clean run: only those before are compared.
+    # After the non-finite step the weights differ from those of the clean run, so only earlier steps are compared.
     alone = [r["loss"] for r in every.records if r["kind"] == "train"][:BEFORE]
     last = record["loss"] * (steps - 1) - sum(alone)
     assert 0.5 * alone[-1] < last < 1.5 * alone[-1]
@@ -98,7 +98,7 @@ def test_a_run_without_a_finite_step_stops_at_its_next_record_or_checkpoint(run:
 
 
 @pytest.mark.usefixtures("late")
-def test_little_is_kept_of_updates_that_nobody_asks_about(
+def test_the_number_of_pending_update_results_is_bounded(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hjepa.training.step._MOST_OPEN", 2)
@@ -107,7 +107,7 @@ def test_little_is_kept_of_updates_that_nobody_asks_about(
     assert read_checkpoint(tmp_path / "lost" / "checkpoints" / "last.pth")["step"] == BEFORE + 10
 
 
-def test_who_decides(tmp_path: Path) -> None:
+def test_the_device_decides_unless_an_update_may_stop_the_run(tmp_path: Path) -> None:
     def decides(**keys: Any) -> bool:
         config = tiny_config({key.replace("__", "."): value for key, value in keys.items()})
         return _update(config, tmp_path, "cuda").late
@@ -128,7 +128,7 @@ def _update(config: Config, folder: Path, device: str) -> Update:
 
 
 @pytest.mark.parametrize("made", [True, False])
-def test_the_average_moves_where_the_context_did(made: bool) -> None:
+def test_the_moving_average_is_updated_only_after_an_update(made: bool) -> None:
     context, target = torch.nn.Linear(5, 3), torch.nn.Linear(5, 3)
     expected = [
         t.lerp(c, 0.25 if made else 0.0).detach()
@@ -141,7 +141,7 @@ def test_the_average_moves_where_the_context_did(made: bool) -> None:
 
 
 @pytest.mark.parametrize("late", [True, False])
-def test_a_report_names_the_parameters_that_are_broken_and_no_others(run: Run, late: bool) -> None:
+def test_a_report_names_only_the_non_finite_parameters(run: Run, late: bool) -> None:
     name = "context_encoder.patch_embed.proj.weight"
     passes = 0
 

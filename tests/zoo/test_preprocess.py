@@ -46,7 +46,7 @@ def evaluated(pixels: Pixels, channels: int, image_size: tuple[int, int]) -> tor
 
 
 class PngBlobs(Blobs):
-    """Pictures as PNG files."""
+    """Write images as PNG files."""
 
     def __init__(self, images: torch.Tensor) -> None:
         self.files = []
@@ -67,7 +67,7 @@ class PngBlobs(Blobs):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.float32])
 @pytest.mark.parametrize("image_size", [(16, 16), (16, 24)])
-def test_the_zoo_sees_what_the_evaluation_sees(
+def test_packed_encoders_preprocess_as_the_evaluation_does(
     size: tuple[int, int], channels: int, dtype: torch.dtype, image_size: tuple[int, int]
 ) -> None:
     images = pictures(channels, size, dtype)
@@ -87,10 +87,10 @@ def test_images_read_from_files_differ_by_a_grey_level_at_most(size: tuple[int, 
 
 
 @pytest.mark.parametrize(("size", "image_size"), [((300, 400), (16, 16)), ((31, 17), (24, 16)), ((9, 12), (16, 16))])
-def test_the_contract_in_a_packed_folder_is_enough_to_follow_it(
+def test_the_stored_preprocessing_is_sufficient_to_reproduce_it(
     size: tuple[int, int], image_size: tuple[int, int]
 ) -> None:
-    """Pillow and NumPy alone, from the plain values."""
+    """Preprocessing from the stored values with only Pillow and NumPy."""
     preprocess = Preprocess(image_size, MEAN, STD)
     plain = json.loads(json.dumps(preprocess.as_dict()))
     (picture,) = pictures(3, size, torch.uint8, count=1)
@@ -99,7 +99,7 @@ def test_the_contract_in_a_packed_folder_is_enough_to_follow_it(
     box_width = min(width, max(1, round(height * columns / rows)))
     top, left = (height - box_height) // 2, (width - box_width) // 2
     image = Image.fromarray(picture.permute(1, 2, 0).numpy())
-    # Cut before resizing: with `resize(box=...)` the filter would reach over the edges of the box.
+    # Crop before resizing: with `resize(box=...)` the filter would use pixels outside the box.
     cut = image.crop((left, top, left + box_width, top + box_height))
     small = cut.resize((columns, rows), Image.Resampling.BILINEAR)
     values = np.asarray(small, dtype=np.float64) / plain["largest_value"]["uint8"]
@@ -108,12 +108,12 @@ def test_the_contract_in_a_packed_folder_is_enough_to_follow_it(
     assert np.abs(by_hand - ours).max() <= 1.01 / 255 / min(STD)
 
 
-def test_the_values_survive_json() -> None:
+def test_preprocessing_values_survive_a_json_round_trip() -> None:
     preprocess = Preprocess((16, 24), MEAN, STD)
     assert Preprocess.from_dict(json.loads(json.dumps(preprocess.as_dict()))) == preprocess
 
 
-def test_images_are_left_as_they_were_and_may_be_differentiated() -> None:
+def test_images_are_not_modified_and_gradients_flow() -> None:
     view = Preprocess((16, 16), MEAN, STD)
     with torch.inference_mode():
         view(pictures(3, (16, 16), torch.uint8))
@@ -138,12 +138,12 @@ def test_other_types_and_channels_are_refused() -> None:
 
 
 @pytest.mark.parametrize("name", shipped_models())
-def test_a_shipped_model_says_how_it_is_read(name: str) -> None:
+def test_a_shipped_model_states_its_preprocessing(name: str) -> None:
     about = json.loads((shipped_folder() / name / "model.json").read_text())
     assert Preprocess.from_dict(about["preprocess"]) == load_pretrained(name).view
 
 
-def test_another_view_than_this_version_has_is_refused(tmp_path: Path) -> None:
+def test_unknown_preprocessing_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     about = json.loads((shipped_folder() / shipped_models()[0] / "model.json").read_text())

@@ -1,4 +1,4 @@
-"""Packing a run and using the packed encoder."""
+"""Packing the encoder of a run, and using it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_packed_encoder_gives_the_features_of_the_run(run_dir: Path, packed: P
     assert not any("predictor" in name for name in weights)
 
 
-def test_pictures_are_embedded_after_any_blocks(run_dir: Path, pictures: torch.Tensor) -> None:
+def test_images_are_embedded_at_any_depths(run_dir: Path, pictures: torch.Tensor) -> None:
     encoder = load_pretrained(run_dir)
     count = encoder.encoder.geometry.depth
     everywhere = encoder.embed(pictures, depths=range(1, count + 1), batch_size=2)
@@ -75,7 +75,7 @@ def test_preprocessing_is_that_of_the_evaluation(run_dir: Path) -> None:
     assert torch.allclose(load_pretrained(run_dir).preprocess(images), batch.images, atol=1e-5)
 
 
-def test_a_packed_encoder_can_be_trained_on(packed: Path, pictures: torch.Tensor) -> None:
+def test_a_packed_encoder_can_be_fine_tuned(packed: Path, pictures: torch.Tensor) -> None:
     encoder = load_pretrained(packed)
     features = encoder.extract_features(encoder.preprocess(pictures))
     assert not features.requires_grad
@@ -96,7 +96,7 @@ def test_a_packed_encoder_is_evaluated_like_a_run(
     assert found["linear_probe"]["trained"] == pytest.approx(before["linear_probe"]["trained"], abs=0.06)
 
 
-def test_the_card_says_what_it_is(packed: Path) -> None:
+def test_the_card_describes_the_model(packed: Path) -> None:
     card = (packed / "README.md").read_text()
     results = json.loads((packed / "results.json").read_text())
     assert "hjepa train --config tiny.yaml" in card
@@ -109,7 +109,7 @@ def test_the_card_says_what_it_is(packed: Path) -> None:
     assert "data_path: null" in (packed / "config.yaml").read_text()
 
 
-def test_whoever_may_read_the_card_may_read_the_weights(packed: Path) -> None:
+def test_weights_have_the_file_permissions_of_the_card(packed: Path) -> None:
     assert (packed / "model.safetensors").stat().st_mode == (packed / "README.md").stat().st_mode
 
 
@@ -124,7 +124,7 @@ def test_the_card_counts_the_images_of_all_processes(run_dir: Path, tmp_path: Pa
     assert f"steps of {3 * batch} images" in card
 
 
-def test_what_cannot_be_packed_is_said(run_dir: Path, tmp_path: Path) -> None:
+def test_runs_that_cannot_be_packed_are_refused(run_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--name"):
         pack_run(run_dir, tmp_path / "p", name="My Model")
     (tmp_path / "full").mkdir()
@@ -136,7 +136,7 @@ def test_what_cannot_be_packed_is_said(run_dir: Path, tmp_path: Path) -> None:
         pack_run(tmp_path / "none", tmp_path / "p", name="x")
 
 
-def test_damage_is_found(packed: Path, tmp_path: Path) -> None:
+def test_damaged_files_are_detected(packed: Path, tmp_path: Path) -> None:
     import shutil
 
     for number, spoil in enumerate(("truncate", "lacking", "newer", "about")):
@@ -158,13 +158,13 @@ def test_damage_is_found(packed: Path, tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
 
 
-def test_names_that_are_not_known_are_named() -> None:
+def test_unknown_model_names_are_refused() -> None:
     with pytest.raises(CheckpointError, match="shipped model"):
         load_pretrained("hjepa-gigantic")
 
 
 @pytest.mark.parametrize("name", shipped_models())
-def test_shipped_models_load_and_keep_their_promises(name: str, pictures: torch.Tensor) -> None:
+def test_shipped_models_load_and_have_the_documented_size(name: str, pictures: torch.Tensor) -> None:
     from hjepa.zoo.files import shipped_folder
 
     encoder = hjepa.load_pretrained(name)
@@ -179,7 +179,7 @@ def test_shipped_models_load_and_keep_their_promises(name: str, pictures: torch.
 
 
 @pytest.mark.parametrize("name", shipped_models())
-def test_the_command_on_the_card_asks_for_the_run_that_was_packed(name: str) -> None:
+def test_the_command_on_the_card_gives_the_configuration_of_the_packed_run(name: str) -> None:
     from hjepa.zoo.files import shipped_folder
 
     words = shlex.split(hjepa.load_pretrained(name).card["command"])
@@ -199,7 +199,7 @@ def _without(prefixes: tuple[str, ...], values: dict[str, object]) -> dict[str, 
     ("stride", "text"),
     [(1, "after block 2"), (0, "after block 2, whole image"), (2, "2x2 averaged"), ([1, 2], "1x2 averaged")],
 )
-def test_the_card_names_what_a_level_averages(stride: int | list[int], text: str) -> None:
+def test_the_card_says_what_each_level_averages(stride: int | list[int], text: str) -> None:
     from hjepa.zoo.card import _level
 
     assert _level(2, stride).endswith(text)
