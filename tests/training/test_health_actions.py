@@ -75,7 +75,9 @@ def test_the_momentum_is_raised(run: Run) -> None:
 
 
 def test_a_run_can_be_stopped(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(HealthError, match=r"health: red at step 6: .*stopped because health\.actions has stop") as error:
+    with pytest.raises(
+        HealthError, match=r"health: red at step 6: .*stopped because health\.actions has stop"
+    ) as error:
         run({**RED, "health.actions": ["lower_lr", "stop"]}, folder=tmp_path / "run")
     assert "\n" not in str(error.value)
     assert error.value.exit_code == 3
