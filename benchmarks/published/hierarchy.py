@@ -44,10 +44,31 @@ def claim(published: Published) -> str:
     log = Log(published)
     long = [log.difference(a, b) for a, b, _ in PAIRS if a.startswith("F")]
     return (
-        "**Predicting at several levels instead of one improves the linear probe by "
-        f"{_interval(row, 'linear_probe/depths')} points**, both read at the same depths: CIFAR-10 (JPEG copy), "
-        f"{len(tree['seeds'])} paired seeds, {row['images']:,} images per run. Three levels need {work} than one. In "
-        f"{len(long)} single pairs of full-length runs the difference is {change(min(long))} to {change(max(long))}."
+        f"{_claim_at_equal_work(published)}In shorter runs ({row['images']:,} images, {len(tree['seeds'])} paired seeds, "
+        f"test), three levels are better by {_interval(row, 'linear_probe/depths')} points with {work}. In {len(long)} "
+        f"single pairs of full-length runs, with more FLOP for four levels, the difference is {change(min(long))} to "
+        f"{change(max(long))}."
+    )
+
+
+def _claim_at_equal_work(published: Published) -> str:
+    file = published.root / EQUAL_WORK / "results.json"
+    if not file.is_file():
+        return ""
+    tree = published.json(f"{EQUAL_WORK}/results.json")
+    (row,) = [row for row in tree["cells"] if row["name"] != tree["reference"]]
+    found = row["difference"]["linear_probe/depths"]
+    shown = (
+        "several levels are better"
+        if found["low"] > 0
+        else "one level is better"
+        if found["high"] < 0
+        else "no advantage of several levels is shown"
+    )
+    return (
+        f"**At equal FLOP, {shown}: {row['name']} minus one level with a wider predictor is "
+        f"{_interval(row, 'linear_probe/depths')} points of linear probe**, both read at the same depths: CIFAR-10 (JPEG "
+        f"copy), {found['count']} paired seeds, {row['images']:,} images per run, {tree.get('split', 'test')} images. "
     )
 
 
