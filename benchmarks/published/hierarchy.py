@@ -44,11 +44,49 @@ def claim(published: Published) -> str:
     log = Log(published)
     long = [log.difference(a, b) for a, b, _ in PAIRS if a.startswith("F")]
     return (
-        "**Predicting at several levels instead of one improves the linear probe by "
-        f"{_interval(row, 'linear_probe/depths')} points**, both read at the same depths: CIFAR-10 (JPEG copy), "
-        f"{len(tree['seeds'])} paired seeds, {row['images']:,} images per run. Three levels need {work} than one. In "
-        f"{len(long)} single pairs of full-length runs the difference is {change(min(long))} to {change(max(long))}."
+        f"{_claim_at_equal_work(published)}In shorter runs ({row['images']:,} images, {len(tree['seeds'])} paired seeds, "
+        f"test), three levels are better by {_interval(row, 'linear_probe/depths')} points with {work}. In {len(long)} "
+        f"single pairs of full-length runs, with more FLOP for four levels, the difference is {change(min(long))} to "
+        f"{change(max(long))}."
     )
+
+
+def difference_in_short(published: Published) -> str:
+    """The difference at equal FLOP in a sentence for the README; empty without the study."""
+    found = _at_equal_work(published)
+    if found is None:
+        return ""
+    tree, row, shown = found
+    return (
+        f"The row with one level is one seed. At equal FLOP, {row['difference']['linear_probe/depths']['count']} paired seeds and "
+        f"{row['images']:,} images, **{shown}**: {_interval(row, 'linear_probe/depths')} points of linear probe on "
+        f"{tree.get('split', 'test')} images ([several levels compared with one](docs/results/hierarchy.md))."
+    )
+
+
+def _claim_at_equal_work(published: Published) -> str:
+    found = _at_equal_work(published)
+    if found is None:
+        return ""
+    tree, row, shown = found
+    return (
+        f"**At equal FLOP, {shown}: {row['name']} minus one level with a wider predictor is "
+        f"{_interval(row, 'linear_probe/depths')} points of linear probe**, both read at the same depths: CIFAR-10 (JPEG "
+        f"copy), {row['difference']['linear_probe/depths']['count']} paired seeds, {row['images']:,} images per run, "
+        f"{tree.get('split', 'test')} images. "
+    )
+
+
+def _at_equal_work(published: Published) -> tuple[dict[str, Any], dict[str, Any], str] | None:
+    """The study, its cell of several levels, and what its interval shows."""
+    if not (published.root / EQUAL_WORK / "results.json").is_file():
+        return None
+    tree = published.json(f"{EQUAL_WORK}/results.json")
+    (row,) = [row for row in tree["cells"] if row["name"] != tree["reference"]]
+    found = row["difference"]["linear_probe/depths"]
+    if found["low"] > 0:
+        return tree, row, "several levels are better"
+    return tree, row, "one level is better" if found["high"] < 0 else "no advantage of several levels is shown"
 
 
 def paired(published: Published) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from benchmarks.published.hierarchy import difference_in_short
 from benchmarks.published.log import Log
 from benchmarks.published.readings import FOUR_DEPTHS, Published, Reading
 from benchmarks.published.selection import flattered
@@ -46,7 +47,12 @@ def readme(published: Published) -> str:
         ["the same encoder untrained", *_control(first, "untrained")],
         ["raw pixels", *_control(first, "pixels")],
     ]
-    return f"{table(('CIFAR-10 (JPEG copy)', 'linear probe', 'k-NN-20'), rows)}\n\n{flattered(published)}"
+    parts = [
+        table(("CIFAR-10 (JPEG copy)", "linear probe", "k-NN-20"), rows),
+        difference_in_short(published),
+        flattered(published),
+    ]
+    return "\n\n".join(part for part in parts if part)
 
 
 def presets(published: Published) -> str:
