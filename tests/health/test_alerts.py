@@ -25,7 +25,6 @@ from hjepa.health.measures import Measuring
 from hjepa.training.online import OnlineResult
 from hjepa.training.watch import HealthWatch
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS")
 
 
@@ -152,7 +151,7 @@ def test_failed_alerts_are_logged(
 def test_run_that_turns_red_sends_an_alert_once(
     hook: http.server.ThreadingHTTPServer, run: Run, tmp_path: Path
 ) -> None:
-    run({"health.cosine": [0.0, 0.0], "health.webhook": address(hook), "logging.experiment_name": "named"})
+    run({"health.cosine": [100.0, 100.0], "health.webhook": address(hook), "logging.experiment_name": "named"})
     ((_, body),) = hook.received  # type: ignore[attr-defined]
     assert body["text"].startswith("named: health ")
     assert body["step"] == 6

@@ -82,19 +82,19 @@ def test_exploding_features_are_red() -> None:
     assert (sign.light, sign.figure) == (Light.RED, "finite")
 
 
-def test_without_the_untrained_encoder_ranks_are_not_judged() -> None:
-    signs = feature_signs([measure(COLLAPSES["low rank"][0]())], None, LIMITS)
-    assert {sign.figure for sign in signs}.isdisjoint({"rank", "lidar"})
+def test_without_the_untrained_encoder_only_constant_features_are_a_sign() -> None:
+    assert feature_signs([measure(COLLAPSES["low rank"][0]())], None, LIMITS) == []
+    (sign,) = feature_signs([measure(COLLAPSES["constant"][0]())], None, LIMITS)
+    assert (sign.light, sign.figure) == (Light.RED, "spread")
 
 
 def test_limits_are_those_of_the_configuration() -> None:
     level = [measure(untrained())]
-    strict = HealthConfig(cosine=(0.1, 0.2))
-    (sign,) = feature_signs(level, level, strict)
-    assert (sign.light, sign.figure, sign.limit) == (Light.RED, "cosine", 0.2)
-    (sign,) = feature_signs(level, level, HealthConfig(cosine=(0.1, 0.999)))
-    assert (sign.light, sign.limit) == (Light.AMBER, 0.1)
-    for limits in ({"cosine": (0.9, 0.5)}, {"rank": (0.2, 0.5)}, {"rank": (0.2, -0.5)}):
+    (sign,) = feature_signs(level, level, HealthConfig(cosine=(2.0, 1.5)))
+    assert (sign.light, sign.figure, sign.value, sign.limit) == (Light.RED, "cosine", 1.0, 1.5)
+    (sign,) = feature_signs(level, level, HealthConfig(cosine=(2.0, 0.5)))
+    assert (sign.light, sign.limit) == (Light.AMBER, 2.0)
+    for limits in ({"chance": (0.9, 0.5)}, {"rank": (0.2, 0.5)}, {"rank": (0.2, -0.5)}):
         with pytest.raises(ValueError, match="amber comes first"):
             HealthConfig(**limits)
 

@@ -12,10 +12,11 @@ from tests.conftest import Observed, Run
 
 from hjepa.errors import HealthError
 from hjepa.runs.checkpoint import read_checkpoint
+from hjepa.runs.records import read_records
 from hjepa.training.watch import FACTOR, MOST_REWINDS, Remedies
 
-# Every evaluation is red: no two images have features at more than right angles on average.
-RED = {"health.cosine": [0.0, 0.0], "health.patience": 1}
+# Every evaluation is red: features would have to be a hundred times as far apart as those of the untrained encoder.
+RED = {"health.cosine": [100.0, 100.0], "health.patience": 1}
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -36,11 +37,11 @@ def test_every_record_has_a_light_and_evaluations_say_why(run: Run) -> None:
     for evaluation in seen.evals:
         assert (evaluation["health"], evaluation["light"]) == ("red", 2)
         worst = evaluation["signs"][0]
-        assert (worst["figure"], worst["light"], worst["limit"]) == ("cosine", "red", 0.0)
+        assert (worst["figure"], worst["light"], worst["limit"]) == ("cosine", "red", 100.0)
         for name in ("std", "dead", "rank", "cosine", "lidar", "position"):
             assert f"{name}/level_1" in evaluation
-    assert "-> red at step 6: the features of two images at level" in seen.log
-    assert "(health.cosine: red above 0)" in seen.log
+    assert "-> red at step 6: the 1 - cosine between images at level" in seen.log
+    assert "(health.cosine: red below 100)" in seen.log
     # Without actions nothing changes.
     assert not actions(seen.folder)
     assert torch.equal(seen.weights, run().weights)
@@ -94,30 +95,28 @@ def test_patience(run: Run) -> None:
     assert [action["at"] for action in actions(run(keys).folder)] == [12]
 
 
-def diverging(**more: Any) -> dict[str, Any]:
-    """Green for a while, then red: from some step on gradients count as too large."""
-    return {"training.epochs": 4, "health.patience": 1, **more}
-
-
 def test_a_run_goes_back_to_the_last_good_checkpoint(run: Run) -> None:
-    # Green at first: the lowest cosine of any evaluation lies between the limits of amber and red.
-    plain = run({"training.epochs": 3})
-    cosines = [max(e["cosine/level_0"], e["cosine/level_1"]) for e in plain.evals]
-    first, second = cosines[:2]
-    limit = (first + second) / 2
-    keys: dict[str, Any] = {"training.epochs": 3, "health.patience": 1, "health.actions": ["rewind"]}
-    if second > first:
-        keys["health.cosine"] = [limit, limit]
-    else:
-        keys |= {"health.rank": [1e9, 1e9]}
-        pytest.skip(f"the cosine does not rise here: {cosines}")
+    # A limit between the first evaluations, which are better, and a later one.
+    plain = run({"training.epochs": 4})
+    start = plain.state["health"]["monitor"]["untrained"]
+    spreads = [min(e[f"std/level_{n}"] / start[n]["spread"] for n in (0, 1)) for e in plain.evals]
+    later = next((i for i in range(1, 4) if spreads[i] < min(spreads[:i])), None)
+    assert later is not None, spreads
+    limit = (min(spreads[:later]) + spreads[later]) / 2
+    keys = {"training.epochs": 4, "health.patience": 1, "health.actions": ["rewind"], "health.spread": [limit, limit]}
     seen = run(keys)
-    done = actions(seen.folder)
-    assert done[0]["actions"] == ["rewind"]
-    assert (done[0]["at"], done[0]["step"]) == (12, 6)
-    assert read_checkpoint(seen.folder / "checkpoints" / "last_good.pth")["health"]["monitor"]["red"]["evaluation"] == 0
+    first = actions(seen.folder)[0]
+    assert (first["at"], first["step"], first["actions"]) == (6 * (later + 1), 6 * later, ["rewind"])
+    good = read_checkpoint(seen.folder / "checkpoints" / "last_good.pth")
+    assert good["health"]["monitor"]["red"]["evaluation"] == 0
     assert seen.outcome.completed
-    assert seen.state["health"]["remedies"]["rewinds"] == min(len(done), MOST_REWINDS)
+    # The records are those of the way that was taken in the end, at a lower rate.
+    records = read_records(seen.folder / "metrics.jsonl")
+    before, after = rates(plain), {r["step"]: r["lr"] for r in records.train}
+    assert list(after) == list(range(1, 25))
+    times = sum("rewind" in action["actions"] for action in actions(seen.folder))
+    assert 1 <= times <= MOST_REWINDS
+    assert after[24] == pytest.approx(before[24] * FACTOR**times)
 
 
 def test_without_a_good_checkpoint_it_goes_on_and_says_so(run: Run) -> None:

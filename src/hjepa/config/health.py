@@ -51,23 +51,26 @@ class EmailConfig(Section):
 class HealthConfig(Section):
     """The health of a run: limits of amber and red, and actions.
 
-    Ranks are compared with those of the untrained encoder on the same images, since what is normal depends on the width
-    and on the data.
+    Every measure of the features is compared with that of the untrained encoder on the same images. What is normal
+    depends on width and data: on handwritten digits, two images have a cosine of 0.995 before training.
     """
 
     images: int = Field(default=1000, ge=2)
     """Validation images whose features are measured, or training images if there are no validation images; fixed over
     the run."""
-    spread: Below = (0.2, 0.05)
-    """Amber and red below this standard deviation of pooled features between images, as a share of their size."""
+    spread: Below = (0.5, 0.1)
+    """Amber and red below this share of the untrained encoder's spread: the standard deviation of pooled features between
+    images over their size."""
     rank: Below = (0.8, 0.5)
     """Amber and red below this share of the untrained encoder's effective rank (RankMe)."""
     lidar: Below = (0.8, 0.5)
     """Amber and red below this share of the untrained encoder's LiDAR."""
-    cosine: Above = (0.95, 0.99)
-    """Amber and red above this mean cosine between pooled features of different images."""
-    position: Above = (0.85, 0.97)
-    """Amber and red above this share of the variance of cell features that the position of a cell explains."""
+    cosine: Below = (0.3, 0.05)
+    """Amber and red below this share of the untrained encoder's 1 - mean cosine between pooled features of different
+    images."""
+    position: Below = (0.3, 0.05)
+    """Amber and red below this share of the untrained encoder's 1 - p, where p is the share of the variance of cell
+    features that the position of a cell explains."""
     chance: Above = (0.97, 1.1)
     """Amber and red above this ratio of a level's loss to its chance level, after the warm-up."""
     shrunk: Below = (0.2, 0.05)

@@ -23,6 +23,10 @@ class Light(IntEnum):
         return self.name.lower()
 
 
+# Spread of features that are the same for all images, up to rounding.
+_CONSTANT = 1e-6
+
+
 @dataclass(frozen=True)
 class Sign:
     """One figure that is not green.
@@ -112,40 +116,41 @@ def feature_signs(
 
     Args:
         levels: measures of the trained encoder.
-        untrained: those of the untrained encoder on the same images; without them ranks are not judged.
+        untrained: those of the untrained encoder on the same images; without them only features that are constant or not
+            finite are a sign.
         limits: the ``health`` section.
     """
     signs: list[Sign] = []
-
-    def note(found: tuple[Light, float], figure: str, where: str, value: float, text: str) -> None:
-        if found[0] is not Light.GREEN:
-            signs.append(Sign(found[0], figure, where, value, found[1], text))
-
     for number, level in enumerate(levels):
         where = f"level {number}"
         if not level.finite:
-            text = f"the features of {where} are not finite"
-            signs.append(Sign(Light.RED, "finite", where, 0.0, 0.0, text))
+            signs.append(Sign(Light.RED, "finite", where, 0.0, 0.0, f"the features at {where} are not finite"))
+        elif level.spread < _CONSTANT and level.images > 1:
+            text = f"all images have the same features at {where}"
+            signs.append(Sign(Light.RED, "spread", where, level.spread, _CONSTANT, text))
+        if level.finite and untrained is not None and untrained[number].finite:
+            signs += _compared(level, untrained[number], where, limits)
+    return signs
+
+
+def _compared(now: LevelMeasures, before: LevelMeasures, where: str, limits: HealthConfig) -> list[Sign]:
+    """The signs of a level beside the untrained encoder."""
+    signs: list[Sign] = []
+    for figure, pair, values, text in (
+        ("spread", limits.spread, (now.spread, before.spread), f"spread between images at {where}"),
+        ("rank", limits.rank, (now.rank, before.rank), f"effective rank at {where}"),
+        ("lidar", limits.lidar, (now.lidar, before.lidar), f"LiDAR rank at {where}"),
+        ("cosine", limits.cosine, (now.distance, before.distance), f"1 - cosine between images at {where}"),
+        ("position", limits.position, (now.content, before.content), f"variance that position leaves at {where}"),
+    ):
+        value, normal = values
+        if value is None or not normal:
             continue
-        text = f"images differ by {level.spread:.1%} of the size of their features at {where}"
-        note(below(level.spread, limits.spread), "spread", where, level.spread, text)
-        if level.cosine is not None:
-            text = f"the features of two images at {where} have a cosine of {level.cosine:.3f} on average"
-            note(above(level.cosine, limits.cosine), "cosine", where, level.cosine, text)
-        if level.position is not None:
-            text = f"position explains {level.position:.0%} of the variance of cell features at {where}"
-            note(above(level.position, limits.position), "position", where, level.position, text)
-        before = None if untrained is None else untrained[number]
-        if before is None or not before.finite:
-            continue
-        if before.rank > 0:
-            share = level.rank / before.rank
-            text = f"the effective rank at {where} is {level.rank:.1f}, untrained {before.rank:.1f}"
-            note(below(share, limits.rank), "rank", where, share, text)
-        if level.lidar is not None and before.lidar:
-            share = level.lidar / before.lidar
-            text = f"the LiDAR rank at {where} is {level.lidar:.1f}, untrained {before.lidar:.1f}"
-            note(below(share, limits.lidar), "lidar", where, share, text)
+        share = value / normal
+        light, limit = below(share, pair)
+        if light is not Light.GREEN:
+            said = f"the {text} is {value:.3g}, {share:.0%} of the untrained encoder's {normal:.3g}"
+            signs.append(Sign(light, figure, where, share, limit, said))
     return signs
 
 

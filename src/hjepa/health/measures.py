@@ -44,6 +44,16 @@ class LevelMeasures:
     position: float | None
     finite: bool = True
 
+    @property
+    def distance(self) -> float | None:
+        """1 - cosine, 0 to 2: how far apart the features of two images are."""
+        return None if self.cosine is None else 1 - self.cosine
+
+    @property
+    def content(self) -> float | None:
+        """1 - position, 0 to 1: share of the variance of cell features that position does not explain."""
+        return None if self.position is None else 1 - self.position
+
     def record(self, level: int) -> dict[str, float]:
         """The measures by the names used in records, such as ``rank/level_0``; those that are None are left out."""
         values = {

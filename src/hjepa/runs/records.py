@@ -19,11 +19,15 @@ class Records:
         train: of logging intervals.
         evaluations: of online evaluations.
         unreadable: number of lines that are not valid JSON (a killed run may leave a partial line).
+        health: of actions on a red light, in the order in which they were taken.
+        untrained: measures of the untrained encoder; None in runs of earlier versions.
     """
 
     train: list[dict[str, Any]] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     unreadable: int = 0
+    health: list[dict[str, Any]] = field(default_factory=list)
+    untrained: dict[str, Any] | None = None
 
     def until(self, step: int) -> Records:
         """The records up to a step, for an earlier checkpoint."""
@@ -31,6 +35,8 @@ class Records:
             [r for r in self.train if r["step"] <= step],
             [r for r in self.evaluations if r["step"] <= step],
             self.unreadable,
+            [r for r in self.health if r["at"] <= step],
+            self.untrained,
         )
 
     @property
@@ -65,7 +71,8 @@ def level_keys(records: list[dict[str, Any]], prefix: str) -> list[str]:
 def read_records(path: Path) -> Records:
     """Read ``metrics.jsonl``; a missing file means no records.
 
-    If a resumed run wrote a step twice, the later record counts.
+    If a resumed run wrote a step twice, the later record counts. Records between a rewind and the step it went back to
+    are left out.
 
     Raises:
         UserError: the file exists but cannot be read.
@@ -76,16 +83,24 @@ def read_records(path: Path) -> Records:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
-    by_kind: dict[str, dict[int, dict[str, Any]]] = {"train": {}, "eval": {}}
+    by_kind: dict[str, dict[int, dict[str, Any]]] = {"train": {}, "eval": {}, "untrained": {}}
+    health: list[dict[str, Any]] = []
     unreadable = 0
     for line in filter(str.strip, lines):
         try:
             record = json.loads(line)
-            by_kind.setdefault(record["kind"], {})[int(record["step"])] = record
+            step = int(record["step"])
+            if record["kind"] == "health":
+                health.append(record)
+                if "rewind" in record["actions"]:
+                    # The run went back to this step: what it wrote later is no part of its course.
+                    by_kind = {kind: {s: r for s, r in found.items() if s <= step} for kind, found in by_kind.items()}
+                continue
+            by_kind.setdefault(record["kind"], {})[step] = record
         except (ValueError, KeyError, TypeError):
             unreadable += 1
     train, evaluations = ([by_kind[kind][step] for step in sorted(by_kind[kind])] for kind in ("train", "eval"))
-    return Records(train, evaluations, unreadable)
+    return Records(train, evaluations, unreadable, health, by_kind["untrained"].get(0))
 
 
 def read_json(path: Path, remedy: str) -> dict[str, Any] | None:

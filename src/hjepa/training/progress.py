@@ -8,6 +8,8 @@ from typing import Any
 
 log = logging.getLogger("hjepa")
 
+_COLOURS = {"green": "green", "amber": "yellow", "red": "red"}
+
 
 class Progress:
     """Progress of a run.
@@ -45,7 +47,11 @@ class Progress:
         """Report that a logging interval is done."""
         text = describe(record)
         if self._progress is not None:
-            self._progress.update(self._task, description=text)
+            from rich.markup import escape
+
+            light = record.get("health")
+            shown = "" if light is None else f"[{_COLOURS[light]}]\N{BLACK CIRCLE}[/] "
+            self._progress.update(self._task, description=shown + escape(text))
         log.log(
             logging.DEBUG if self._bar else logging.INFO,
             "step %d/%d  epoch %.2f  %s  left %s",
@@ -63,7 +69,7 @@ class Progress:
 
 
 def describe(record: dict[str, Any]) -> str:
-    """One line for a training record: loss and chance level of every level, learning rate, throughput."""
+    """One line for a training record: loss and chance level of every level, learning rate, throughput, health."""
     levels = []
     level = 0
     while f"loss/level_{level}" in record and f"chance/level_{level}" in record:
@@ -73,6 +79,7 @@ def describe(record: dict[str, Any]) -> str:
     return (
         f"loss {record['loss']:.3f}  {beside}lr {record['lr']:.2e}  "
         f"{record['images_per_second']:.0f} img/s  data wait {record['data_wait']:.0%}"
+        + (f"  health {record['health']}" if "health" in record else "")
     )
 
 

@@ -379,7 +379,11 @@ class Trainer:
         if self.step:
             return
         if self.world.is_main or self.parts.strategy == "fsdp":
-            self.watch.monitor.untrained = self.parts.online.measures(self.method.encoder)
+            levels = self.watch.monitor.untrained = self.parts.online.measures(self.method.encoder)
+            values = {
+                name: value for number, level in enumerate(levels) for name, value in level.record(number).items()
+            }
+            self._write({"kind": "untrained", "step": 0, "epoch": 0.0, "time": self.elapsed} | values)
             let_go(self.network)
         distribution.barrier()
 

@@ -23,6 +23,7 @@ from hjepa.visualization.features import encode_cells, encode_gallery, encode_to
 from hjepa.visualization.figures.curves import curves_figure
 from hjepa.visualization.figures.embedding import embedding_figure
 from hjepa.visualization.figures.figure import Figure, Omitted
+from hjepa.visualization.figures.health import health_figure
 from hjepa.visualization.figures.maps import maps_figure
 from hjepa.visualization.figures.masks import masks_figure
 from hjepa.visualization.figures.neighbours import neighbours_figure
@@ -72,7 +73,7 @@ def visualize(
         console: draw progress bars if standard output is a terminal; otherwise progress is logged.
 
     Returns:
-        paths of the files written: ``curves.png``, ``masks.png``, ``maps.png``, ``neighbours.png``, ``embedding.png``
+        paths of the files written: ``curves.png``, ``health.png``, ``masks.png``, ``maps.png``, ``neighbours.png``, ``embedding.png``
         and then the report. Figures that cannot be drawn are omitted; the log and the report give the reason.
 
     Raises:
@@ -156,6 +157,7 @@ def _gather(run: TrainedRun, home: Path, config: Config, console: bool) -> _Gath
     log.info("figures: computing neighbours and embedding of %d held-out images", len(gallery))
     sections = [
         curves_figure(records, names, run.step, f"`hjepa train --output-dir {home} --resume auto`"),
+        health_figure(records, run.config.health, names),
         masks_figure(images, sampler, geometry),
         maps_figure(images, tokens, geometry, position),
         neighbours_figure(images, gallery),
