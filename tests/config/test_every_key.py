@@ -85,6 +85,14 @@ def periodic(run: Observed) -> set[str]:
     return {f for f in run.files() if "checkpoint_" in f}
 
 
+def signs(run: Observed) -> list[str]:
+    return sorted({sign["figure"] for e in run.evals for sign in e["signs"]})
+
+
+def saved_on_red(run: Observed) -> set[str]:
+    return {f for f in run.files() if "_red_" in f}
+
+
 def eval_steps(run: Observed) -> list[int]:
     return [e["step"] for e in run.evals]
 
@@ -93,6 +101,8 @@ CROP = {"data.augmentation.random_crop": True}
 VARIANCE = {"loss.variance_loss_weight": 0.1}
 INFONCE = {"loss.type": "infonce", "loss.candidate_images": 8, "loss.candidate_cells": 4}
 RATE = record("lr")
+# Every evaluation is red.
+RED = {"health.cosine": [100.0, 100.0]}
 
 CASES: dict[str, Case] = {
     "model.encoder_type": Case("vit_tiny_patch2_16", shape("context_encoder.patch_embed.proj.weight")),
@@ -179,6 +189,18 @@ CASES: dict[str, Case] = {
     "logging.tensorboard.enabled": Case(True, lambda run: any("tfevents" in f for f in run.files())),
     "evaluation.eval_frequency": Case(2, eval_steps),
     "evaluation.online_images": Case(41, lambda run: run.evals[-1]["rank"], {"data.subset": 640}),
+    "health.images": Case(30, lambda run: run.evals[-1]["knn_queries"]),
+    "health.spread": Case([100.0, 100.0], signs),
+    "health.rank": Case([100.0, 100.0], signs),
+    "health.lidar": Case([100.0, 100.0], signs),
+    "health.cosine": Case([100.0, 100.0], signs),
+    "health.position": Case([100.0, 100.0], signs),
+    "health.chance": Case([10.0, 10.0], record("health")),
+    "health.shrunk": Case([1.0, 1.0], record("health")),
+    "health.rise": Case([1.0, 1.0], record("health")),
+    "health.gradient": Case([0.0, 0.0], record("health")),
+    "health.patience": Case(1, saved_on_red, {**RED, "health.actions": ["save"]}),
+    "health.actions": Case(["save"], saved_on_red, RED),
     "seed": Case(1, weights),
     "method": Case("ijepa", names),
 }
@@ -219,6 +241,15 @@ ELSEWHERE = {
     "evaluation.final": "test_final_evaluation_and_its_images",
     "evaluation.train_images": "test_final_evaluation_and_its_images",
     "evaluation.test_images": "test_final_evaluation_and_its_images",
+    "health.knn": "test_a_fall_of_knn_beyond_its_limit_is_a_sign",
+    "health.webhook": "test_alerts_use_their_settings",
+    "health.email.to": "test_alerts_use_their_settings",
+    "health.email.sender": "test_alerts_use_their_settings",
+    "health.email.server": "test_alerts_use_their_settings",
+    "health.email.port": "test_alerts_use_their_settings",
+    "health.email.security": "test_alerts_use_their_settings",
+    "health.email.user": "test_alerts_use_their_settings",
+    "health.email.password_variable": "test_alerts_use_their_settings",
     "distributed.enabled": "test_distributed",
     "distributed.backend": "test_distributed",
     "distributed.strategy": "test_strategy_and_timeout_of_two_processes",
@@ -647,3 +678,51 @@ def test_device(run: Run) -> None:
     assert environment("device")(run({"training.max_steps": 1, "device": "cpu"})) == "cpu"
     with pytest.raises(UserError, match="device"):
         run({"device": "cuda:99"})
+
+
+def test_a_fall_of_knn_beyond_its_limit_is_a_sign() -> None:
+    from hjepa.health.monitor import Monitor
+
+    figures = {}
+    for limits in ([0.1, 0.3], [0.9, 0.9]):
+        monitor = Monitor(tiny_config({"health.knn": limits}).health)
+        monitor.evaluation([], 0.6, 1000)
+        figures[limits[0]] = [sign.figure for sign in monitor.evaluation([], 0.3, 1000).signs]
+    assert figures == {0.1: ["knn"], 0.9: []}
+
+
+def test_alerts_use_their_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ssl
+
+    import trustme
+    from tests.health.servers import mailbox, webhook
+
+    from hjepa.health.alerts import Alerts, send
+
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+    monkeypatch.setenv("MAIL_WORD", "secret")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    keys = {"to": ["a@example.org"], "sender": "lab@example.org", "server": "localhost", "user": "runner"}
+    for security in ("none", "starttls", "tls"):
+        with mailbox(security, context) as (mails, port):
+            given = {**keys, "port": port, "security": security, "password_variable": "MAIL_WORD"}
+            alerts = Alerts(tiny_config({"health.email": given}).health, "named")
+            alerts("turned red", {})
+            alerts.close()
+            assert [(mail.sender, mail.recipients, mail.encrypted) for mail in mails] == [
+                ("lab@example.org", ["a@example.org"], security != "none")
+            ]
+            # A server whose certificate nobody vouches for gets nothing.
+            if security != "none":
+                monkeypatch.delenv("SSL_CERT_FILE")
+                with pytest.raises(ssl.SSLCertVerificationError):
+                    send(tiny_config({"health.email": given}).health.email, "secret", "subject", "text")
+                monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+    with webhook() as (received, address):
+        alerts = Alerts(tiny_config({"health.webhook": address}).health, "named")
+        alerts("turned red", {"step": 3})
+        alerts.close()
+        assert [body for _, body in received] == [{"text": "named: turned red", "step": 3}]

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import smtplib
+import ssl
 import threading
 import urllib.error
 import urllib.request
@@ -95,10 +96,15 @@ def send(config: EmailConfig, password: str | None, subject: str, text: str) -> 
     message = EmailMessage()
     message["From"], message["To"], message["Subject"] = config.sender, ", ".join(config.to), subject
     message.set_content(text)
-    connect = smtplib.SMTP_SSL if config.security == "tls" else smtplib.SMTP
-    with connect(config.server, config.port, timeout=_TIMEOUT) as server:
+    # The default context checks the certificate of the server, which smtplib alone does not.
+    context = ssl.create_default_context()
+    if config.security == "tls":
+        connection: smtplib.SMTP = smtplib.SMTP_SSL(config.server, config.port, timeout=_TIMEOUT, context=context)
+    else:
+        connection = smtplib.SMTP(config.server, config.port, timeout=_TIMEOUT)
+    with connection as server:
         if config.security == "starttls":
-            server.starttls()
+            server.starttls(context=context)
         if config.user is not None:
             server.login(config.user, password or "")
         server.send_message(message)
