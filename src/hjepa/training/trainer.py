@@ -132,8 +132,8 @@ class Trainer:
         self.method.train()
         self._agree_on_micro_batches()
         batches = self.loader.batches(self.step, self.last_step)
-        self._begin()
         self._measure_untrained()
+        self._begin()
         while self.step < self.last_step:
             try:
                 norm = self.train_step(batches)
@@ -375,7 +375,7 @@ class Trainer:
         return self.schedules.lr(step) * self.watch.remedies.lr
 
     def _measure_untrained(self) -> None:
-        """Measure the encoder before the first step; the ranks of the run are judged beside these."""
+        """Measure the features before the first step; those of the run are compared with them."""
         if self.step:
             return
         if self.world.is_main or self.parts.strategy == "fsdp":
@@ -383,7 +383,7 @@ class Trainer:
             values = {
                 name: value for number, level in enumerate(levels) for name, value in level.record(number).items()
             }
-            self._write({"kind": "untrained", "step": 0, "epoch": 0.0, "time": self.elapsed} | values)
+            self._write({"kind": "untrained", "step": 0, "epoch": 0.0, "time": 0.0} | values)
             let_go(self.network)
         distribution.barrier()
 
@@ -433,7 +433,7 @@ class Trainer:
             log.warning("health: not going back to an earlier checkpoint: %s", why)
             return False
         state = read_start(path, verify=False)
-        # A copy: the settings of files on the disk are those of now.
+        # What is on the disk does not go back.
         kept = retention.state()
         self.restore(state, path, int(state["step"]))
         retention.restore(kept)
