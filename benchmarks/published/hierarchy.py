@@ -57,7 +57,7 @@ def difference_in_short(published: Published) -> str:
     if found is None:
         return ""
     return (
-        f"The row with one level is one seed. {_differences(*found)} ([several levels compared with "
+        f"The row with one level is one seed. {_differences(found[1])} ([several levels compared with "
         "one](docs/results/hierarchy.md))."
     )
 
@@ -67,11 +67,11 @@ def _claim_at_equal_work(published: Published) -> str:
     return (
         ""
         if found is None
-        else f"{_differences(*found)}. CIFAR-10 (JPEG copy), evaluated on {found[0]['split']} images. "
+        else f"{_differences(found[1])}. CIFAR-10 (JPEG copy), evaluated on {found[0]['split']} images. "
     )
 
 
-def _differences(tree: dict[str, Any], row: dict[str, Any]) -> str:
+def _differences(row: dict[str, Any]) -> str:
     """The differences at equal FLOP, the last level and k-NN included, so that nobody hears the best of them alone."""
     count = row["difference"]["linear_probe/depths"]["count"]
     return (
