@@ -12,6 +12,7 @@ from hjepa.data import TrainLoader, measure_statistics
 from hjepa.errors import UserError
 from hjepa.health.alerts import Alerts
 from hjepa.methods import build_method
+from hjepa.runtime import distribution
 from hjepa.training.distributed.strategy import choose_strategy
 from hjepa.training.loggers import open_sinks
 from hjepa.training.online import OnlineEvaluation
@@ -52,7 +53,7 @@ def assemble(
         folder: the run folder.
         begin: the checkpoint to resume from.
         run: identity of the run.
-        writes: write records; false in benchmarks.
+        writes: write records; false in benchmarks. Nothing is written if no step is left to train.
 
     Raises:
         UserError: data, configuration and checkpoint do not match.
@@ -81,8 +82,11 @@ def assemble(
     if state is not None:
         _say_what_changed(config, state["config"])
         _compare_data(dataset, data_state)
-        before = int(state["step"])
-        step = resumed_step(state, Schedules(config, loader.steps_per_epoch, loader.global_batch))
+        data_state = data_state | {"images": len(dataset)}
+        # A run that branches off into another folder keeps none of the records that a failed start left there.
+        before = int(state["step"]) if state["run"] in ("", run) else -1
+        schedules = Schedules(config, loader.steps_per_epoch, loader.global_batch)
+        step = distribution.by_main(lambda: resumed_step(state, schedules, method))
     trainer = Trainer(
         TrainerParts(
             config=config,
@@ -96,7 +100,7 @@ def assemble(
                 background=config.checkpoint.background,
                 files=ShardedFolders() if strategy == "fsdp" else WholeFiles(),
             ),
-            sinks=open_sinks(config, folder.root, before, step) if writes and world.is_main else [],
+            sinks=[],
             world=world,
             data_state=data_state,
             run_dir=folder.root,
@@ -107,6 +111,9 @@ def assemble(
     )
     if begin is not None:
         trainer.restore(begin.state, begin.checkpoint, step)
+    if writes and world.is_main and step < trainer.last_step:
+        # After everything that may refuse the checkpoint, as records after its step are removed.
+        trainer.parts.sinks.extend(open_sinks(config, folder.root, before, step))
     return trainer
 
 
@@ -137,7 +144,7 @@ def _compare_data(dataset: ImageDataset, data_state: dict[str, Any]) -> None:
     before = data_state.get("images", len(dataset))
     if before != len(dataset):
         log.warning(
-            "%s: has %d images, but had %d when the run began; the order of images changes from here on",
+            "%s: has %d images, but had %d before; the order of images changes from here on",
             dataset.name,
             len(dataset),
             before,
