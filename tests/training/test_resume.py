@@ -154,3 +154,19 @@ def test_the_records_of_earlier_steps_are_converted_too(tmp_path: Path) -> None:
     trained = [line for line in lines if line["kind"] == "train"]
     assert [line["step"] for line in trained][-3:] == [12, 13, 14]
     assert trained[-3]["epoch"] == pytest.approx(2.0)
+
+
+def test_records_are_converted_once_if_a_run_is_killed_before_it_saves_again(run: Run) -> None:
+    half = run({**KEYS, "training.max_steps": 24})
+    saved = {file: file.read_bytes() for file in (half.folder / "checkpoints").glob("*.pth")}
+    larger = {**KEYS, "data.batch_size": 32}
+    run({**larger, "training.max_steps": 14}, folder=half.folder, resume="auto")
+    # As if it had been killed before its first checkpoint.
+    for file in (half.folder / "checkpoints").glob("*.pth"):
+        file.unlink()
+    for file, data in saved.items():
+        file.write_bytes(data)
+    seen = run({**larger, "training.max_steps": 13}, folder=half.folder, resume="auto")
+    assert [record["step"] for record in seen.records][-2:] == [12, 13]
+    for record in seen.records:
+        assert record["step"] == pytest.approx(6 * record["epoch"], abs=0.51)

@@ -17,7 +17,7 @@ from hjepa.training.distributed.strategy import choose_strategy
 from hjepa.training.loggers import open_sinks
 from hjepa.training.online import OnlineEvaluation
 from hjepa.training.optim.schedules import Schedules
-from hjepa.training.resume import resumed_step
+from hjepa.training.resume import resumed_step, schedules_of
 from hjepa.training.saving import Retention, ShardedFolders, WholeFiles
 from hjepa.training.trainer import Trainer, TrainerParts
 from hjepa.training.watch import HealthWatch
@@ -78,14 +78,18 @@ def assemble(
         views=method.views(),
         with_targets=method.with_targets,
     )
-    before, step = 0, 0
+    schedules = Schedules(config, loader.steps_per_epoch, loader.global_batch)
+    before, step, per_epoch = 0, 0, None
     if state is not None:
         _say_what_changed(config, state["config"])
-        _compare_data(dataset, data_state)
+        if world.is_main:
+            _compare_data(dataset, data_state)
         data_state = data_state | {"images": len(dataset)}
         # A run that branches off into another folder keeps none of the records that a failed start left there.
         before = int(state["step"]) if state["run"] in ("", run) else -1
-        schedules = Schedules(config, loader.steps_per_epoch, loader.global_batch)
+        followed = schedules_of(state, schedules)
+        if followed.steps_per_epoch != schedules.steps_per_epoch:
+            per_epoch = followed.steps_per_epoch, schedules.steps_per_epoch
         step = distribution.by_main(lambda: resumed_step(state, schedules, method))
     trainer = Trainer(
         TrainerParts(
@@ -113,7 +117,7 @@ def assemble(
         trainer.restore(begin.state, begin.checkpoint, step)
     if writes and world.is_main and step < trainer.last_step:
         # After everything that may refuse the checkpoint, as records after its step are removed.
-        trainer.parts.sinks.extend(open_sinks(config, folder.root, before, step))
+        trainer.parts.sinks.extend(open_sinks(config, folder.root, before, step, per_epoch))
     return trainer
 
 

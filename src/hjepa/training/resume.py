@@ -40,7 +40,7 @@ def resumed_step(state: dict[str, Any], now: Schedules, method: Method | None = 
     Raises:
         UserError: a scheduled value would jump because ``training.epochs`` has changed.
     """
-    before = _schedules_of(state, now)
+    before = schedules_of(state, now)
     step = int(state["step"])
     converted = _converted(step, before, now)
     _check_course(before, converted, now, method)
@@ -136,7 +136,7 @@ def _jumps(name: str, was: float, will: float) -> bool:
     return change > _SMALL * max(abs(was), abs(will))
 
 
-def _schedules_of(state: dict[str, Any], now: Schedules) -> Schedules:
+def schedules_of(state: dict[str, Any], now: Schedules) -> Schedules:
     """The schedules that the checkpoint's run followed."""
     config = load_config(state["config"])
     if "global_batch" in state:
