@@ -134,8 +134,10 @@ def test_only_values_that_come_from_the_file_are_said_to(tmp_path: Path) -> None
     file.write_text("training:\n  epochs: -1\nmodel:\n  depth: 0\n")
     assert message([], file).count(f"(in {file})") == 2
     first, second = message(["training.epochs=-2"], file).splitlines()
-    assert first.endswith(f"(in {file})") and first.startswith("model.depth")
-    assert "(in " not in second and second.startswith("training.epochs: invalid value -2")
+    assert first.startswith("model.depth")
+    assert first.endswith(f"(in {file})")
+    assert second.startswith("training.epochs: invalid value -2")
+    assert "(in " not in second
 
 
 def test_the_error_for_pooled_levels_that_do_not_nest_says_how_many_fit() -> None:

@@ -10,7 +10,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -20,6 +20,8 @@ from hjepa.config.removed import drop_removed
 from hjepa.config.root import Config
 from hjepa.config.yaml_text import parse_yaml
 from hjepa.errors import UserError
+
+S = TypeVar("S", bound=BaseModel)
 
 # Located through the parent: importing the folder as a package would replace the function `presets` with a module.
 _PRESETS = resources.files("hjepa.config") / "presets"
@@ -68,6 +70,26 @@ def load_config(
     except ValidationError as error:
         raise UserError("\n".join(_mistakes(error.errors(), place))) from None
     return config.check()
+
+
+def check_section(section: type[S], name: str, values: Mapping[str, Any]) -> S:
+    """Check the values of one section that were given in Python.
+
+    Args:
+        section: its class.
+        name: its name, for messages.
+        values: its keys.
+
+    Raises:
+        UserError: one line per error, as of `load_config`.
+    """
+    try:
+        return section.model_validate(dict(values))
+    except ValidationError as error:
+        details = error.errors()
+        for detail in details:
+            detail["loc"] = (name, *detail["loc"])
+        raise UserError("\n".join(_mistakes(details, _Place("", ())))) from None
 
 
 class _Place:
