@@ -25,7 +25,7 @@ PAIRS = (
     ("C22", "C23", "width 128, regulariser 0.6"),
     ("C24", "C25", "the same, also predicting visible cells"),
 )
-# Full-length runs that were read after every block: row of the log, folder, what it is, file.
+# Full-length runs that were evaluated after every block: row of the log, folder, what it is, file.
 SIX_BLOCKS = (
     ("F5", "cifar10_cpu/width_192", "four levels", "six_blocks.json"),
     ("F7", "cifar10_cpu/width_192/seed_1", "four levels, seed 1", "six_blocks.json"),
@@ -71,7 +71,7 @@ def _claim_at_equal_work(published: Published) -> str:
     tree, row, shown = found
     return (
         f"**At equal FLOP, {shown}: {row['name']} minus one level with a wider predictor is "
-        f"{_interval(row, 'linear_probe/depths')} points of linear probe**, both read at the same depths: CIFAR-10 (JPEG "
+        f"{_interval(row, 'linear_probe/depths')} points of linear probe**, both evaluated at the same depths: CIFAR-10 (JPEG "
         f"copy), {row['difference']['linear_probe/depths']['count']} paired seeds, {row['images']:,} images per run, "
         f"{tree.get('split', 'test')} images. "
     )
@@ -117,14 +117,14 @@ def equal_work(published: Published) -> str:
         reference = tree["reference"]
         data = tree["data"]
         # Studies from before there was a validation split have `test_images`.
-        read = f"{data['images']:,} {tree['split']}" if "split" in tree else f"{data['test_images']:,} test"
+        images = f"{data['images']:,} {tree['split']}" if "split" in tree else f"{data['test_images']:,} test"
         others = [row["name"] for row in tree["cells"] if row["name"] != reference]
         header = (
             f"minus {reference}", "seeds", "images", "linear, same depths", "linear, last level",
             "k-NN-20, same depths", "k-NN-20, last level", "FLOP",
         )  # fmt: skip
         lines = [_difference_line(tree, other, reference, f"{other} ([data]({EQUAL_WORK}/{name}))") for other in others]
-        parts.append(f"{tree['question']} Evaluated on {read} images.\n\n{table(header, lines, left=(0, 7))}")
+        parts.append(f"{tree['question']} Evaluated on {images} images.\n\n{table(header, lines, left=(0, 7))}")
     return "\n\n".join(parts)
 
 
@@ -161,10 +161,10 @@ def work_of_pairs(published: Published) -> str:
 
 
 def six_blocks(published: Published) -> str:
-    """Full-length runs read after every block, and the gain over four depths."""
+    """Full-length runs evaluated after every block, and the gain over four depths."""
     log = Log(published)
     header = (
-        "read after all six blocks", "linear", "k-NN-20", "untrained: linear, k-NN-20",
+        "evaluated after all six blocks", "linear", "k-NN-20", "untrained: linear, k-NN-20",
         "gain over depths 1, 2, 4, 6: linear, k-NN-20",
     )  # fmt: skip
     rows = []
@@ -193,7 +193,7 @@ def six_blocks(published: Published) -> str:
 
 
 def six_blocks_said(published: Published) -> str:
-    """The gain of four levels over one if every block is read."""
+    """The gain of four levels over one if every block is evaluated."""
     tree = {name: published.json(f"{folder}/six_blocks.json") for name, folder in
             (("four", "cifar10_cpu/width_192"), ("one", "cifar10_cpu/width_192/flat"))}  # fmt: skip
     linear, knn = (
@@ -203,7 +203,7 @@ def six_blocks_said(published: Published) -> str:
     log = Log(published)
     return (
         f"The difference between four levels (F5) and one (F6) is {change(linear)} points of linear probe if all six blocks are "
-        f"read, and {change(log.difference('F5', 'F6'))} at four depths. In k-NN it is {change(knn)} and "
+        f"evaluated, and {change(log.difference('F5', 'F6'))} at four depths. In k-NN it is {change(knn)} and "
         f"{change(log.difference('F5', 'F6', 'knn'))}."
     )
 
