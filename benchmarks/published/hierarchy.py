@@ -25,7 +25,7 @@ PAIRS = (
     ("C22", "C23", "width 128, regulariser 0.6"),
     ("C24", "C25", "the same, also predicting visible cells"),
 )
-# Full-length runs that were read after every block: row of the log, folder, what it is, file.
+# Full-length runs that were evaluated after every block: row of the log, folder, what it is, file.
 SIX_BLOCKS = (
     ("F5", "cifar10_cpu/width_192", "four levels", "six_blocks.json"),
     ("F7", "cifar10_cpu/width_192/seed_1", "four levels, seed 1", "six_blocks.json"),
@@ -163,10 +163,10 @@ def work_of_pairs(published: Published) -> str:
 
 
 def six_blocks(published: Published) -> str:
-    """Full-length runs read after every block, and the gain over four depths."""
+    """Full-length runs evaluated after every block, and the gain over four depths."""
     log = Log(published)
     header = (
-        "read after all six blocks", "linear", "k-NN-20", "untrained: linear, k-NN-20",
+        "evaluated after all six blocks", "linear", "k-NN-20", "untrained: linear, k-NN-20",
         "gain over depths 1, 2, 4, 6: linear, k-NN-20",
     )  # fmt: skip
     rows = []
@@ -195,7 +195,7 @@ def six_blocks(published: Published) -> str:
 
 
 def six_blocks_said(published: Published) -> str:
-    """The gain of four levels over one if every block is read."""
+    """The gain of four levels over one if every block is evaluated."""
     tree = {name: published.json(f"{folder}/six_blocks.json") for name, folder in
             (("four", "cifar10_cpu/width_192"), ("one", "cifar10_cpu/width_192/flat"))}  # fmt: skip
     linear, knn = (
@@ -205,7 +205,7 @@ def six_blocks_said(published: Published) -> str:
     log = Log(published)
     return (
         f"The difference between four levels (F5) and one (F6) is {change(linear)} points of linear probe if all six blocks are "
-        f"read, and {change(log.difference('F5', 'F6'))} at four depths. In k-NN it is {change(knn)} and "
+        f"evaluated, and {change(log.difference('F5', 'F6'))} at four depths. In k-NN it is {change(knn)} and "
         f"{change(log.difference('F5', 'F6', 'knn'))}."
     )
 

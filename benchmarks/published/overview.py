@@ -38,12 +38,16 @@ def readme(published: Published) -> str:
     seeds = [published.run(folder) for folder in CIFAR]
     trees = [published.json(f"{folder}/results.json") for folder in CIFAR]
     flat = published.run(FLAT, FOUR_DEPTHS)
-    work = compared(work_of(flat), work_of(seeds[0]))
+    work = compared(work_of(seeds[0]), work_of(flat))
     time = minutes(published.seconds(CIFAR[0]))
     first = trees[0]
     rows = [
         [f"`cifar10_cpu`: four levels, {time} on two CPU cores; seeds 0 and 1", *_seeds(seeds)],
-        [f"one level instead of four, same number of images, {work}; seed 0", points(flat.linear), points(flat.knn)],
+        [
+            f"one level instead of four, same number of images (four levels need {work}); seed 0",
+            points(flat.linear),
+            points(flat.knn),
+        ],
         ["the same encoder untrained", *_control(first, "untrained")],
         ["raw pixels", *_control(first, "pixels")],
     ]
@@ -115,7 +119,7 @@ def models(published: Published) -> str:
     linear, knn, _ = _blocks(published, CIFAR[0])
     return (
         f"{table(header, [line], left=(0, 1, 2, 3, 6))}\n\nLinear probe and k-NN use all four levels, on test "
-        f"images. With the features [after every block](results/hierarchy.md#read-after-every-block) they are {linear} and "
+        f"images. With the features [after every block](results/hierarchy.md#evaluated-after-every-block) they are {linear} and "
         f"{knn}. The recipe was [chosen by test accuracy](results/README.md#how-the-results-were-measured)."
     )
 
@@ -154,7 +158,7 @@ def _row(
 def _six_blocks(published: Published) -> list[str]:
     found = [_blocks(published, folder) for folder in CIFAR]
     columns = [joined([line[i] for line in found]) for i in (0, 1)]
-    name = "the same, [read after every block](hierarchy.md#read-after-every-block)"
+    name = "the same, [evaluated after every block](hierarchy.md#evaluated-after-every-block)"
     return [name, "CIFAR-10 (JPEG copy)", *columns, found[0][2], str(len(found)), "the same runs"]
 
 

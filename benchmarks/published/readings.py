@@ -1,4 +1,4 @@
-"""One trained model as it was read: the figures of a run folder, or of a cell of a study."""
+"""One trained model as it was evaluated: the figures of a run folder, or of a cell of a study."""
 
 from __future__ import annotations
 
@@ -98,11 +98,11 @@ class Published:
 
         Args:
             folder: its path.
-            depths: blocks after which it is to be read; its own levels when not given.
-            results: which reading of it.
+            depths: blocks after which it is to be evaluated; its own levels when not given.
+            results: which evaluation of it.
 
         Raises:
-            ValueError: it was not read at these depths.
+            ValueError: it was not evaluated at these depths.
         """
         found = self.json(f"{folder}/{results}")
         config = yaml.safe_load((self.root / folder / "config.yaml").read_text(encoding="utf-8"))
@@ -113,7 +113,7 @@ class Published:
         elif depths == tuple(found.get("depths") or ()):
             at = "trained_depths"
         else:
-            raise ValueError(f"{folder}/{results}: read at {found.get('depths')} and {own}, not at {depths}")
+            raise ValueError(f"{folder}/{results}: evaluated at {found.get('depths')} and {own}, not at {depths}")
         linear, knn = found["linear_probe"], found["knn"]
         processes = int(environment["processes"])
         batch = config["data"]["batch_size"] * config["training"]["accumulation_steps"] * processes

@@ -45,8 +45,8 @@ def learned(published: Published) -> str:
         "The target encoder should follow fast at first and slowly at the end: a constant EMA momentum gives "
         f"{both('C46', 'C35')}.",
         f"Training in bf16 costs no measurable accuracy: {both('C35', 'C22')}.",
-        "Short runs were misleading three times: for predicting visible cells "
-        f"({one('C24', 'C22')} in a short run, {one('F2', 'F1')} at full length), for the weaker regulariser, read on the last "
+        "The order of short runs was reversed at full length three times: for predicting visible cells "
+        f"({one('C24', 'C22')} in a short run, {one('F2', 'F1')} at full length), for the weaker regulariser, evaluated on the last "
         f"level ({one('L7', 'L5', 'last')}, {one('F8', 'F5', 'last')}), and for one level instead of four with that regulariser "
         f"({one('L9', 'L7')}, {one('F9', 'F8')}).",
         "Another seed of the same full-length recipe changes the probe by "
@@ -72,8 +72,10 @@ def failed(published: Published) -> str:
         f"**Levels on pooled grids** instead of at depths: {said('C36', 'C35')}, {said('C38', 'C35')}.",
         "**Predicting visible cells too** (dense loss): better in short runs, "
         f"{said('C24', 'C22')}, worse at full length, {said('F2', 'F1')}.",
-        "**Choosing by short runs**: they were misleading three times (visible cells, weight of the regulariser, one level "
-        f"instead of four); see the [log]({page}).",
+        "**Choosing by short runs**: three times the better short run was the worse one at full length: predicting visible "
+        f"cells ({row('C24', page)}, {row('F2', page)}), the weaker regulariser, evaluated on the last level "
+        f"({row('L7', page)}, {row('F8', page)}), and one level instead of four with that regulariser "
+        f"({row('L9', page)}, {row('F9', page)}); differences are in the [log]({page}).",
         "**Two mask sets per image** with Muon: "
         f"{said('C41', 'C35')} for {dearer('C41', 'C35')}. At that time, a cell hidden in both sets was its own negative, so "
         "this needs to be measured again.",

@@ -16,7 +16,7 @@ def bias(published: Published) -> str:
         return "The resulting bias has not been estimated yet."
     tree = published.json(FILE)
     header = (
-        "accuracy that may be too high",
+        "estimated bias in the accuracy of the",
         "runs compared",
         "seed noise",
         "test-image noise",

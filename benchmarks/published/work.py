@@ -22,7 +22,7 @@ def flop_per_image(config: Config, processes: int = 1, channels: int = 3) -> flo
 
 
 def work_of(reading: Reading) -> float:
-    """FLOP per training image of a model that was read.
+    """FLOP per training image of a model that was evaluated.
 
     Raises:
         ValueError: its configuration asks for an option that is gone.

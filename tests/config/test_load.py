@@ -104,6 +104,14 @@ def test_overrides_replace_values_of_the_file_and_are_parsed_as_yaml() -> None:
         ("seed=[1", "seed", "YAML"),
         ("model.levels=[{depth:1}]", "model.levels.0.depth", "missing space after the colon; write `depth: 1`"),
         ("model.levels=[depth:1]", "model.levels.0", "missing space after the colon, write `depth: 1`"),
+        ("data.image_size=[8, 8, 8]", "data.image_size", "[8, 8, 8]: must be a valid integer or a list of 2 numbers"),
+        ("data.image_size=[8]", "data.image_size", "[8]: must be a valid integer or a list of 2 numbers"),
+        ("data.image_size=[]", "data.image_size", "[]: must be a valid integer or a list of 2 numbers"),
+        ("data.image_size=[8, a]", "data.image_size", "[8, 'a']: must be a valid integer or a list of numbers"),
+        ("masking.mask_scale=[0.1]", "masking.mask_scale", "[0.1]: must be a list of 2 numbers"),
+        ("masking.mask_scale=[0.1, 0.2, 0.3]", "masking.mask_scale", "must be a list of 2 numbers"),
+        ("method=", "method", "no value given: must be a valid string; give one, or leave the key out"),
+        ("model.patch_size=4", "model.patch_size", "unknown key; the patch size is part of model.encoder_type"),
         ("model.ema={momentum:0.9}", "model.ema.momentum", "write `momentum: 0.9`"),
     ],
 )
@@ -112,6 +120,24 @@ def test_an_error_is_one_line_with_the_key_and_a_remedy(override: str, path: str
     assert "\n" not in text
     assert path in text.split(":")[0] or text.startswith(f"'{path}")
     assert hint in text
+
+
+def test_only_values_that_come_from_the_file_are_said_to(tmp_path: Path) -> None:
+    for given in (
+        ["training.epochs=-1"],
+        ["training.min_lr=1"],
+        ["model.ema.momentum=2"],
+        ["model={ema: {momentum: 2}}"],
+    ):
+        assert "(in " not in message(given)
+    file = tmp_path / "own.yaml"
+    file.write_text("training:\n  epochs: -1\nmodel:\n  depth: 0\n")
+    assert message([], file).count(f"(in {file})") == 2
+    first, second = message(["training.epochs=-2"], file).splitlines()
+    assert first.startswith("model.depth")
+    assert first.endswith(f"(in {file})")
+    assert second.startswith("training.epochs: invalid value -2")
+    assert "(in " not in second
 
 
 def test_the_error_for_pooled_levels_that_do_not_nest_says_how_many_fit() -> None:
@@ -214,6 +240,9 @@ def test_removed_keys_of_older_configurations_are_dropped_with_a_message(
     assert load_config(file) == load_config()
     assert not caplog.records
     assert load_config(file, ["data.worker_restarts=5"]) == load_config()
-    (record,) = caplog.records
-    assert record.message.startswith(f"data.worker_restarts no longer has any effect (in {file}): ")
-    assert "\n" not in record.message
+    file.write_text("data:\n  worker_restarts: 5\n")
+    assert load_config(file) == load_config()
+    given, stored = (record.message for record in caplog.records)
+    assert given.startswith("data.worker_restarts no longer has any effect: ")
+    assert stored.startswith(f"data.worker_restarts no longer has any effect (in {file}): ")
+    assert "\n" not in given + stored

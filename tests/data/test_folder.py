@@ -100,7 +100,7 @@ def test_images_beside_class_folders_have_no_label(class_folder: Path, caplog: p
     with caplog.at_level(logging.WARNING, logger="hjepa"):
         dataset = folder(class_folder)
     assert (dataset.labels == -1).sum() == 4
-    assert f"5 images in {class_folder} are not in a class folder" in caplog.text
+    assert f"5 images in {class_folder} without a label" in caplog.text
 
 
 def test_cyclic_links_do_not_loop(class_folder: Path) -> None:

@@ -131,7 +131,7 @@ def test_test_images_without_class_folders_have_no_labels_and_add_no_class(tmp_p
     root = tiny_imagenet(tmp_path, table=False)
     assert folder(root).class_names == ("n01443537", "n01629819")
     assert folder(root, "test").labels is None
-    assert "4 images have no label" in notes(root)
+    assert "4 images without a label" in notes(root)
 
 
 def test_test_folders_that_are_not_training_classes_give_no_labels(tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ def test_a_split_with_labels_is_preferred_to_one_with_hidden_labels(tmp_path: Pa
     write(tmp_path / "test.parquet", 3, [-1] * 3, first=10, names=NAMES)
     write(tmp_path / "validation.parquet", 2, [2, 0], first=20, names=NAMES)
     assert parquet(tmp_path, "test").labels.tolist() == [2, 0]
-    assert "1 files of the split test are not used; validation is the test split" in notes(tmp_path)
+    assert "1 file of the split test is not used; validation is the test split" in notes(tmp_path)
     # Validation images are drawn from train then.
     assert parquet(tmp_path, "validation").identifiers[0].startswith("train.parquet/")
     write(tmp_path / "test.parquet", 3, None, first=10)
@@ -197,8 +197,8 @@ def test_files_beside_the_splits_are_left_out_with_a_note(tmp_path: Path) -> Non
     write(tmp_path / "test.parquet", 2, None, first=10)
     write(tmp_path / "notes.parquet", 2, None, first=20)
     assert len(parquet(tmp_path)) == 4
-    assert "left out 1 files without a split: notes.parquet" in notes(tmp_path)
-    assert "data.exclude: 1 files: notes.parquet" in notes(tmp_path, exclude=["notes*"])
+    assert "left out 1 file without a split: notes.parquet" in notes(tmp_path)
+    assert "data.exclude: 1 file: notes.parquet" in notes(tmp_path, exclude=["notes*"])
 
 
 @pytest.mark.parametrize("base", [7_000_000, 4_000_000_000, 2**62])
@@ -219,7 +219,7 @@ def test_labels_stored_as_float_bool_or_negative(tmp_path: Path) -> None:
     assert parquet(tmp_path).class_names == ("false", "true")
     write(tmp_path / "a.parquet", 4, [1, -1, 1, -1])
     assert parquet(tmp_path).class_names == ("1",)
-    assert "2 rows have negative values" in notes(tmp_path)
+    assert "2 rows with negative values" in notes(tmp_path)
 
 
 def test_a_list_of_labels_is_rejected_in_one_line(tmp_path: Path) -> None:

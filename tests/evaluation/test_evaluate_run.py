@@ -175,7 +175,7 @@ def test_limits_come_from_the_configuration(run_dir, tmp_path):
         eval_type="knn",
         k_values=[1],
         output=tmp_path / "r.json",
-        overrides=["evaluation.train_images=50", "evaluation.test_images=30", "data.subset=null"],
+        overrides=["evaluation.train_images=50", "evaluation.test_images=30"],
     )
     assert (results["train_images"], results["test_images"]) == (50, 30)
 

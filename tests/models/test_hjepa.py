@@ -301,3 +301,19 @@ def test_learned_weights_are_parameters_that_start_without_effect() -> None:
     assert output.log_scales.requires_grad
     fixed = build_model(load_config(config))
     assert set(model.state_dict()) - set(fixed.state_dict()) == {"loss_scales"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        ({"levels": [(2, -1)]}, "model.levels.0.stride: invalid value -1"),
+        ({"levels": [(2, (0, 1, 1))]}, "model.levels.0.stride: invalid value (0, 1, 1)"),
+        ({"predictor_embed_dim": 6}, "model.predictor.embed_dim: invalid value 6"),
+        ({"predictor_sharing": "share"}, "model.predictor.sharing: invalid value 'share'"),
+    ],
+)
+def test_values_out_of_bounds_are_one_line_errors(arguments: dict[str, object], key: str) -> None:
+    with pytest.raises(UserError) as error:
+        small(**arguments)
+    assert str(error.value).startswith(key)
+    assert "\n" not in str(error.value)

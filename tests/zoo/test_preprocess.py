@@ -1,4 +1,4 @@
-"""A packed encoder preprocesses images of any size exactly as the evaluation does."""
+"""A packed encoder preprocesses images of any size as the evaluation does."""
 
 from __future__ import annotations
 
@@ -133,8 +133,41 @@ def test_other_types_and_channels_are_refused() -> None:
         view(torch.zeros(1, 3, 16, 16, dtype=torch.int64))
     with pytest.raises(ValueError, match="of 3 channels"):
         view(torch.zeros(1, 1, 16, 16))
+    with pytest.raises(ValueError, match=r"at least one pixel, got shape \(2, 3, 0, 16\)"):
+        view(torch.zeros(2, 3, 0, 16))
     with pytest.raises(ValueError, match="one per channel"):
         Preprocess((16, 16), MEAN, STD[:1])
+
+
+def test_float_images_that_are_not_scaled_to_one_are_refused() -> None:
+    model = encoder(3)
+    images = pictures(3, (20, 24), torch.float32)
+    broken = images.clone()
+    broken[1, 2, 3, 4] = torch.nan
+    for wrong, message in ((images * 255, r"from 0 to 1, got values from .* divide"), (broken, "got NaN")):
+        with pytest.raises(ValueError, match=message):
+            model.embed(wrong)
+    assert model.embed(images * 1.1).isfinite().all(), "a slight overshoot, as of bicubic resizing"
+
+
+def test_an_empty_batch_cannot_be_embedded() -> None:
+    with pytest.raises(ValueError, match=r"at least one image, got shape \(0, 3, 16, 16\)"):
+        encoder(3).embed(torch.zeros(0, 3, 16, 16))
+
+
+@pytest.mark.parametrize("size", [(300, 400), (31, 17), (33, 500)])
+def test_images_that_need_resizing_have_nearly_the_same_features_when_read_from_files(size: tuple[int, int]) -> None:
+    model, images = encoder(3), pictures(3, size, torch.uint8)
+    mine = model.embed(images)
+    files = model.extract_features(evaluated(EncodedPixels(PngBlobs(images), 3), 3, (16, 16))).detach()
+    assert float((mine - files).norm() / mine.norm()) < 0.02
+
+
+def test_images_that_need_no_resizing_are_the_same_when_read_from_files() -> None:
+    for size in ((16, 16), (16, 24)):  # the second is cropped only
+        images = pictures(3, size, torch.uint8)
+        files = evaluated(EncodedPixels(PngBlobs(images), 3), 3, (16, 16))
+        assert torch.equal(encoder(3).preprocess(images), files)
 
 
 @pytest.mark.parametrize("name", shipped_models())

@@ -94,11 +94,12 @@ def shard(
 ) -> None:
     """Write a data set as WebDataset shards: .tar files in train/ and test/, listed in shards.json."""
     from hjepa.data.shards.write import write_shards
+    from hjepa.data.wording import quantity
 
     chosen = _load(config, dataset, data_path, overrides)
     written = write_shards(chosen.data, output, samples_per_shard=samples_per_shard, seed=chosen.seed)
     for split, (images, shards) in written.items():
-        typer.echo(f"{output / split}: {images} images in {shards} {'shard' if shards == 1 else 'shards'}")
+        typer.echo(f"{output / split}: {quantity(images, 'image')} in {quantity(shards, 'shard')}")
     typer.echo(f"use them with data.dataset=webdataset data.data_path={output}")
 
 
@@ -114,10 +115,12 @@ def _load(source: str | None, dataset: str | None, data_path: Path | None, overr
 
 
 def _report(report: IntegrityReport) -> list[str]:
-    lines = [f"{report.description}: {report.channels} {'channel' if report.channels == 1 else 'channels'}"]
+    from hjepa.data.wording import quantity
+
+    lines = [f"{report.description}: {quantity(report.channels, 'channel')}"]
     lines += [f"note: {note}" for note in report.notes]
     for name, split in report.splits.items():
-        lines.append(f"{name}: {split.images} images")
+        lines.append(f"{name}: {quantity(split.images, 'image')}")
         sizes = [f"{height}x{width} ({count})" for (height, width), count in split.sizes.items()]
         lines.append(f"  sizes: {', '.join(sizes[:5])}{f' and {len(sizes) - 5} more' if len(sizes) > 5 else ''}")
         lines.append(f"  types: {', '.join(f'{kind} ({count})' for kind, count in split.types.items())}")

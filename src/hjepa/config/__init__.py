@@ -7,6 +7,7 @@ from hjepa.config.health import EmailConfig, HealthAction, HealthConfig
 from hjepa.config.load import (
     all_keys,
     batch_advice,
+    check_section,
     dump_config,
     flat_values,
     load_config,
@@ -47,6 +48,7 @@ __all__ = [
     "TrainingConfig",
     "all_keys",
     "batch_advice",
+    "check_section",
     "dump_config",
     "flat_values",
     "load_config",

@@ -10,7 +10,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -20,6 +20,8 @@ from hjepa.config.removed import drop_removed
 from hjepa.config.root import Config
 from hjepa.config.yaml_text import parse_yaml
 from hjepa.errors import UserError
+
+S = TypeVar("S", bound=BaseModel)
 
 # Located through the parent: importing the folder as a package would replace the function `presets` with a module.
 _PRESETS = resources.files("hjepa.config") / "presets"
@@ -58,15 +60,56 @@ def load_config(
     for key, value in pairs:
         _require_text(key, value)
         _set(tree, key, value)
-    drop_removed(tree, origin)
-    typos = list(_missing_spaces(tree, ""))
+    place = _Place(origin, [key for key, _ in pairs])
+    drop_removed(tree, place)
+    typos = [f"{path}: {hint}{place(path)}" for path, hint in _missing_spaces(tree, "")]
     if typos:
-        raise UserError("\n".join(f"{typo}{f' (in {origin})' if origin else ''}" for typo in typos))
+        raise UserError("\n".join(typos))
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
-        raise UserError("\n".join(_mistakes(error.errors(), origin))) from None
+        raise UserError("\n".join(_mistakes(error.errors(), place))) from None
     return config.check()
+
+
+def check_section(section: type[S], name: str, values: Mapping[str, Any]) -> S:
+    """Check the values of one section that were given in Python.
+
+    Args:
+        section: its class.
+        name: its name, for messages.
+        values: its keys.
+
+    Raises:
+        UserError: one line per error, as of `load_config`.
+    """
+    try:
+        return section.model_validate(dict(values))
+    except ValidationError as error:
+        details = error.errors()
+        for detail in details:
+            detail["loc"] = (name, *detail["loc"])
+        raise UserError("\n".join(_mistakes(details, _Place("", ())))) from None
+
+
+class _Place:
+    """Where a value comes from, for the end of a message: `` (in preset quickstart)``, or nothing for an override.
+
+    Args:
+        origin: the file or preset; empty if there is none.
+        overrides: dotted keys that were set after reading it.
+    """
+
+    def __init__(self, origin: str, overrides: Sequence[str]) -> None:
+        self._origin = origin
+        self._overrides = overrides
+
+    def __call__(self, path: str) -> str:
+        """The text for a key, or for a section whose keys do not fit together."""
+        given = any(
+            not path or f"{key}.".startswith(f"{path}.") or path.startswith(f"{key}.") for key in self._overrides
+        )
+        return "" if given or not self._origin else f" (in {self._origin})"
 
 
 def batch_advice(source: object, config: Config) -> str | None:
@@ -126,13 +169,13 @@ def _require_text(key: str, value: Any) -> None:
         ) from None
 
 
-def _missing_spaces(node: Any, path: str) -> Iterator[str]:
-    """One line for every ``key:value`` without a space, which YAML reads as a key (or string) that contains a colon."""
+def _missing_spaces(node: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Key and remedy of every ``key:value`` without a space, which YAML reads as a key (or string) that contains a colon."""
     if isinstance(node, Mapping):
         for key, value in node.items():
             name, colon, rest = str(key).partition(":")
             if colon and value is None and rest:
-                yield f"{path}{key}: missing space after the colon; write `{name}: {rest}`"
+                yield f"{path}{key}", f"missing space after the colon; write `{name}: {rest}`"
             else:
                 yield from _missing_spaces(value, f"{path}{key}.")
     elif isinstance(node, list):
@@ -203,29 +246,59 @@ def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
     node[last] = value
 
 
-def _mistakes(details: Sequence[ErrorDetails], origin: str) -> list[str]:
-    """One line per error. For a key with a union type pydantic reports one error per branch; these are merged."""
+def _mistakes(details: Sequence[ErrorDetails], place: _Place) -> list[str]:
+    """One line per error. For a key with a union type pydantic reports the errors of every branch; these are merged."""
     by_key: dict[tuple[int | str, ...], list[ErrorDetails]] = {}
     for detail in details:
-        by_key.setdefault(tuple(part for part in detail["loc"] if _is_key(part)), []).append(detail)
+        by_key.setdefault(_union(detail) or _keys(detail), []).append(detail)
     lines = []
     for same in by_key.values():
-        first = same[0]
-        messages = list(dict.fromkeys(detail["msg"] for detail in same))
-        if len(same) > 1 and all("should be" in message for message in messages):
-            kinds = [message.split("should be ", 1)[1].split(",")[0] for message in messages]
-            first["msg"] = f"Input should be {' or '.join(kinds)}"
-            lines.append(_explain(first, origin))
+        kinds = list(dict.fromkeys(_kind(detail) for detail in same))
+        # Of a list that lacks several entries, the last error has the full length.
+        lists = [kind for kind in kinds if kind is not None and kind.startswith("a list of")]
+        kinds = [kind for kind in kinds if kind not in lists[:-1]]
+        if len(same) > 1 and None not in kinds:
+            # The branch for lists may complain about a missing entry; the key's own value is in the other errors.
+            whole = min(same, key=lambda detail: len(detail["loc"]))
+            whole["msg"] = f"Input should be {' or '.join(str(kind) for kind in kinds)}"
+            lines.append(_explain(whole, place))
         else:
-            lines += [_explain(detail, origin) for detail in same]
+            lines += [_explain(detail, place) for detail in same]
     return lines
 
 
-def _explain(detail: ErrorDetails, origin: str) -> str:
-    # Union branches appear in pydantic's location as type names; a key's path has none.
-    keys = [str(part) for part in detail["loc"] if _is_key(part)]
+def _keys(detail: ErrorDetails) -> tuple[int | str, ...]:
+    """The key of an error; pydantic's location also names the branch of a union type."""
+    return tuple(part for part in detail["loc"] if _is_key(part))
+
+
+def _union(detail: ErrorDetails) -> tuple[int | str, ...] | None:
+    """The key with the union type that an error is about; None if there is none, or an entry inside is at fault."""
+    branch = next((place for place, part in enumerate(detail["loc"]) if not _is_key(part)), None)
+    return None if branch is None or _kind(detail) is None else tuple(detail["loc"][:branch])
+
+
+def _kind(detail: ErrorDetails) -> str | None:
+    """What a value should be, in a few words; None if an error is not about that."""
+    if detail["type"] == "too_long" and detail.get("ctx", {}).get("field_type") == "Tuple":
+        return f"a list of {detail['ctx']['max_length']} numbers"
+    if detail["type"] == "missing" and isinstance(detail["loc"][-1], int):
+        return f"a list of {detail['loc'][-1] + 1} numbers"
+    *before, last = detail["loc"]
+    if isinstance(last, int) and before and not _is_key(before[-1]):
+        return "a list of numbers"
+    message = detail["msg"]
+    return message.split("should be ", 1)[1].split(",")[0] if "should be " in message else None
+
+
+def _explain(detail: ErrorDetails, place: _Place) -> str:
+    keys = [str(part) for part in _keys(detail)]
+    where = place(".".join(keys))
+    if detail["type"] == "missing" and isinstance(detail["loc"][-1], int):
+        keys.pop()
+    if detail["type"] in ("missing", "too_long") and _kind(detail) is not None:
+        detail["msg"] = f"Input should be {_kind(detail)}" if "should be" not in detail["msg"] else detail["msg"]
     path = ".".join(keys)
-    where = f" (in {origin})" if origin else ""
     if detail["type"] == "extra_forbidden":
         return f"{path}: unknown key{_nearest(keys)}{where}"
     if detail["type"] in ("model_type", "model_attributes_type", "dict_type"):
@@ -236,6 +309,8 @@ def _explain(detail: ErrorDetails, origin: str) -> str:
     if detail["type"] == "value_error" and ": " in message and message.split(": ")[0].isidentifier():
         return f"{path}{'.' if path else ''}{message}{where}"
     message = constraint(message)
+    if detail["input"] is None and detail["type"] != "value_error":
+        return f"{path}: no value given: {message}; give one, or leave the key out{where}"
     close = ""
     if detail["type"] == "literal_error":
         choices = [c.strip(" '") for c in detail.get("ctx", {}).get("expected", "").replace(" or ", ",").split(",")]
@@ -254,7 +329,13 @@ def _is_key(part: int | str) -> bool:
     return isinstance(part, int) or (part.isidentifier() and part not in ("int", "float", "str", "bool"))
 
 
+# Keys that do not exist and resemble unrelated ones.
+_ELSEWHERE = {"patch_size": "the patch size is part of model.encoder_type, for example vit_tiny_patch16_224"}
+
+
 def _nearest(keys: list[str]) -> str:
+    if keys[-1] in _ELSEWHERE:
+        return f"; {_ELSEWHERE[keys[-1]]}"
     known = {dotted: dotted.rsplit(".", 1)[-1] for dotted in all_keys()}
     siblings = [k for k in known if k.rpartition(".")[0] == ".".join(keys[:-1])]
     sections = {k.split(".")[0] for k in known}

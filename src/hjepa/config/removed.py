@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 log = logging.getLogger("hjepa")
@@ -23,18 +24,17 @@ REMOVED = {
 }
 
 
-def drop_removed(tree: dict[str, Any], origin: str) -> None:
+def drop_removed(tree: dict[str, Any], place: Callable[[str], str]) -> None:
     """Delete removed keys from a configuration; warn about those that differ from their former default.
 
     Args:
         tree: sections by name; changed in place.
-        origin: where the configuration comes from, for the message.
+        place: where the value of a key comes from, for the message; empty if it was given as an override.
     """
-    where = f" (in {origin})" if origin else ""
     for key, removed in REMOVED.items():
         section, _, name = key.partition(".")
         keys = tree.get(section)
         if not isinstance(keys, dict) or name not in keys:
             continue
         if keys.pop(name) != removed.default:
-            log.warning("%s no longer has any effect%s: %s; remove the key", key, where, removed.instead)
+            log.warning("%s no longer has any effect%s: %s; remove the key", key, place(key), removed.instead)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hjepa.data.images.decode import Decoded, Reduction, UnreadableImageError, convert_channels, decode
 from hjepa.data.targets import ListedTargets, Sample, Targets
+from hjepa.data.wording import quantity
 from hjepa.errors import DataError
 
 log = logging.getLogger("hjepa")
@@ -289,9 +290,10 @@ class ImageDataset:
         return len(self.pixels)
 
     def __repr__(self) -> str:
-        classes = "no labels" if self.class_names is None else f"{len(self.class_names)} classes"
+        classes = "no labels" if self.class_names is None else quantity(len(self.class_names), "class", "classes")
         return (
-            f"ImageDataset({self.description}, {self.split}: {len(self)} images, {self.channels} channels, {classes})"
+            f"ImageDataset({self.description}, {self.split}: {quantity(len(self), 'image')}, "
+            f"{quantity(self.channels, 'channel')}, {classes})"
         )
 
     @property
@@ -401,15 +403,14 @@ def log_bad_files(bad_files: Sequence[BadFile]) -> None:
     for bad in bad_files[:MAX_LOGGED]:
         log.warning("skipped %s: %s", *bad)
     if len(bad_files) > MAX_LOGGED:
-        log.warning("skipped %d more files that cannot be read", len(bad_files) - MAX_LOGGED)
+        log.warning("skipped %s that cannot be read", quantity(len(bad_files) - MAX_LOGGED, "more file"))
 
 
 def bad_files_error(bad_files: Sequence[BadFile]) -> DataError:
     """The error for bad files under ``data.bad_images=stop``, in one line."""
     first = ", ".join(f"{bad.path} ({bad.reason})" for bad in bad_files[:3])
     more = f" and {len(bad_files) - 3} more" if len(bad_files) > 3 else ""
-    noun = "file" if len(bad_files) == 1 else "files"
     return DataError(
-        f"data.bad_images=stop: {len(bad_files)} {noun} cannot be read: {first}{more}; "
+        f"data.bad_images=stop: {quantity(len(bad_files), 'file')} cannot be read: {first}{more}; "
         "repair or remove them, or set data.bad_images=skip"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hjepa.data.build import build_noted, list_images
 from hjepa.data.dataset import BadFile, EncodedPixels, ImageDataset, Split
+from hjepa.data.image_sample import pixel_hash
 from hjepa.data.images.decode import UnreadableImageError
 from hjepa.data.images.describe import conversions
 from hjepa.errors import DataError
@@ -180,6 +180,4 @@ def _digests(dataset: ImageDataset) -> Iterator[tuple[int, bytes, tuple[int, int
             dataset.note_bad(BadFile(dataset.identifiers[index], str(error)))
             continue
         kind = str(image.dtype).removeprefix("torch.")
-        digest = hashlib.blake2b(f"{kind}{tuple(image.shape)}".encode(), digest_size=16)
-        digest.update(image.contiguous().numpy().data)
-        yield index, digest.digest(), (image.shape[1], image.shape[2], kind)
+        yield index, pixel_hash(image), (image.shape[1], image.shape[2], kind)

@@ -88,11 +88,13 @@ class Splits:
         found: ImageDataset | None = getattr(self, split)
         if found is None:
             why = (
-                "because data.validation_fraction=0; set data.validation_fraction=auto"
+                "data.validation_fraction=0 withholds none; set data.validation_fraction=auto"
                 if self.data.validation_fraction == 0
-                else "because train has too few images to withhold any; add images"
+                else "there are too few training images to withhold any; add images"
             )
-            raise UserError(f"split: {self.data.dataset} has no validation images {why}")
+            raise UserError(
+                f"split: there are no validation images to evaluate, since {why}, or evaluate the test split"
+            )
         return found
 
 

@@ -31,7 +31,7 @@ from hjepa.evaluation.settings import (
     check_own_split,
     check_split,
     evaluation_config,
-    is_other_data,
+    is_own_data,
     parse_eval_types,
 )
 from hjepa.metrics import cka_matrix, rankme
@@ -117,10 +117,9 @@ def evaluate(
     wanted_levels = check_levels(levels, run.encoder.num_levels)
     readings = Readings(check_depths(depths, run.encoder.geometry.depth), check_controls(controls))
     splits = Splits(config.data, config.seed)
-    other_data = is_other_data(run.config, config)
-    if not other_data:
-        check_own_split(run.config, config, splits)
-    path = results_path(run, config, output, other_data=other_data, split=split)
+    own = is_own_data(run, config)
+    check_own_split(run.config, config, splits, own=own)
+    path = results_path(run, config, output, other_data=not own, split=split)
     with _exact_products():
         features = _features(run, config, splits, split, readings, k_values if "knn" in types else None, console)
         results = _results(run, config, features, readings, types, wanted_levels, k_values, console)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hjepa.config import Config, load_config, parse_override
+from hjepa.data.build import list_images
+from hjepa.data.dataset import EncodedPixels
+from hjepa.data.image_sample import OWN_SOURCES, occurs_in, sample_images
 from hjepa.errors import UserError
 
 if TYPE_CHECKING:
+    from hjepa.config import DataConfig
     from hjepa.data import Splits
+    from hjepa.training import TrainedRun
 
 EVAL_TYPES = ("linear_probe", "knn")
 READ_SPLITS = ("validation", "test")
@@ -175,24 +180,37 @@ def evaluation_config(
     if pairs.get("data.dataset", trained.data.dataset) != trained.data.dataset:
         reset = ("data_path", "subset", "classes_file", "labels_file")
         pairs = {f"data.{name}": None for name in reset} | {"data.exclude": []} | pairs
-    config = load_config(trained.model_dump(mode="json"), pairs | {"data.channels": channels})
-    if config.data.exclude != trained.data.exclude and not is_other_data(trained, config):
-        raise UserError(
-            "data.exclude: changes which images are held out, so it must be as in training for the run's own data set; "
-            "leave the key out"
-        )
-    return config
+    return load_config(trained.model_dump(mode="json"), pairs | {"data.channels": channels})
 
 
-def is_other_data(trained: Config, config: Config) -> bool:
-    """Whether the images are another data set than the one the run was trained on.
+def is_own_data(run: TrainedRun, config: Config) -> bool | None:
+    """Whether the images are those that the run was trained on, also if they are copies in another place.
 
-    Named data sets are compared by name (a moved copy is the same set), the user's own images also by path.
+    Named data sets are compared by name. The user's own images are the run's if they are at the same path, or if an
+    image of the sample that the run recorded is among them. For a run that recorded none, the sample is drawn from the
+    images at its path.
+
+    Returns:
+        None if it cannot be told: the run recorded no sample, and there are no images at its path.
+
+    Raises:
+        DataError: the images cannot be listed.
     """
-    if trained.data.dataset != config.data.dataset:
+    before, now = run.config.data, config.data
+    if before.dataset != now.dataset:
+        return False
+    if now.dataset not in OWN_SOURCES or _resolved(before.data_path) == _resolved(now.data_path):
         return True
-    own = config.data.dataset in ("folder", "parquet", "webdataset")
-    return own and _resolved(trained.data.data_path) != _resolved(config.data.data_path)
+    sample = run.sample
+    if sample is None:
+        if before.data_path is None or not before.data_path.exists():
+            return None
+        channels = {"channels": run.channels}
+        listing = list_images(before.model_copy(update=channels), "train")
+        if isinstance(listing.pixels, EncodedPixels):
+            listing = replace(listing, pixels=listing.pixels.with_channels(run.channels))
+        sample = sample_images(listing)
+    return occurs_in(sample, list_images(now, "train"), run.channels)
 
 
 def check_split(split: str) -> None:
@@ -205,38 +223,90 @@ def check_split(split: str) -> None:
         raise UserError(f"split: unknown value {split!r}; use {' or '.join(READ_SPLITS)}")
 
 
-def check_own_split(trained: Config, config: Config, splits: Splits) -> None:
+def check_own_split(trained: Config, config: Config, splits: Splits, *, own: bool | None) -> None:
     """Reject keys that would split the run's own data differently than in training.
 
-    With another fraction or other labels, some held-out images would be ones that the run was pretrained on. A validation
-    fraction of 0 is allowed: no image moves to another split, and the probe may use every training label.
+    With such keys, images that the run was pretrained on could become test images, or other images than in training
+    would be validation images. A validation fraction of 0 is allowed: no image moves to another split, and the probe
+    may use every training label.
+
+    Args:
+        trained: configuration of the run.
+        config: configuration of the evaluation.
+        splits: the images of the evaluation.
+        own: result of `is_own_data`. If None, only keys that may turn training images into test images are rejected.
 
     Raises:
         UserError: the message names the key and the run's value.
     """
+    if own is False:
+        return
     before, now = trained.data, config.data
-    if now.test_fraction != before.test_fraction:
+    unless = ""
+    if own is None:
+        place = before.data_path or "their folder"
+        unless = f" (the run recorded none of its images and {place} is gone, so these may be the same)"
+    changed = now.test_fraction != before.test_fraction
+    if changed and (own or splits.train.division.drawn):
         raise UserError(
             f"data.test_fraction: {now.test_fraction:g} differs from the run's {before.test_fraction:g}, so images that it "
-            "was trained on could become test images; leave the key out"
+            f"was trained on could become test images{unless}; leave the key out"
         )
+    if now.exclude != before.exclude and (own or splits.train.division.drawn):
+        raise UserError(
+            "data.exclude: changes which images are held out, so it must be as in training for the run's own data set"
+            f"{unless}; leave the key out"
+        )
+    labels = _compare_files(before.labels_file, now.labels_file)
+    if labels != "same" and splits.train.division.drawn:
+        why = (
+            f"the run's file {before.labels_file} is gone, so it cannot be checked that {now.labels_file} has the same "
+            "labels; test images are drawn by class"
+            if labels == "unknown"
+            else "test images are drawn by class, so with other labels images that the run was trained on could become "
+            "test images"
+        )
+        raise UserError(f"data.labels_file: {why}{unless}; put the test images into a folder `test` next to `train`")
+    if own:
+        _check_own_selection(before, now)
+
+
+def _check_own_selection(before: DataConfig, now: DataConfig) -> None:
+    """Reject keys that change which of the run's own images are training, validation and test images."""
     if now.validation_fraction not in (before.validation_fraction, 0):
         raise UserError(
             f"data.validation_fraction: {now.validation_fraction} differs from the run's {before.validation_fraction}, so "
             "other images would be withheld; leave the key out, or set it to 0 to fit on every training label"
         )
-    if _other_labels(before.labels_file, now.labels_file) and splits.train.division.drawn:
+    if now.subset != before.subset:
         raise UserError(
-            "data.labels_file: test images are drawn by class, so with other labels images that the run was trained on "
-            "could become test images; put the test images into a folder `test` next to `train`"
+            f"data.subset: {_shown(now.subset)} differs from the run's {_shown(before.subset)}, so other images would be "
+            "validation images; leave the key out, and set evaluation.train_images to fit on fewer"
         )
+    if (classes := _compare_files(before.classes_file, now.classes_file)) != "same":
+        gone = (
+            f"the run's file {before.classes_file} is gone, so it cannot be checked that {now.classes_file} is the same"
+        )
+        other = (
+            f"{_shown(now.classes_file)} differs from the run's {_shown(before.classes_file)}, so other images would be "
+            "validation images"
+        )
+        raise UserError(f"data.classes_file: {gone if classes == 'unknown' else other}; leave the key out")
 
 
-def _other_labels(before: Path | None, now: Path | None) -> bool:
-    if before is None or now is None:
-        return before is not now
-    # A file that was only moved counts as the same.
-    return before.is_file() and now.is_file() and before.read_bytes() != now.read_bytes()
+def _compare_files(before: Path | None, now: Path | None) -> Literal["same", "other", "unknown"]:
+    """Compare by content, as the run's file may have been moved."""
+    if before is None or now is None or not now.is_file():
+        return "same" if before == now else "other"
+    if _resolved(before) == _resolved(now):
+        return "same"
+    if not before.is_file():
+        return "unknown"
+    return "same" if before.read_bytes() == now.read_bytes() else "other"
+
+
+def _shown(value: object) -> object:
+    return "null" if value is None else value
 
 
 def _resolved(path: Path | None) -> Path | None:

@@ -77,7 +77,8 @@ def _beside(results: dict[str, Any]) -> list[str]:
     if not parts:
         return []
     return [
-        f"on {validation['images']} validation images: {', '.join(parts)}; choose between runs by these, and report test once"
+        f"on {validation['images']} validation images: {', '.join(parts)}; "
+        "use these to choose between runs; report test accuracy once"
     ]
 
 

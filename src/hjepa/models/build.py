@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from hjepa.config import Config, Grid, LevelConfig, ModelConfig, PerAxis, PredictorConfig, resolve
+from hjepa.config import Config, Grid, ModelConfig, PerAxis, check_section, resolve
 from hjepa.models.hjepa import HJEPA
 
 
@@ -54,7 +54,8 @@ def create_hjepa(
         seed: seed of the weights; if None, PyTorch's current random state is used.
 
     Raises:
-        UserError: an unknown name, or sizes that do not match.
+        UserError: an unknown name, a value out of bounds, or sizes that do not match; the message names the key of the
+            configuration.
 
     Example:
         >>> import hjepa
@@ -66,24 +67,25 @@ def create_hjepa(
         >>> video.geometry.grid, video.geometry.level_grid(1)
         ((4, 4, 4), (1, 4, 4))
     """
-    config = ModelConfig(
-        encoder_type=encoder_type,
-        embed_dim=embed_dim,
-        depth=depth,
-        num_heads=num_heads,
-        num_hierarchies=num_hierarchies,
-        hierarchy=hierarchy,
-        levels=None if levels is None else [LevelConfig(depth=d, stride=s) for d, s in levels],
-        position=position,
-        predictor=PredictorConfig(
-            depth=predictor_depth,
-            embed_dim=predictor_embed_dim,
-            num_heads=predictor_num_heads,
-            sharing=predictor_sharing,
-            coarse_to_fine=coarse_to_fine,
-            predict_visible=predict_visible,
-        ),
-    )
+    values = {
+        "encoder_type": encoder_type,
+        "embed_dim": embed_dim,
+        "depth": depth,
+        "num_heads": num_heads,
+        "num_hierarchies": num_hierarchies,
+        "hierarchy": hierarchy,
+        "levels": None if levels is None else [{"depth": d, "stride": s} for d, s in levels],
+        "position": position,
+        "predictor": {
+            "depth": predictor_depth,
+            "embed_dim": predictor_embed_dim,
+            "num_heads": predictor_num_heads,
+            "sharing": predictor_sharing,
+            "coarse_to_fine": coarse_to_fine,
+            "predict_visible": predict_visible,
+        },
+    }
+    config = check_section(ModelConfig, "model", values)
     return _build(config, image_size, channels, seed, patch_size=patch_size)
 
 

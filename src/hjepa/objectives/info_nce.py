@@ -88,11 +88,11 @@ def info_nce(
         t = peers.gather(t).view(peers.size, sets, B, N, D).transpose(0, 1)
     if total < images:
         raise ValueError(f"candidates: {images} images, but the batch has {total} images; use at most {total}")
-    asking, answering, right = _plan(first, B, total, images, N, cells, sets, p.device)
-    p = p.reshape(-1, D).index_select(0, asking.flatten()).view(*asking.shape, D)
-    t = t.reshape(-1, D).index_select(0, answering.flatten()).view(*answering.shape, D)
+    query_rows, candidate_rows, labels = _plan(first, B, total, images, N, cells, sets, p.device)
+    p = p.reshape(-1, D).index_select(0, query_rows.flatten()).view(*query_rows.shape, D)
+    t = t.reshape(-1, D).index_select(0, candidate_rows.flatten()).view(*candidate_rows.shape, D)
     logits = p @ t.mT / temperature  # [blocks, predictions, candidates]
-    return F.cross_entropy(logits.flatten(0, 1), right.flatten(), ignore_index=_IGNORED)
+    return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=_IGNORED)
 
 
 def chance_of_info_nce(cells: int, candidates: Candidates | None = None) -> float:
@@ -132,24 +132,26 @@ def _plan(
         rows of predictions [blocks, M], rows of targets [blocks, images * cells], and for each prediction the position
         of its target among them [blocks, M]; -100 where a block is padded.
     """
-    image, image_there, image_window = _blocks(first, own, total, images, device)  # [I, P], [I, P], [I, images]
-    place, place_there, place_window = _blocks(0, all_cells, all_cells, cells, device)  # [C, cells], ...
+    image, image_exists, image_candidates = _blocks(first, own, total, images, device)  # [I, P], [I, P], [I, images]
+    cell, cell_exists, cell_candidates = _blocks(0, all_cells, all_cells, cells, device)  # [C, cells], ...
     classes = -(-all_cells // cells)
     # Neighbouring cells go to different blocks.
     order = torch.cat([torch.arange(c, all_cells, classes, device=device) for c in range(classes)])
     offset = torch.arange(sets, device=device).view(-1, 1, 1, 1, 1)
 
-    def rows(of_images: Tensor, count: int, of_places: Tensor) -> Tensor:
+    def rows(of_images: Tensor, count: int, of_cells: Tensor) -> Tensor:
         """Row numbers in [sets * count * all_cells, D], one block for each set, I and C."""
-        number = (offset * count + of_images[:, None, :, None]) * all_cells + order[of_places][None, :, None, :]
+        number = (offset * count + of_images[:, None, :, None]) * all_cells + order[of_cells][None, :, None, :]
         return number.flatten(3).flatten(0, 2)
 
-    asking = rows((image - first).clamp(max=own - 1), own, place.clamp(max=all_cells - 1))
-    answering = rows(image_window, total, place_window)
-    column = (image - image_window[:, :1])[:, None, :, None] * cells + (place - place_window[:, :1])[None, :, None, :]
-    there = image_there[:, None, :, None] & place_there[None, :, None, :]
-    right = torch.where(there, column, _IGNORED).flatten(2).flatten(0, 1).repeat(sets, 1)
-    return asking, answering, right
+    query_rows = rows((image - first).clamp(max=own - 1), own, cell.clamp(max=all_cells - 1))
+    candidate_rows = rows(image_candidates, total, cell_candidates)
+    column = (image - image_candidates[:, :1])[:, None, :, None] * cells + (cell - cell_candidates[:, :1])[
+        None, :, None, :
+    ]
+    exists = image_exists[:, None, :, None] & cell_exists[None, :, None, :]
+    labels = torch.where(exists, column, _IGNORED).flatten(2).flatten(0, 1).repeat(sets, 1)
+    return query_rows, candidate_rows, labels
 
 
 def _blocks(first: int, own: int, total: int, size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -163,6 +165,6 @@ def _blocks(first: int, own: int, total: int, size: int, device: torch.device) -
     most = max(min((n + 1) * size, first + own) - max(n * size, first) for n in numbers)
     begin = size * torch.arange(numbers.start, numbers.stop, device=device).unsqueeze(1)
     position = begin.clamp(min=first) + torch.arange(most, device=device)
-    there = position < (begin + size).clamp(max=first + own)
-    window = begin.clamp(max=total - size) + torch.arange(size, device=device)
-    return position, there, window
+    exists = position < (begin + size).clamp(max=first + own)
+    candidates = begin.clamp(max=total - size) + torch.arange(size, device=device)
+    return position, exists, candidates

@@ -19,6 +19,7 @@ from hjepa.runtime.device import resolve_device
 from hjepa.runtime.dtensor import spread_like
 
 if TYPE_CHECKING:
+    from hjepa.data.image_sample import ImageSample
     from hjepa.models import HJEPA, Encoder
 
 log = logging.getLogger("hjepa")
@@ -37,6 +38,7 @@ class TrainedRun:
         checkpoint: the file.
         run_dir: the run folder, if one can be found.
         seconds: time trained, including online evaluations and checkpoints; None if not recorded.
+        sample: hashes that identify the training images; None for named data sets and runs of earlier versions.
     """
 
     method: Method
@@ -49,6 +51,7 @@ class TrainedRun:
     checkpoint: Path
     run_dir: Path | None
     seconds: float | None = None
+    sample: ImageSample | None = None
 
     @property
     def encoder(self) -> Encoder:
@@ -98,6 +101,7 @@ def load_run(checkpoint: str | Path, *, device: str = "auto") -> TrainedRun:
         checkpoint=path,
         run_dir=_run_dir(Path(checkpoint), state),
         seconds=state["seconds"],
+        sample=data.get("sample"),
     )
 
 

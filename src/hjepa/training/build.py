@@ -9,6 +9,7 @@ import torch
 
 from hjepa.config import flat_values
 from hjepa.data import TrainLoader, measure_statistics
+from hjepa.data.image_sample import OWN_SOURCES, sample_images
 from hjepa.errors import UserError
 from hjepa.health.alerts import Alerts
 from hjepa.methods import build_method
@@ -141,7 +142,10 @@ def _data_state(config: Config, dataset: ImageDataset) -> dict[str, Any]:
         mean, std = tuple(config.data.mean), tuple(config.data.std)
     else:
         mean, std = measure_statistics(dataset, config.seed)
-    return {"channels": dataset.channels, "mean": list(mean), "std": list(std), "images": len(dataset)}
+    state = {"channels": dataset.channels, "mean": list(mean), "std": list(std), "images": len(dataset)}
+    if config.data.dataset in OWN_SOURCES:
+        state["sample"] = sample_images(dataset)
+    return state
 
 
 def _compare_data(dataset: ImageDataset, data_state: dict[str, Any]) -> None:

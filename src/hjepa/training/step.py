@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hjepa.runtime import distribution
 from hjepa.runtime.dtensor import local_part
 from hjepa.training.distributed.strategy import Strategy, gradient_norm, parameter_norms
-from hjepa.training.optim.build import tell
+from hjepa.training.optim.build import set_found_inf
 
 if TYPE_CHECKING:
     from hjepa.config import TrainingConfig
@@ -151,7 +151,7 @@ class Update:
         self._method = method
         self.lost: str | None = None
         if late is None:
-            late = precision.device.type == "cuda" and _can_be_told(precision, strategy, skips)
+            late = precision.device.type == "cuda" and _device_may_decide(precision, strategy, skips)
         self.late = late
         self._optimizer = optimizer
         self._precision = precision
@@ -175,12 +175,12 @@ class Update:
         Returns:
             gradient norm before clipping; None if the update is known to be skipped.
         """
-        way = self._decided_there if self.late else self._decided_here
-        norm = way(step, micro_batches, interval, facts)
+        decide = self._device_decides if self.late else self._host_decides
+        norm = decide(step, micro_batches, interval, facts)
         self._optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def _decided_here(
+    def _host_decides(
         self, step: int, micro_batches: list[MicroBatch], interval: Interval, facts: dict[str, Any]
     ) -> Tensor | None:
         self._precision.unscale(self._optimizer)
@@ -197,14 +197,14 @@ class Update:
         self._precision.scaler.update()
         return norm if finite else None
 
-    def _decided_there(
+    def _device_decides(
         self, step: int, micro_batches: list[MicroBatch], interval: Interval, facts: dict[str, Any]
     ) -> Tensor:
         norms = parameter_norms(self._parameters)
         norm: Tensor = torch.linalg.vector_norm(norms)
         made = torch.isfinite(norm)
         self._clip(norm)
-        tell(self._optimizer, (~made).float())
+        set_found_inf(self._optimizer, (~made).float())
         self._optimizer.step()
         self._method.after_update(step, made)
         for micro in micro_batches:
@@ -256,6 +256,6 @@ class Update:
             nn.utils.clip_grads_with_norm_(self._parameters, self._limit, norm)
 
 
-def _can_be_told(precision: Precision, strategy: Strategy, skips: SkippedUpdates) -> bool:
+def _device_may_decide(precision: Precision, strategy: Strategy, skips: SkippedUpdates) -> bool:
     """Whether the device may decide: no float16 loss scale, no sharded model, no stop at the first bad gradient."""
     return not precision.scaler.is_enabled() and strategy == "ddp" and skips.policy == "skip"

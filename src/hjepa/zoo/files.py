@@ -81,6 +81,7 @@ def read_packed(folder: Path, device: str) -> TrainedRun:
         # Results of a new evaluation go to the current folder, never into the package.
         run_dir=Path(),
         seconds=about.get("seconds"),
+        sample=about.get("image_sample"),
     )
 
 

@@ -106,6 +106,7 @@ def _about(run: TrainedRun, name: str, command: str | None) -> dict[str, Any]:
         "epoch": run.epoch,
         "seconds": run.seconds,
         "seed": run.config.seed,
+        **({} if run.sample is None else {"image_sample": run.sample}),
         "command": command or environment.get("command"),
         **{key: environment.get(key) for key in ("commit", "hjepa", "torch", "device", "processes", "threads")},
     }

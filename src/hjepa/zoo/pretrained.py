@@ -58,7 +58,7 @@ class PretrainedEncoder(nn.Module):
         return self.encoder.geometry.height_width
 
     def preprocess(self, images: Tensor) -> Tensor:
-        """Preprocess images exactly as the evaluation does; see `hjepa.data.images.preprocess`.
+        """Preprocess images as the evaluation does; `hjepa.data.images.preprocess` says how closely the results agree.
 
         Args:
             images: [B, C, H, W] of any size, uint8 (0 to 255), uint16 (0 to 65535) or float (0 to 1).
@@ -68,7 +68,8 @@ class PretrainedEncoder(nn.Module):
             normalised.
 
         Raises:
-            ValueError: wrong number of axes or channels, or unsupported type.
+            ValueError: wrong number of axes or channels, no pixels, an unsupported type, or floating-point values that
+                are NaN or far outside 0 to 1.
         """
         return self.view(images.to(self.mean.device))
 
@@ -108,8 +109,10 @@ class PretrainedEncoder(nn.Module):
             [N, D] for one level, [N, levels * D] for all levels, [N, depths * D] for depths.
 
         Raises:
-            ValueError: no such level or depth, or images of another shape.
+            ValueError: no such level or depth, no images, or images that `preprocess` rejects.
         """
+        if not len(images):
+            raise ValueError(f"expected at least one image, got shape {tuple(images.shape)}")
         starts = range(0, len(images), batch_size)
         parts = [images[start : start + batch_size] for start in starts]
         return torch.cat([self.extract_features(self.preprocess(part), level=level, depths=depths) for part in parts])

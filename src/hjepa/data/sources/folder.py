@@ -23,6 +23,7 @@ from hjepa.data.split_names import (
     is_train,
     split_of_folder,
 )
+from hjepa.data.wording import quantity
 from hjepa.errors import DataError, UserError
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def _find_labels(part: _Part, classes: set[str]) -> _Part:
     folders = f"its folders ({listed(sorted(part.classes))}) are not classes of the training split"
     why = folders if part.classes else "it has no class folders"
     note = Note(
-        f"{part.folder.name}/: {len(part.names)} images have no label because {why}; "
+        f"{part.folder.name}/: {quantity(len(part.names), 'image')} without a label, because {why}; "
         "to label them, set data.labels_file"
     )
     return _Part(part.folder, part.names, [None] * len(part.names), notes=(note,))
@@ -209,7 +210,10 @@ def _choice(used: dict[Split, _Part], tests: Sequence[_Part]) -> list[Note]:
         if part not in used.values():
             lack = "" if part.classes or not used["test"].classes else "has no labels and "
             notes.append(
-                Note(f"{part.folder.name}/ {lack}is not used ({len(part.names)} images); {name}/ is the test split")
+                Note(
+                    f"{part.folder.name}/ {lack}is not used ({quantity(len(part.names), 'image')}); {name}/ is the test "
+                    "split"
+                )
             )
     if split_of_folder(name) != "test" and not notes:
         notes.append(
@@ -226,15 +230,15 @@ def _account(parts: Sequence[_Part]) -> list[Note]:
     for part in parts:
         lost = part.labels.count(None)
         if part.classes and lost and not part.tabled:
-            notes.append(Note(f"{lost} images in {part.folder} are not in a class folder and have no label"))
+            notes.append(Note(f"{quantity(lost, 'image')} in {part.folder} without a label, outside all class folders"))
     train = parts[0]
     for part in parts[1:] if train.classes else ():
         unknown = sorted(part.classes - train.classes)
         if unknown:
             notes.append(
                 Note(
-                    f"{part.folder.name}/ has {len(unknown)} classes that are not in {train.folder.name}/, so no classifier "
-                    f"can learn them: {listed(unknown)}"
+                    f"{part.folder.name}/ has {quantity(len(unknown), 'class', 'classes')} not in {train.folder.name}/, so no "
+                    f"classifier can learn {'it' if len(unknown) == 1 else 'them'}: {listed(unknown)}"
                 )
             )
     return notes

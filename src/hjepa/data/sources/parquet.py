@@ -27,6 +27,7 @@ from hjepa.data.split_names import (
     is_train,
     split_of_path,
 )
+from hjepa.data.wording import is_or_are, quantity
 from hjepa.errors import DataError, UserError
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def _splits(path: Path, exclude: Sequence[str]) -> tuple[list[Path], dict[str, l
     names = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
     excluded = [name for name in names if _is_excluded(name, exclude)]
     if excluded:
-        notes.append(Note(f"left out by data.exclude: {len(excluded)} files: {listed(excluded)}"))
+        notes.append(Note(f"left out by data.exclude: {quantity(len(excluded), 'file')}: {listed(excluded)}"))
     names = [name for name in names if name not in set(excluded)]
     if not names:
         raise DataError(f"data.data_path: no .parquet files in {path}; give a Parquet file or a folder of them")
@@ -169,7 +170,9 @@ def _splits(path: Path, exclude: Sequence[str]) -> tuple[list[Path], dict[str, l
     tests = [name for name in names if words[name] in TEST_WORDS]
     rest = [name for name in names if words[name] is None]
     if not train and tests and rest:
-        notes.append(Note(f"using {len(rest)} files without a split in their names for training: {listed(rest)}"))
+        notes.append(
+            Note(f"using {quantity(len(rest), 'file')} without a split in the name for training: {listed(rest)}")
+        )
         train = rest
     if not train:
         return [path / name for name in names], {}, notes
@@ -183,7 +186,7 @@ def _splits(path: Path, exclude: Sequence[str]) -> tuple[list[Path], dict[str, l
     tests = [name for name in tests if folder_of_splits(name) in homes] or tests
     unused = [name for name in names if name not in (*train, *tests)]
     if unused:
-        notes.append(Note(f"left out {len(unused)} files without a split: {listed(unused)}"))
+        notes.append(Note(f"left out {quantity(len(unused), 'file')} without a split: {listed(unused)}"))
     by_word = {word: [path / name for name in tests if words[name] == word] for word in TEST_WORDS}
     return [path / name for name in train], {word: files for word, files in by_word.items() if files}, notes
 
@@ -208,7 +211,10 @@ def _choose(
     if validation is not None:
         parts["validation"] = held[words[validation]]
     notes = [
-        Note(f"{len(held[word])} files of the split {word} are not used; {words[test]} is the test split")
+        Note(
+            f"{quantity(len(held[word]), 'file')} of the split {word} {is_or_are(len(held[word]))} not used; "
+            f"{words[test]} is the test split"
+        )
         for place, word in enumerate(words)
         if place not in (test, validation)
     ]

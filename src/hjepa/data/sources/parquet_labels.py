@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hjepa.data.listing import Note
 from hjepa.data.sources.labels import sort_classes
+from hjepa.data.wording import is_or_are, quantity
 from hjepa.errors import DataError
 
 if TYPE_CHECKING:
@@ -65,7 +66,11 @@ def read_labels(
     notes = []
     negative = sum(value is not None and value < 0 for value in (*here, *there))
     if negative:
-        notes.append(Note(f"{negative} rows have negative values in column {column!r} and are treated as unlabelled"))
+        notes.append(
+            Note(
+                f"{quantity(negative, 'row')} with negative values in column {column!r} {is_or_are(negative)} treated as unlabelled"
+            )
+        )
     present = sorted(value for value in known if value >= 0)
     if names is not None:
         if present and present[-1] >= len(names):
@@ -75,10 +80,13 @@ def read_labels(
             )
         return _numbered(here, {label: label for label in present}), names, notes
     if present != list(range(len(present))):
+        span = f"{len(present)} different values from {present[0]} to {present[-1]}"
+        if len(present) == 1:
+            span = f"only the value {present[0]}"
         notes.append(
             Note(
-                f"column {column!r} has {len(present)} different values from {present[0]} to {present[-1]}; renumbering "
-                f"the classes 0 to {len(present) - 1} in that order, with the values as names",
+                f"column {column!r} has {span}; renumbering the classes 0 to {len(present) - 1} in that order, with the "
+                "values as names",
                 logging.INFO,
             )
         )

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from hjepa.data.images.decode import is_picture
 from hjepa.data.listing import Note
+from hjepa.data.wording import quantity
 from hjepa.errors import DataError
 
 # Folders that storage devices, operating systems and archivers create, in lower case.
@@ -141,8 +142,7 @@ class Walk:
         for again, first in self._twice.items():
             yield Note(f"{again} and {first} are the same folder (a link); using its images once, as {first}")
         if self._excluded:
-            number = len(self._excluded)
-            what = f"{number} {'entry' if number == 1 else 'entries'}"
+            what = quantity(len(self._excluded), "entry", "entries")
             yield Note(f"left out by data.exclude: {what}: {listed(list(self._excluded))}")
         for pattern in self._patterns:
             if pattern not in self._used:
@@ -150,12 +150,10 @@ class Walk:
         if self._system:
             yield Note(f"left out system folders: {counted(Counter(self._system.values()))}")
         if self._hidden:
-            number = len(self._hidden)
-            what = f"{number} hidden {'entry' if number == 1 else 'entries'}"
+            what = quantity(len(self._hidden), "hidden entry", "hidden entries")
             yield Note(f"left out {what}: {listed(sorted(self._hidden))}", logging.INFO)
         if self._suffixes:
-            number = self._suffixes.total()
-            what = f"{number} {'file' if number == 1 else 'files'} without an image suffix"
+            what = f"{quantity(self._suffixes.total(), 'file')} without an image suffix"
             foreign = _FOREIGN & self._suffixes.keys()
             advice = f"; Pillow cannot open {listed(sorted(foreign))}, convert these to .png" if foreign else ""
             yield Note(f"left out {what}: {self.others()}{advice}", logging.WARNING if foreign else logging.INFO)

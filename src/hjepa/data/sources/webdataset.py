@@ -21,6 +21,7 @@ from hjepa.data.shards.catalogue import Entry, read_catalogue
 from hjepa.data.shards.index import IndexStore
 from hjepa.data.sources.labels import sort_classes
 from hjepa.data.sources.walk import listed
+from hjepa.data.wording import is_or_are, quantity
 from hjepa.errors import DataError, UserError
 
 if TYPE_CHECKING:
@@ -78,7 +79,13 @@ def find(data: DataConfig, split: Split, path: Path) -> Listing:
         description=f"webdataset {path.name}",
         shards=shards,
         division=Division(own_validation="validation" in parts),
-        notes=(Note(f"{len(unused)} shards of other splits are not used: {listed(unused)}"),) if unused else (),
+        notes=(
+            Note(
+                f"{quantity(len(unused), 'shard')} of other splits {is_or_are(len(unused))} not used: {listed(unused)}"
+            ),
+        )
+        if unused
+        else (),
         bad_files=tuple(BadFile(e.shard.name, f.damage) for e, f in zip(mine, here, strict=True) if f.damage),
     )
 
@@ -115,7 +122,8 @@ def _look(entries: Sequence[Entry], cache: ShardCache, store: IndexStore, data: 
         )
     if new:
         log.info(
-            "downloading %d shards to count their samples; a list of shards with nsamples would avoid this", len(new)
+            "downloading %s to count the samples; a list of shards with nsamples would avoid this",
+            quantity(len(new), "shard"),
         )
 
     def look(entry: Entry) -> _Found:

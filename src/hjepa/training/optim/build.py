@@ -127,7 +127,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer | OptimizerPair, state: dict
         ) from None
 
 
-def tell(optimizer: torch.optim.Optimizer | OptimizerPair, found_inf: Tensor) -> None:
+def set_found_inf(optimizer: torch.optim.Optimizer | OptimizerPair, found_inf: Tensor) -> None:
     """Make the optimiser skip its next update where ``found_inf``, a scalar on the device, is 1."""
     for member in optimizer.members if isinstance(optimizer, OptimizerPair) else (optimizer,):
         # The attributes that GradScaler sets: a fused optimiser skips its update if `found_inf` is 1.
