@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,6 +44,32 @@ def test_another_method_is_trained_resumed_evaluated_and_loaded(run: Run) -> Non
     )
     with pytest.raises(UserError, match="no predictor over masks"):
         _ = loaded.model
+
+
+def test_training_another_method_ends_with_results_figures_and_a_report(tmp_path: Path) -> None:
+    probes = {"evaluation.final": True, "evaluation.train_images": 60, "evaluation.test_images": 60}
+    # A momentum that ends at 1, which advice must not mention: this method has no moving average.
+    keys = {**KEYS, "training.epochs": 1, "data.subset": 96, "model.ema.momentum_end": 1.0, **probes}
+    result = hjepa.train(tiny_config(keys), output_dir=tmp_path / "run", console=False)
+    assert {"trained", "untrained", "pixels"} <= result.results["linear_probe"].keys()
+    figures = {path.name for path in (result.run_dir / "figures").iterdir()}
+    assert {"curves.png", "health.png", "maps.png", "neighbours.png", "embedding.png"} <= figures
+    assert "masks.png" not in figures
+    page = (result.run_dir / "report.html").read_text(encoding="utf-8")
+    assert "Method <code>two_views</code> predicts no masked regions" in page
+    assert "<dt>Method</dt><dd>two_views</dd>" in page
+    assert "2 random crops of 0.3 to 1 of the area per image" in page
+    assert "Linear probe, %" in page
+    for term in (
+        "<dt>Predictor",
+        "<dt>Masks",
+        "<dt>Objective",
+        ">Predicted<",
+        "EMA momentum",
+        "target encoder",
+        "mean target",
+    ):
+        assert term not in page, term
 
 
 def test_the_loss_does_not_depend_on_how_the_views_are_decoded(run: Run) -> None:

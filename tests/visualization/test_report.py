@@ -26,7 +26,7 @@ from hjepa.visualization.report.build import Report, prose
 from hjepa.visualization.report.pictures import DrawnFigure, data_uri
 from hjepa.visualization.report.tables import controls_table, levels_table
 
-FIGURES = ["curves.png", "masks.png", "maps.png", "neighbours.png", "embedding.png"]
+FIGURES = ["curves.png", "health.png", "masks.png", "maps.png", "neighbours.png", "embedding.png"]
 VOID = {"meta", "img", "source", "br"}
 
 
