@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -92,18 +95,61 @@ def test_ijepa_is_one_level(run: Run) -> None:
     assert [r["loss"] for r in seen.records] == [r["loss"] for r in same.records]
 
 
+BROKEN = {
+    "unfinished": "class X(\n",
+    "raises": "value = 1\nraise RuntimeError('no licence\\nsecond line')\n",
+    "needs": "import nothing_like_it\n",
+    "leaves": "import sys\nsys.exit('good bye')\n",
+    "empty": "from hjepa.methods import Method\nclass Empty(Method): ...\n",
+}
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [
         ("hjep", "did you mean hjepa"),
-        ("nothing.like:It", "cannot import"),
-        ("tests.methods.two_views:Config", r"is not a subclass of hjepa\.methods\.Method"),
+        ("nothing.like:It", "no module nothing on PYTHONPATH or in the current directory {here}"),
+        ("tests.methods.nothing:It", "no module tests.methods.nothing on PYTHONPATH"),
+        ("tests.methods.two_views:TwoView", "did you mean tests.methods.two_views:TwoViews?"),
+        ("tests.methods.two_views:Config", "is not a subclass of hjepa.methods.Method"),
+        (".two_views:TwoViews", "is not a module and a class"),
+        (":TwoViews", "is not a module and a class"),
+        ("two_views:", "is not a module and a class"),
+        ("hjepa.methods:Method", "does not define encoder, forward"),
+        ("empty:Empty", "does not define encoder, forward"),
+        ("unfinished:X", "SyntaxError: '(' was never closed ({here}/unfinished.py, line 1)"),
+        ("raises:X", "RuntimeError: no licence ({here}/raises.py, line 2)"),
+        ("needs:X", "ModuleNotFoundError: No module named 'nothing_like_it' ({here}/needs.py, line 1)"),
+        ("leaves:X", "SystemExit: good bye ({here}/leaves.py, line 2)"),
     ],
 )
-def test_an_unknown_method_is_a_one_line_error(name: str, says: str) -> None:
-    with pytest.raises(UserError, match=says) as error:
+def test_a_method_that_cannot_be_used_is_a_one_line_error(
+    name: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, text in BROKEN.items():
+        (tmp_path / f"{module}.py").write_text(text)
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(UserError) as error:
         find_method(name)
+    assert says.format(here=tmp_path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_the_program_finds_a_method_in_the_current_directory_before_it_reads_images(tmp_path: Path) -> None:
+    shutil.copy(Path(__file__).parent / "two_views.py", tmp_path / "neighbour.py")
+    (tmp_path / "own.py").write_text("from neighbour import TwoViews\nclass Own(TwoViews): ...\n")
+    (tmp_path / "bad.py").write_text("1 / 0\n")
+    keys = ["data.dataset=folder", "data.data_path=missing", "training.use_amp=false"]
+    # As the installed program starts: without the current directory on the path.
+    program = [sys.executable, "-P", "-c", "from hjepa.cli.main import main; main()"]
+    for name, says in (("own:Own", "missing"), ("bad:Own", f"ZeroDivisionError: division by zero ({tmp_path}/bad.py")):
+        command = [*program, "train", "--config", "quickstart", f"method={name}", *keys]
+        ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert ended.returncode == 2, ended.stderr
+        assert says in ended.stderr
+        assert ended.stderr.count("\n") == 1
 
 
 def test_ijepa_with_several_levels_is_refused() -> None:
