@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,13 +12,16 @@ from typing import Any
 
 import pytest
 import torch
-from tests.conftest import Run, tiny_config
+import yaml
+from tests.conftest import TINY, Run, tiny_config
 from tests.methods.two_views import TwoViews
 
 import hjepa
+from hjepa.cli.main import main
 from hjepa.errors import UserError
 from hjepa.evaluation import evaluate
-from hjepa.methods import HJepa, IJepa, build_method, find_method, method_names, register
+from hjepa.methods import HJepa, IJepa, StepOutput, build_method, find_method, method_names, register
+from hjepa.methods.method import RESERVED
 from hjepa.training import load_run
 
 KEYS: dict[str, Any] = {"method": "two_views", "training.epochs": 4, "data.subset": 192}
@@ -170,6 +174,48 @@ def test_cost_is_counted_without_weights_and_grows_with_the_model() -> None:
     assert TwoViews.cost(tiny_config(), 3) is None
 
 
+def program(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    captured = capsys.readouterr()
+    return int(end.value.code or 0), captured.out, captured.err
+
+
+def test_commands_leave_out_flop_that_a_method_does_not_count(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, results = tmp_path / "base.yaml", tmp_path / "bench.json"
+    base.write_text(yaml.safe_dump({**TINY, "method": "two_views"}))
+    code, out, err = program(capsys, "config", "check", str(base))
+    assert (code, err) == (0, "")
+    assert "FLOP are not counted by method two_views" in out
+    assert "predicted" not in out
+    code, out, _ = program(
+        capsys, "bench", "--config", str(base), "--synthetic", "--seconds", "0.1", "--json", str(results)
+    )
+    assert code == 0
+    assert re.search(r"FLOP per image +not counted by method two_views", out)
+    assert "share of peak" not in out
+    assert json.loads(results.read_text())["flop_per_image"] is None
+
+
+def test_a_study_of_a_method_without_flop_needs_equal_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump({**TINY, "method": "two_views"}))
+    study, file = {"title": "Rates", "base": str(tmp_path / "base.yaml"), "seeds": [0]}, tmp_path / "study.yaml"
+    grid = {"training.lr": [0.001, 0.002]}
+    file.write_text(yaml.safe_dump({**study, "grid": grid}))
+    code, out, _ = program(capsys, "ablate", str(file), "--dry-run")
+    assert code == 0
+    assert re.search(r"lr=0.002 +0 +192 +- +-$", out, flags=re.MULTILINE)
+    file.write_text(yaml.safe_dump({**study, "grid": grid, "budget": "flop"}))
+    code, _, err = program(capsys, "ablate", str(file), "--dry-run")
+    assert code == 2
+    assert "method two_views does not count its FLOP, which budget: flop needs" in err
+    assert err.count("\n") == 1
+
+
 def test_a_report_of_a_skipped_update_names_the_stage(run: Run) -> None:
     method = build_method(tiny_config(KEYS))
     assert isinstance(method, TwoViews)
@@ -183,6 +229,20 @@ def test_a_report_of_a_skipped_update_names_the_stage(run: Run) -> None:
             run({**KEYS, "training.non_finite": "stop"})
     finally:
         handle.remove()
+
+
+@pytest.mark.parametrize("name", ["loss", "step", "lr"])
+def test_a_method_cannot_replace_what_the_loop_records(name: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=f"cannot record '{name}': the name is reserved"):
+        StepOutput(torch.zeros(()), {name: torch.zeros(())})
+    monkeypatch.setattr(TwoViews, "diagnostics", lambda _: {name: torch.zeros(())})
+    with pytest.raises(ValueError, match="reserved"):
+        run({**KEYS, "training.max_steps": 1})
+
+
+def test_what_the_loop_records_is_reserved_and_nothing_of_the_method_is_lost(run: Run) -> None:
+    seen = run({**KEYS, "training.max_steps": 1}).records[0]
+    assert seen.keys() - RESERVED == {"invariance", "variance", "covariance", "spread"}
 
 
 def test_the_records_of_a_method_are_json(run: Run) -> None:
