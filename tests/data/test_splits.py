@@ -111,7 +111,7 @@ def test_fraction_zero_withholds_nothing_and_requesting_validation_is_an_error()
     splits = build_splits(data(validation_fraction=0))
     assert splits.validation is None
     assert torch.equal(splits.fit_rows, torch.arange(len(splits.train)))
-    with pytest.raises(UserError, match=r"no validation images because data\.validation_fraction=0; set") as error:
+    with pytest.raises(UserError, match=r"no validation images to evaluate, since data\.validation_fraction=0 withholds none; set") as error:
         splits.of("validation")
     assert "\n" not in str(error.value)
     with pytest.raises(DataError, match="no images for the validation split"):
@@ -126,7 +126,7 @@ def test_too_few_images_to_withhold_are_an_error_only_if_validation_is_requested
     if read_train_first:
         assert len(splits.train) == 1
     assert splits.validation is None
-    with pytest.raises(UserError, match="no validation images because train has too few images"):
+    with pytest.raises(UserError, match="no validation images to evaluate, since there are too few training images"):
         splits.of("validation")
 
 
