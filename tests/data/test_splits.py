@@ -111,7 +111,9 @@ def test_fraction_zero_withholds_nothing_and_requesting_validation_is_an_error()
     splits = build_splits(data(validation_fraction=0))
     assert splits.validation is None
     assert torch.equal(splits.fit_rows, torch.arange(len(splits.train)))
-    with pytest.raises(UserError, match=r"no validation images to evaluate, since data\.validation_fraction=0 withholds none; set") as error:
+    with pytest.raises(
+        UserError, match=r"no validation images to evaluate, since data\.validation_fraction=0 withholds none; set"
+    ) as error:
         splits.of("validation")
     assert "\n" not in str(error.value)
     with pytest.raises(DataError, match="no images for the validation split"):
