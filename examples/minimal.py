@@ -132,6 +132,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=600)
     steps = parser.parse_args().steps
+    if steps < 1:
+        parser.exit(2, f"minimal.py: --steps: {steps} trains nothing; give 1 or more\n")
     torch.manual_seed(0)
     print("untrained: linear probe {:.1%}, effective rank {:.0f}".format(*score(MinimalHJEPA())))
     print("trained:   linear probe {:.1%}, effective rank {:.0f}".format(*score(train(steps))))

@@ -72,6 +72,9 @@ def cheaper(published: Published) -> str:
         line = [name, f"{found['GFLOP per image']:.2f}", ratio]
         for study in studies:
             tree = published.study(study)
+            if name not in {cell["name"] for cell in tree["cells"]}:
+                line += ["not measured", "", "", ""]
+                continue
             ours, first = (_by_seed(cell_of(tree, cell)) for cell in (name, tree["reference"]))
             for part in ("linear_probe/all", "knn/all"):
                 values = [100 * run[part] for run in ours.values()]

@@ -61,7 +61,8 @@ def train(
             resuming, the configuration of the checkpoint.
         output_dir: the run folder; overrides the configuration.
         device, epochs, max_steps, seed: override the configuration.
-        resume: `auto` to continue an unfinished run in the run folder, or a checkpoint or run folder to continue from.
+        resume: `auto` to continue an unfinished run in the run folder, or a checkpoint or run folder to continue from, in
+            that run's own folder unless ``output_dir`` or ``logging.log_dir`` is given.
         overrides: ``["section.key=value", ...]`` or a mapping from dotted keys to values.
         console: show progress on standard output.
 

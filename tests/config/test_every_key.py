@@ -188,7 +188,7 @@ CASES: dict[str, Case] = {
     "logging.log_frequency": Case(4, lambda run: len(run.records)),
     "logging.tensorboard.enabled": Case(True, lambda run: any("tfevents" in f for f in run.files())),
     "evaluation.eval_frequency": Case(2, eval_steps),
-    "evaluation.online_images": Case(41, lambda run: run.evals[-1]["rank"], {"data.subset": 640}),
+    "evaluation.online_images": Case(20, lambda run: [e["knn"] for e in run.evals], {"data.subset": 640}),
     "health.images": Case(30, lambda run: run.evals[-1]["knn_queries"]),
     "health.spread": Case([100.0, 100.0], signs),
     "health.rank": Case([100.0, 100.0], signs),

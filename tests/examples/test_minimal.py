@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -42,3 +44,11 @@ def test_the_example_learns(minimal: ModuleType) -> None:
     after, rank = minimal.score(minimal.train(80), references=1500, queries=600)
     assert after > before + 0.03
     assert rank > 2
+
+
+@pytest.mark.parametrize("steps", ["0", "-3"])
+def test_a_number_of_steps_that_trains_nothing_is_refused_in_one_line(steps: str) -> None:
+    command = [sys.executable, str(FILE), "--steps", steps]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert (ended.stdout, ended.stderr) == ("", f"minimal.py: --steps: {steps} trains nothing; give 1 or more\n")

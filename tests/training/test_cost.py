@@ -15,6 +15,8 @@ from hjepa.benchmark.step import TimedStep
 from hjepa.config import load_config
 from hjepa.errors import UserError
 from hjepa.methods import HJepa
+from hjepa.objectives import covariance_loss
+from hjepa.objectives.regularisers import sliced_gaussian_loss
 from hjepa.training.cost import training_cost
 from hjepa.training.optim.build import OptimizerPair
 
@@ -83,6 +85,33 @@ def test_the_loss_is_counted_per_level_and_the_optimiser_per_update() -> None:
     once, twice = (training_cost(tiny_config({**MUON, "training.accumulation_steps": n}), 3) for n in (1, 2))
     assert once.optimizer == pytest.approx(2 * twice.optimizer)
     assert training_cost(tiny_config(MUON), 3, processes=4).optimizer == pytest.approx(once.optimizer / 4)
+
+
+def test_the_work_of_all_processes_is_added() -> None:
+    """Gathered rows are processed by every process; InfoNCE and, on CPUs, Muon's matrices are divided among them."""
+    gathered = tiny_config(ALL)
+    assert training_cost(gathered, 3, processes=4).loss == pytest.approx(4 * training_cost(gathered, 3).loss)
+    divided = tiny_config(INFONCE)
+    assert training_cost(divided, 3, processes=4).loss == pytest.approx(training_cost(divided, 3).loss)
+    muon = tiny_config(MUON)
+    alone = training_cost(muon, 3).optimizer
+    assert training_cost(muon, 3, processes=4, device="cuda").optimizer == pytest.approx(alone)
+    assert training_cost(muon, 3, processes=4, device="cpu").optimizer == pytest.approx(alone / 4)
+    named = tiny_config({**MUON, "device": "cuda:0"})
+    assert training_cost(named, 3, processes=4).optimizer == pytest.approx(alone)
+
+
+@pytest.mark.parametrize("processes", [1, 4])
+def test_one_process_computes_the_regularisers_on_the_rows_of_all(processes: int) -> None:
+    config = tiny_config(ALL)
+    images, width = config.data.batch_size, config.geometry().embed_dim
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(processes * images, width, generator=generator, requires_grad=True)
+    with FlopCounterMode(display=False) as counter:
+        (covariance_loss(rows) + sliced_gaussian_loss(rows, seed=0)).backward()
+    # Each of the processes computes this, for as many images together as there are rows.
+    together = processes * counter.get_total_flops() / len(rows)
+    assert training_cost(config, 3, processes=processes).loss == pytest.approx(together)
 
 
 def test_the_formula_includes_every_matrix_that_muon_updates() -> None:

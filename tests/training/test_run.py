@@ -144,9 +144,23 @@ def test_changed_keys_are_logged_when_resuming(run: Run) -> None:
 
 def test_another_model_is_not_resumed(run: Run) -> None:
     seen = run({"training.max_steps": 2})
-    with pytest.raises(CheckpointError, match="shape") as error:
-        run({"model.embed_dim": 48}, folder=seen.folder, resume="auto")
-    assert "\n" not in str(error.value)
+    before = (seen.folder / "config.yaml").read_bytes()
+    for keys, says in (
+        ({"model.embed_dim": 48}, r"another model \(model\.embed_dim 32 -> 48\)"),
+        ({"model.num_heads": 4}, r"another model \(model\.num_heads 2 -> 4\)"),  # the same shapes
+        ({"method": "ijepa"}, r"another method \(method hjepa -> ijepa"),
+    ):
+        with pytest.raises(CheckpointError, match=says) as error:
+            run(keys, folder=seen.folder, resume="auto")
+        assert "\n" not in str(error.value)
+    assert (seen.folder / "config.yaml").read_bytes() == before
+    # Keys that do not change the networks may change, and so may the spelling of the same sizes.
+    again = run(
+        {"model.drop_path": 0.1, "model.ema.momentum": 0.9, "model.predictor.num_heads": 1, "training.max_steps": 3},
+        folder=seen.folder,
+        resume="auto",
+    )
+    assert again.outcome.step == 3
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "foreign"])

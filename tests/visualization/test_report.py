@@ -26,7 +26,7 @@ from hjepa.visualization.report.build import Report, prose
 from hjepa.visualization.report.pictures import DrawnFigure, data_uri
 from hjepa.visualization.report.tables import controls_table, levels_table
 
-FIGURES = ["curves.png", "masks.png", "maps.png", "neighbours.png", "embedding.png"]
+FIGURES = ["curves.png", "health.png", "masks.png", "maps.png", "neighbours.png", "embedding.png"]
 VOID = {"meta", "img", "source", "br"}
 
 
@@ -193,7 +193,7 @@ def test_a_run_folder_without_records(unlabelled_run, tmp_path, caplog):
     for name in ("metrics.jsonl", "environment.json"):
         (folder / name).unlink()
     paths = visualize(folder, generate_report=True, device="cpu")
-    assert [p.name for p in paths] == [*FIGURES[1:], "report.html"]
+    assert [p.name for p in paths] == [*FIGURES[2:], "report.html"]
     assert "omitted figure curves" in caplog.text
     text = words(paths[-1].read_text(encoding="utf-8"))
     assert "has no training records" in text

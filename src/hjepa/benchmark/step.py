@@ -17,7 +17,7 @@ from hjepa.runtime.device import configure_backend, resolve_device
 from hjepa.runtime.distribution import World
 from hjepa.runtime.peak import matmul_peak, synchronise
 from hjepa.training.build import assemble
-from hjepa.training.cost import training_cost
+from hjepa.training.cost import counted_cost, training_cost
 from hjepa.training.precision import settle_precision
 
 if TYPE_CHECKING:
@@ -32,24 +32,25 @@ class StepBenchmark:
 
     Attributes:
         images_per_second: throughput of whole training steps, including data loading.
-        flop_per_image: computed from sizes, see `StepCost`.
+        flop_per_image: computed from sizes, see `StepCost`; None if the method does not count its FLOP, and then so are
+            `achieved_flops` and `peak_share`, and the next two are empty.
         flop_share: FLOP per image of target, context, predictor, loss and optimiser.
         tokens: tokens per image that each part processes.
         achieved_flops: FLOP/s of the training step.
         peak_flops: FLOP/s of large matrix products, measured in the same process before and after.
-        peak_share: ratio of the two.
+        peak_share: the first as a share of the second.
         data_wait: share of the time spent waiting for data.
         batch, accumulation, steps: images per forward pass, forward passes per step, steps timed.
         device, threads, precision, compiled, data: conditions of the measurement.
     """
 
     images_per_second: float
-    flop_per_image: float
+    flop_per_image: float | None
     flop_share: dict[str, float]
     tokens: dict[str, int]
-    achieved_flops: float
+    achieved_flops: float | None
     peak_flops: float
-    peak_share: float
+    peak_share: float | None
     data_wait: float
     batch: int
     accumulation: int
@@ -74,7 +75,6 @@ class TimedStep:
 
     Attributes:
         trainer: the trainer.
-        cost: FLOP per image of one step.
         data: name of the data set.
         dtype: type of the matrix products.
     """
@@ -85,8 +85,16 @@ class TimedStep:
         self.config = config = settle_precision(config, self.device)
         self.trainer, self.data = _trainer(config, self.device, synthetic)
         self.dtype = self.trainer.precision.dtype if config.training.use_amp else torch.float32
-        self.cost: StepCost = training_cost(config, self.trainer.method.channels)
         self.batches = self.trainer.loader.batches(0, 10**9)
+
+    @property
+    def cost(self) -> StepCost:
+        """FLOP per image of one step.
+
+        Raises:
+            UserError: the method does not count them.
+        """
+        return training_cost(self.config, self.trainer.method.channels)
 
     @property
     def images(self) -> int:
@@ -111,7 +119,8 @@ def benchmark_step(config: Config, *, seconds: float = 20.0, synthetic: bool = F
         synthetic: random pictures of the model's size instead of the data set; they pass through the same loader.
     """
     step = TimedStep(config, synthetic=synthetic)
-    device, trainer, cost = step.device, step.trainer, step.cost
+    device, trainer = step.device, step.trainer
+    cost = counted_cost(config, trainer.method.channels)
     peak = [matmul_peak(device, step.dtype)]
     for _ in range(3):
         step()
@@ -123,14 +132,15 @@ def benchmark_step(config: Config, *, seconds: float = 20.0, synthetic: bool = F
     waited = trainer.waited / sum(pace)
     peak.append(matmul_peak(device, step.dtype))
     speed = step.images / median(pace)
+    achieved = None if cost is None else speed * cost.total
     return StepBenchmark(
         images_per_second=speed,
-        flop_per_image=cost.total,
-        flop_share=cost.parts,
-        tokens=cost.tokens,
-        achieved_flops=speed * cost.total,
+        flop_per_image=None if cost is None else cost.total,
+        flop_share={} if cost is None else cost.parts,
+        tokens={} if cost is None else cost.tokens,
+        achieved_flops=achieved,
         peak_flops=max(peak),
-        peak_share=speed * cost.total / max(peak),
+        peak_share=None if achieved is None else achieved / max(peak),
         data_wait=waited,
         batch=config.data.batch_size,
         accumulation=config.training.accumulation_steps,

@@ -45,24 +45,32 @@ def check(source: Source = None, overrides: Overrides = None) -> None:
     """Check a configuration, including masks, and print its tokens and FLOP."""
     from hjepa.config import load_config
     from hjepa.config.grid import by
+    from hjepa.methods import HJepa, find_method
     from hjepa.methods.jepa import build_sampler
-    from hjepa.training.cost import training_cost
+    from hjepa.runtime.device import resolve_device
+    from hjepa.training.cost import counted_cost
 
     source, overrides = _arguments(source, overrides)
     config = load_config(source, overrides)
-    masks = build_sampler(config)
-    geometry, counts = config.geometry(), masks.counts
-    processes = 1
-    if config.loss.type == "infonce":
+    method, geometry, processes = find_method(config.method), config.geometry(), 1
+    # The sections of masks and loss describe the predictive methods only.
+    counts = build_sampler(config).counts if issubclass(method, HJepa) else None
+    if counts is None:
+        method.check(config, processes)
+    elif config.loss.type == "infonce":
         processes = -(-config.loss.candidate_images // config.data.batch_size)
-    cost = training_cost(config, config.data.channels or 3, processes=processes)
-    typer.echo(f"ok: {geometry.num_tokens} tokens ({by(geometry.grid)}), {counts.context} seen")
+    device = resolve_device(config.device).type if config.device == "auto" else None
+    cost = counted_cost(config, config.data.channels or 3, processes=processes, device=device)
+    seen = "" if counts is None else f", {counts.context} seen"
+    typer.echo(f"ok: {geometry.num_tokens} tokens ({by(geometry.grid)}){seen}")
     for index, level in enumerate(geometry.levels):
-        typer.echo(
-            f"level {index}: after block {level.depth}, {by(geometry.level_grid(index))} cells, {counts.targets[index]} predicted"
-        )
-    parts = ", ".join(f"{name} {flop / 1e9:.3f}" for name, flop in cost.parts.items())
-    typer.echo(f"{cost.total / 1e9:.3f} GFLOP per image and step: {parts}")
+        predicted = "" if counts is None else f", {counts.targets[index]} predicted"
+        typer.echo(f"level {index}: after block {level.depth}, {by(geometry.level_grid(index))} cells{predicted}")
+    if cost is None:
+        typer.echo(f"FLOP are not counted by method {config.method}")
+    else:
+        parts = ", ".join(f"{name} {flop / 1e9:.3f}" for name, flop in cost.parts.items())
+        typer.echo(f"{cost.total / 1e9:.3f} GFLOP per image and step: {parts}")
     if processes > 1:
         typer.echo(
             f"needs at least {processes} processes: infonce compares a prediction with {config.loss.candidate_images} images, "

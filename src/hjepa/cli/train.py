@@ -24,7 +24,9 @@ def train(
     resume: Annotated[
         str | None,
         typer.Option(
-            metavar="PATH|auto", help="Continue from a checkpoint or run folder; auto: the run in the output folder."
+            metavar="PATH|auto",
+            help="Continue from a checkpoint or run folder, in that run's own folder unless --output-dir or "
+            "logging.log_dir is given; auto: the run in the output folder.",
         ),
     ] = None,
 ) -> None:

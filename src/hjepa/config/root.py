@@ -27,8 +27,9 @@ class Config(Section):
     """The complete configuration of a run."""
 
     method: str = Field(default="hjepa", min_length=1)
-    """`hjepa` (several levels), `ijepa` (one level), a name registered with `hjepa.methods.register`, or
-    `package.module:Class`."""
+    """`hjepa` (several levels), `ijepa` (one level), `package.module:Class`, or a name registered with
+    `hjepa.methods.register`. The module is looked for on `PYTHONPATH` and in the current directory. A registered name is
+    known only once the module that registers it has been imported, which the command line does not do."""
     model: ModelConfig = Field(default_factory=ModelConfig)
     """Encoder, levels, predictor, target encoder."""
     data: DataConfig = Field(default_factory=DataConfig)

@@ -60,8 +60,8 @@ class TrainingConfig(Section):
     row. `stop`: end the run. Either way weights and target are left unchanged, and a report names step, level and
     images."""
     resume_schedule: Literal["keep", "stretch"] = "keep"
-    """When a run is resumed with another `training.epochs` and its learning rate would jump: `keep` refuses, `stretch`
-    accepts the jump and logs it."""
+    """When a run is resumed with another `training.epochs` and its learning rate, weight decay or momentum would jump:
+    `keep` refuses, `stretch` accepts the jump and logs it."""
     compile: bool | Literal["auto"] = False
     """Compile the networks with `torch.compile`. `auto`: on CUDA GPUs only (on CPUs a step became 4 % faster at best, and
     compiling takes up to two minutes); a resumed run keeps the choice."""

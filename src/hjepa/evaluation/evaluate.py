@@ -36,8 +36,8 @@ from hjepa.evaluation.settings import (
 )
 from hjepa.metrics import cka_matrix, rankme
 from hjepa.models import distinct_levels
+from hjepa.runs.load import TrainedRun, untrained_encoder
 from hjepa.runtime.work_progress import WorkProgress
-from hjepa.training import TrainedRun, untrained_encoder
 from hjepa.zoo import load_encoder
 
 if TYPE_CHECKING:

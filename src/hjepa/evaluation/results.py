@@ -16,7 +16,7 @@ from hjepa.runtime.files import write_atomically
 if TYPE_CHECKING:
     from hjepa.config import Config
     from hjepa.data import Split
-    from hjepa.training import TrainedRun
+    from hjepa.runs.load import TrainedRun
 
 
 def results_path(

@@ -17,7 +17,7 @@ from hjepa.errors import DataError, UserError
 if TYPE_CHECKING:
     from hjepa.config import DataConfig
     from hjepa.data import Splits
-    from hjepa.training import TrainedRun
+    from hjepa.runs.load import TrainedRun
 
 EVAL_TYPES = ("linear_probe", "knn")
 READ_SPLITS = ("validation", "test")

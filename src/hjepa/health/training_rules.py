@@ -80,6 +80,8 @@ def momentum_freezes(e: Evidence) -> Finding | None:
     ema, total = e.config.model.ema, e.total_steps
     if ema.momentum_end < 0.99995 or total is None or total >= LONG_RUN:
         return None
+    if not any("momentum" in record for record in e.records.train):
+        return None  # the method has no moving average
     constant = f"{ema.momentum:g}" if ema.momentum < 0.99995 else "0.999"
     return Finding(
         "note",

@@ -147,14 +147,15 @@ class HJepa(Method):
 
     @classmethod
     def cost(cls, config: Config, channels: int, *, processes: int = 1) -> StepCost:
-        """FLOP per image of encoders, predictor and loss."""
+        """FLOP per image of encoders, predictor and loss, added over all processes."""
         cls.check_candidates(config, processes)
         masks = build_sampler(config)
         geometry, counts, sets = config.geometry(), masks.counts, config.masking.sets_per_image
         networks = step_cost(config.model, geometry, channels, counts.context, counts.targets, masks.groups, sets)
         cells = answered_cells(config.model, geometry, counts.context, counts.targets)
         images = config.data.batch_size * processes
-        return replace(networks, loss=_loss_flop(config, cells, images) / images, hidden=_hidden_matrices(config))
+        loss = _loss_flop(config, cells, processes) / images
+        return replace(networks, loss=loss, hidden=_hidden_matrices(config))
 
     def describe(self) -> list[str]:
         """Model size, levels, numbers of visible tokens and predicted cells."""
@@ -238,18 +239,21 @@ def _there(config: Config, processes: int) -> str:
     return f"{config.data.batch_size}" + (f" in each of {processes} processes" if processes > 1 else "")
 
 
-def _loss_flop(config: Config, cells: tuple[int, ...], images: int) -> float:
-    """FLOP of the objective on one micro-batch, forward and backward."""
-    loss, width = config.loss, config.geometry().embed_dim
+def _loss_flop(config: Config, cells: tuple[int, ...], processes: int) -> float:
+    """FLOP of the objective on one micro-batch, forward and backward, added over all processes.
+
+    Every process compares its own predictions, but computes the regularisers on the gathered rows of all.
+    """
+    loss, width, images = config.loss, config.geometry().embed_dim, config.data.batch_size * processes
     flop = 0.0
     if loss.type == "infonce":
         flop += sum(flop_of_info_nce(images, n, width, candidates(config)) for n in cells)
     rows = images * config.masking.sets_per_image
     levels = len(cells) if loss.regularised_levels == "all" else 1
     if loss.covariance_loss_weight:
-        flop += levels * flop_of_covariance(rows, width)
+        flop += processes * levels * flop_of_covariance(rows, width)
     if loss.sliced_gaussian_weight:
-        flop += levels * flop_of_sliced_gaussian(rows, width)
+        flop += processes * levels * flop_of_sliced_gaussian(rows, width)
     return flop
 
 

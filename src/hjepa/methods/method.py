@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -21,6 +21,29 @@ if TYPE_CHECKING:
     from hjepa.models.cost import StepCost
 
 
+RESERVED = frozenset(
+    {
+        "kind", "step", "epoch", "time", "loss", "lr", "weight_decay", "grad_norm", "skipped", "bad_images",
+        "images_per_second", "data_wait", "health", "light",
+    }
+)  # fmt: skip
+"""Keys of a training record that the loop writes; ``loss`` is the total."""
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuse names of a method's scalars under which the loop records something else.
+
+    Raises:
+        ValueError: such a name, which would replace the loop's value in the records or be replaced by it.
+    """
+    taken = sorted(RESERVED.intersection(names))
+    if taken:
+        raise ValueError(
+            f"a method cannot record {', '.join(map(repr, taken))}: the name is reserved, as the training loop records its "
+            "own value under it (loss is the total); choose another, for example with a prefix"
+        )
+
+
 class Plan(Protocol):
     """Random choices drawn on the host for one micro-batch, such as masks."""
 
@@ -35,14 +58,20 @@ class StepOutput:
     Attributes:
         total: the loss, scalar with gradient.
         terms: detached scalars for records, averaged over the micro-batches of a logging interval: ``loss/level_0``,
-            ``variance`` and so on.
+            ``variance`` and so on. The names in `RESERVED`, such as ``loss``, are taken.
         checks: by stage, in order of computation (``target``, ``prediction``): whether each of its n parts is finite,
             bool [n]. When an update is skipped, the report names the first stage that is not.
+
+    Raises:
+        ValueError: a term has a reserved name.
     """
 
     total: Tensor
     terms: dict[str, Tensor] = field(default_factory=dict)
     checks: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_names(self.terms)
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +181,8 @@ class Method(nn.Module, ABC):
         return {}
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """Scalars computed once per record from the last micro-batch, for example chance levels."""
+        """Scalars computed once per record from the last micro-batch, for example chance levels; not named as a term or
+        one of `RESERVED`."""
         return {}
 
     def fewest_images(self, processes: int) -> int:
@@ -193,6 +223,8 @@ class Method(nn.Module, ABC):
     @classmethod
     def cost(cls, config: Config, channels: int, *, processes: int = 1) -> StepCost | None:
         """FLOP per image of one training step, with the loss but without the optimiser; None if not implemented.
+
+        What several processes compute is added, also where each of them computes the same.
 
         Args:
             config: the configuration; no network is built.

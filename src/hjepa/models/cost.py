@@ -13,7 +13,7 @@ from hjepa.config import Geometry, ModelConfig
 
 @dataclass(frozen=True)
 class StepCost:
-    """FLOP per image of one training step (a multiplication and an addition count as two).
+    """FLOP per image of one training step (a multiplication and an addition count as two), added over all processes.
 
     Only matrix products are counted. A backward pass takes twice the products of its forward pass, or fewer where an
     input needs no gradient. AdamW, the moving average, norms, activations and element-wise losses are not counted, nor
@@ -24,8 +24,9 @@ class StepCost:
         context: context encoder on the visible tokens, forward and backward.
         predictor: predictor on context and queries, forward and backward.
         tokens: tokens per image that each part processes.
-        loss: InfoNCE logits, covariance term and sliced-test projections, forward and backward.
-        optimizer: Muon's products, divided by the images of an update.
+        loss: InfoNCE logits, covariance term and sliced-test projections, forward and backward. Every process computes the
+            last two on the images of all.
+        optimizer: Muon's products, divided by the images of an update; on GPUs every process computes all of them.
         hidden: rows and columns of the matrices that Muon would orthogonalise.
     """
 

@@ -9,7 +9,7 @@ from hjepa.config import load_config
 from hjepa.data import ImageDataset, Splits
 from hjepa.errors import UserError
 from hjepa.evaluation.settings import check_depths
-from hjepa.training.cost import training_cost
+from hjepa.training.cost import counted_cost
 from hjepa.training.optim.schedules import Schedules
 
 if TYPE_CHECKING:
@@ -31,21 +31,21 @@ class Cell:
         changes: dotted keys that it changes.
         config: the configuration, with the study's first seed.
         images: training images seen in a run, repeats counted.
-        flop_per_image: counted FLOP, including loss and optimiser, see `StepCost`.
-        tokens: tokens per image that each part works on.
+        flop_per_image: counted FLOP, including loss and optimiser, see `StepCost`; None if the method does not count.
+        tokens: tokens per image that each part works on; empty if the method does not count.
     """
 
     name: str
     changes: dict[str, Any]
     config: Config
     images: int
-    flop_per_image: float
+    flop_per_image: float | None
     tokens: dict[str, int]
 
     @property
-    def flop(self) -> float:
-        """FLOP of a run's training."""
-        return self.images * self.flop_per_image
+    def flop(self) -> float | None:
+        """FLOP of a run's training; None if the method does not count them."""
+        return None if self.flop_per_image is None else self.images * self.flop_per_image
 
 
 def plan_cells(study: Study, name: str, overrides: dict[str, Any]) -> list[Cell]:
@@ -57,8 +57,8 @@ def plan_cells(study: Study, name: str, overrides: dict[str, Any]) -> list[Cell]
         overrides: dotted keys changed in every cell, after the study's own.
 
     Raises:
-        UserError: an invalid configuration, depths that an encoder lacks, or different numbers of images seen under
-            ``budget: images``.
+        UserError: an invalid configuration, depths that an encoder lacks, different numbers of images seen under
+            ``budget: images``, or a method that does not count its FLOP under ``budget: flop``.
     """
     counter = _Counter()
     base = study.base if isinstance(study.base, dict) else str(study.base)
@@ -76,6 +76,12 @@ def plan_cells(study: Study, name: str, overrides: dict[str, Any]) -> list[Cell]
             raise UserError("\n".join(f"{name}: cell {cell_name!r}: {line}" for line in lines)) from None
     reference = cells[study.reference_cell]
     if study.budget == "flop":
+        for cell in cells.values():
+            if cell.flop is None:
+                raise UserError(
+                    f"{name}: cell {cell.name!r}: method {cell.config.method} does not count its FLOP, which budget: flop "
+                    "needs; implement its `cost`, or set budget: images"
+                )
         return [counter.stretched(cell, reference) for cell in cells.values()]
     for cell in cells.values():
         if abs(cell.images - reference.images) > _TOLERANCE * reference.images:
@@ -114,11 +120,15 @@ class _Counter:
             )
         schedules = Schedules(config, size // batch, batch)
         steps = min(schedules.total_steps, config.training.max_steps or schedules.total_steps)
-        cost = training_cost(config, channels)
+        cost = counted_cost(config, channels)
+        if cost is None:
+            return Cell(name, changes, config, steps * batch, None, {})
         return Cell(name, changes, config, steps * batch, cost.total, cost.tokens)
 
     def stretched(self, cell: Cell, reference: Cell) -> Cell:
-        """The cell with its length scaled to the reference's FLOP."""
+        """The cell with its length scaled to the reference's FLOP; both count them."""
+        assert reference.flop is not None
+        assert cell.flop is not None
         factor = reference.flop / cell.flop
         if abs(factor - 1) < 1e-9:
             return cell

@@ -87,7 +87,7 @@ def study_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         failed = sum("failed" in run for run in row["runs"])
         done = len(row["runs"]) - failed
         cells = [row["name"], f"{done}" + (f" ({failed} failed)" if failed else "")]
-        cells += [f"{row['images']:,}", f"{row['flop_per_image'] / 1e9:.3f}", f"{row['flop'] / 1e15:.3f}"]
+        cells += [f"{row['images']:,}", _scaled(row["flop_per_image"], 1e9), _scaled(row["flop"], 1e15)]
         cells += [_value(row["mean"].get(key), key) for key in keys]
         cells += [_difference(row["difference"].get(key)) for key in compared if key.startswith("linear")]
         rows.append(cells)
@@ -110,6 +110,11 @@ def _control_rows(results: dict[str, Any], keys: list[str], width: int) -> list[
             cells.append("" if value is None else f"{100 * value:.1f}")
         rows.append(cells + [""] * (width - len(cells)))
     return rows
+
+
+def _scaled(flop: float | None, unit: float) -> str:
+    """FLOP in a unit; a dash if the method does not count them."""
+    return "-" if flop is None else f"{flop / unit:.3f}"
 
 
 def _value(found: dict[str, Any] | None, key: str) -> str:

@@ -60,6 +60,21 @@ def _step(path: Path) -> int:
     return -1 if header is None else header.step
 
 
+def run_of(path: Path) -> str:
+    """Identity of the run that wrote a checkpoint, from its header; empty if it has none (format 1).
+
+    Raises:
+        CheckpointError: not a checkpoint, or damaged.
+    """
+    header = _header(path)
+    return str(read_start(path, verify=False)["run"]) if header is None else header.run
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """All checkpoints in a folder, by name."""
+    return sorted(p for suffix in (".pth", SUFFIX) for p in folder.glob(f"*{suffix}") if not p.name.startswith("."))
+
+
 def read_whole(path: Path) -> dict[str, Any]:
     """Read a whole checkpoint, a single file or sharded.
 
@@ -114,8 +129,7 @@ def newest_usable(folder: Path, run: str) -> Start | None:
     """
     problems: list[str] = []
     found: list[tuple[bool, int, Path]] = []
-    there = [p for suffix in (".pth", SUFFIX) for p in folder.glob(f"*{suffix}") if not p.name.startswith(".")]
-    for file in sorted(there):
+    for file in checkpoints_in(folder):
         try:
             header = _header(file)
             step = read_start(file)["step"] if header is None else header.step
@@ -130,7 +144,9 @@ def newest_usable(folder: Path, run: str) -> Start | None:
             problems.append(str(error))
             continue
         if run and state["run"] and state["run"] != run:
-            problems.append(f"{file}: belongs to another run; to resume from it anyway, pass it to --resume")
+            problems.append(
+                f"{file}: belongs to another run; to resume from it anyway, pass it to --resume with another --output-dir"
+            )
             continue
         notes = (problem.split("; ")[0] + f"; using {file} instead" for problem in problems)
         return Start(file, state, tuple(notes))

@@ -13,11 +13,12 @@ from hjepa.data.image_sample import OWN_SOURCES, sample_images
 from hjepa.errors import UserError
 from hjepa.health.alerts import Alerts
 from hjepa.methods import build_method
+from hjepa.runtime import distribution
 from hjepa.training.distributed.strategy import choose_strategy
 from hjepa.training.loggers import open_sinks
 from hjepa.training.online import OnlineEvaluation
 from hjepa.training.optim.schedules import Schedules
-from hjepa.training.resume import resumed_step
+from hjepa.training.resume import resumed_step, schedules_of
 from hjepa.training.saving import Retention, ShardedFolders, WholeFiles
 from hjepa.training.trainer import Trainer, TrainerParts
 from hjepa.training.watch import HealthWatch
@@ -53,7 +54,7 @@ def assemble(
         folder: the run folder.
         begin: the checkpoint to resume from.
         run: identity of the run.
-        writes: write records; false in benchmarks.
+        writes: write records; false in benchmarks. Nothing is written if no step is left to train.
 
     Raises:
         UserError: data, configuration and checkpoint do not match.
@@ -78,12 +79,19 @@ def assemble(
         views=method.views(),
         with_targets=method.with_targets,
     )
-    before, step = 0, 0
+    schedules = Schedules(config, loader.steps_per_epoch, loader.global_batch)
+    before, step, per_epoch = 0, 0, None
     if state is not None:
         _say_what_changed(config, state["config"])
-        _compare_data(dataset, data_state)
-        before = int(state["step"])
-        step = resumed_step(state, Schedules(config, loader.steps_per_epoch, loader.global_batch))
+        if world.is_main:
+            _compare_data(dataset, data_state)
+        data_state = data_state | {"images": len(dataset)}
+        # A run that branches off into another folder keeps none of the records that a failed start left there.
+        before = int(state["step"]) if state["run"] in ("", run) else -1
+        followed = schedules_of(state, schedules)
+        if followed.steps_per_epoch != schedules.steps_per_epoch:
+            per_epoch = followed.steps_per_epoch, schedules.steps_per_epoch
+        step = distribution.by_main(lambda: resumed_step(state, schedules, method))
     trainer = Trainer(
         TrainerParts(
             config=config,
@@ -97,7 +105,7 @@ def assemble(
                 background=config.checkpoint.background,
                 files=ShardedFolders() if strategy == "fsdp" else WholeFiles(),
             ),
-            sinks=open_sinks(config, folder.root, before, step) if writes and world.is_main else [],
+            sinks=[],
             world=world,
             data_state=data_state,
             run_dir=folder.root,
@@ -108,6 +116,9 @@ def assemble(
     )
     if begin is not None:
         trainer.restore(begin.state, begin.checkpoint, step)
+    if writes and world.is_main and step < trainer.last_step:
+        # After everything that may refuse the checkpoint, as records after its step are removed.
+        trainer.parts.sinks.extend(open_sinks(config, folder.root, before, step, per_epoch))
     return trainer
 
 
@@ -142,7 +153,7 @@ def _compare_data(dataset: ImageDataset, data_state: dict[str, Any]) -> None:
     before = data_state.get("images", len(dataset))
     if before != len(dataset):
         log.warning(
-            "%s: has %d images, but had %d when the run began; the order of images changes from here on",
+            "%s: has %d images, but had %d before; the order of images changes from here on",
             dataset.name,
             len(dataset),
             before,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import sys
 from pathlib import Path
@@ -38,16 +39,17 @@ class JsonLines:
     Args:
         path: the file.
         step: step to resume from; later lines are dropped, since the resumed run writes them again.
-        renamed: number of that step at the new batch size, if the batch size changed; the steps of earlier lines are
-            rescaled by the same factor, so that all lines count steps alike.
+        per_epoch: steps per epoch before and from now on, if that number changed; the steps of earlier lines are then
+            counted anew from their epochs, so that all lines count steps alike, however often the run is resumed.
     """
 
-    def __init__(self, path: Path, step: int, renamed: int | None = None) -> None:
+    def __init__(self, path: Path, step: int, per_epoch: tuple[int, int] | None = None) -> None:
         if path.exists():
             text = path.read_text(encoding="utf-8", errors="replace")
-            lines = [line for line in text.splitlines() if _step(line) <= step]
-            if renamed is not None and renamed != step:
-                lines = [_rescaled(line, renamed / step) for line in lines]
+            if per_epoch is None:
+                lines = [line for line in text.splitlines() if _step(line) <= step]
+            else:
+                lines = _recounted(text.splitlines(), step, *per_epoch)
             kept = "".join(line + "\n" for line in lines)
             if kept != text:
                 write_atomically(path, kept)
@@ -97,9 +99,12 @@ class JsonLines:
         self._file.close()
 
 
-def _rescaled(line: str, factor: float) -> str:
-    record = json.loads(line)
-    return json.dumps(record | {"step": round(record["step"] * factor)})
+def _recounted(lines: list[str], step: int, before: int, now: int) -> list[str]:
+    """The lines up to a step, with steps counted at another number of steps per epoch."""
+    records = [json.loads(line) for line in lines if math.isfinite(_step(line))]
+    # By epoch, not by step: a run killed soon after it was resumed leaves lines that are already counted anew.
+    placed = [(record.get("epoch", record["step"] / before), record) for record in records]
+    return [json.dumps(record | {"step": round(epoch * now)}) for epoch, record in placed if epoch <= step / before]
 
 
 def _step(line: str) -> float:
@@ -171,11 +176,14 @@ def _numbers(record: dict[str, Any]) -> dict[str, float]:
     return {n: v for n, v in record.items() if isinstance(v, (int, float)) and n not in ("step", "time")}
 
 
-def open_sinks(config: Config, folder: Path, step: int, renamed: int | None = None) -> list[MetricSink]:
-    """Open the sinks of a configuration; see `JsonLines` for ``step`` and ``renamed``."""
-    sinks: list[MetricSink] = [JsonLines(folder / "metrics.jsonl", step, renamed)]
+def open_sinks(
+    config: Config, folder: Path, step: int, renamed: int, per_epoch: tuple[int, int] | None = None
+) -> list[MetricSink]:
+    """Open the sinks of a configuration; see `JsonLines` for ``step`` and ``per_epoch``. ``renamed`` is the step as
+    counted from now on."""
+    sinks: list[MetricSink] = [JsonLines(folder / "metrics.jsonl", step, per_epoch)]
     if config.logging.tensorboard.enabled:
-        sinks.append(TensorBoard(folder / "tensorboard", step if renamed is None else renamed))
+        sinks.append(TensorBoard(folder / "tensorboard", renamed))
     if config.logging.wandb.enabled:
         sinks.append(WeightsAndBiases(config, folder))
     return sinks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import shutil
@@ -19,6 +20,7 @@ from hjepa.methods import find_method
 from hjepa.runs.checkpoint import remove_leftovers, require_space
 from hjepa.runs.folder import RunFolder, locate
 from hjepa.runs.locate import Start, find_checkpoint, newest_usable, read_start
+from hjepa.runs.ownership import folder_to_continue, holds_another_run, is_inside, refuse_another_run
 from hjepa.runs.sharded import settle_leftovers
 from hjepa.runtime import distribution
 from hjepa.runtime.device import configure_backend, resolve_device
@@ -28,6 +30,7 @@ from hjepa.training.interrupt import StopRequest
 from hjepa.training.loggers import LogFile
 from hjepa.training.precision import settle_precision
 from hjepa.training.progress import Progress, duration
+from hjepa.training.same_model import refuse_another_model
 
 if TYPE_CHECKING:
     from torch import nn
@@ -77,7 +80,8 @@ def run_training(
     Args:
         config: the configuration.
         output_dir: the run folder, overriding the configuration.
-        resume: `auto` (resume if the run folder holds an unfinished run), a checkpoint or a run folder.
+        resume: `auto` (resume if the run folder holds an unfinished run), a checkpoint or a run folder; the last two
+            continue in the run's own folder unless ``output_dir`` or ``logging.log_dir`` is given.
         console: show progress on standard output.
         advice: advice on the configuration, written to the log.
 
@@ -88,10 +92,11 @@ def run_training(
     device = resolve_device(config.device, world.local_rank)
     configure_backend(config.training, device, processes=world.local_size)
     find_method(config.method).check(config, world.size)
-    folder = locate(config, output_dir)
-    if world.restarts and resume is None:
-        # torchrun restarted the processes with the same arguments; resume rather than refuse the existing folder.
-        resume = "auto"
+    # The main process decides where to write and where to begin; the others follow.
+    own = folder_to_continue(config, output_dir, resume) if world.is_main else None
+    folder = own or locate(config, output_dir)
+    if world.is_main and world.restarts:
+        resume = _after_restart(folder, resume)
     with contextlib.ExitStack() as stack:
         stack.enter_context(distribution.failing_together())
         if world.is_main:
@@ -102,19 +107,21 @@ def run_training(
             settle_leftovers(folder.checkpoints)
         distribution.start(config.distributed, world, device)
         stack.callback(distribution.stop)
+        folder = distribution.from_main(folder)
         start = _starting_point(folder, resume)
-        run = distribution.from_main(folder.run or uuid.uuid4().hex)
+        run = distribution.from_main(_identity(folder, start))
         if world.is_main:
             stack.enter_context(LogFile(folder.root / "training.log", console=console))
             if advice is not None:
                 log.info("%s", advice)
+            if own is not None:
+                log.info("no --output-dir given: continuing in %s, the run's own folder", own.root)
         if start is not None:
+            distribution.by_main(functools.partial(refuse_another_model, config, start.state, start.checkpoint))
             _keep_threads(config, start.state)
         before = None if start is None else start.state["config"]["training"].get("use_amp")
         config = settle_precision(config, device, before)
         check_strategy(config, world.size)
-        if world.is_main:
-            folder.describe(config, device, world.size, run)
         return _train(config, folder, device, world, start, console and world.is_main, run)
 
 
@@ -132,10 +139,13 @@ def _train(
     dataset = build_dataset(config.data, "train", seed=config.seed)
     trainer = assemble(config, dataset, device=device, world=world, folder=folder, begin=begin, run=run)
     if trainer.step >= trainer.last_step:
+        distribution.by_main(lambda: _refuse_to_copy(trainer.step, folder, begin))
         log.info("%s: already finished at step %d, nothing left to do", folder.root, trainer.step)
         trainer.close()
         return _outcome(trainer, folder, already_done=True)
     if world.is_main:
+        # After all checks, so that a refused run leaves the description of the folder as it was.
+        folder.describe(config, device, world.size, run)
         _check_space(folder, trainer.method, config.checkpoint.keep_best_n)
     _announce(trainer, dataset)
     with StopRequest() as stop:
@@ -173,6 +183,35 @@ def _refuse_to_overwrite(folder: RunFolder, resume: str | Path | None) -> None:
             f"{folder.root}: already holds a run ({folder.last}); add --resume auto to continue it, or choose another "
             "--output-dir"
         )
+    if resume is not None and str(resume) != "auto":
+        refuse_another_run(folder, resume)
+
+
+def _after_restart(folder: RunFolder, resume: str | Path | None) -> str | Path:
+    """What to resume from after torchrun has restarted the processes with the same arguments."""
+    if resume is None:
+        return "auto"
+    # The run that branched off from the checkpoint has saved its own.
+    if str(resume) != "auto" and holds_another_run(folder, find_checkpoint(resume)):
+        return "auto"
+    return resume
+
+
+def _identity(folder: RunFolder, start: Start | None) -> str:
+    """The run that is continued, or a new one; a checkpoint from another folder begins a new run."""
+    continued = start.state["run"] if start is not None and is_inside(start.checkpoint, folder) else ""
+    return folder.run or continued or uuid.uuid4().hex
+
+
+def _refuse_to_copy(step: int, folder: RunFolder, begin: Start | None) -> None:
+    """Refuse to resume a finished run into another folder, where nothing would be written."""
+    if begin is None or is_inside(begin.checkpoint, folder):
+        return
+    raise UserError(
+        f"{begin.checkpoint}: already finished at step {step}, nothing is left to train in {folder.root}; give "
+        f"more training.epochs or training.max_steps, or use the checkpoint itself: hjepa evaluate --checkpoint "
+        f"{begin.checkpoint}"
+    )
 
 
 def _starting_point(folder: RunFolder, resume: str | Path | None) -> Start | None:

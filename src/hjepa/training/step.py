@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from hjepa.methods.method import check_names
 from hjepa.runtime import distribution
 from hjepa.runtime.dtensor import local_part
 from hjepa.training.distributed.strategy import Strategy, gradient_norm, parameter_norms
@@ -61,7 +62,14 @@ class Interval:
 
         Args:
             diagnostics: scalars of the last micro-batch, averaged over processes only.
+
+        Raises:
+            ValueError: a diagnostic has the name of a term, or one that is reserved.
         """
+        check_names(diagnostics)
+        twice = sorted(self.sums.keys() & diagnostics.keys())
+        if twice:
+            raise ValueError(f"a method's diagnostics have the names of terms: {', '.join(twice)}; rename them")
         summed = torch.stack(list(self.sums.values())) / self.micro_batches
         extra = [value.float().reshape(1) for value in diagnostics.values()]
         numbers = distribution.mean_over_processes(torch.cat([summed, *extra])).tolist()

@@ -378,6 +378,8 @@ class Trainer:
         """Measure the features before the first step; those of the run are compared with them."""
         if self.step:
             return
+        if self.parts.strategy == "fsdp":
+            self._pass_forward()
         if self.world.is_main or self.parts.strategy == "fsdp":
             levels = self.watch.monitor.untrained = self.parts.online.measures(self.method.encoder)
             values = {
@@ -386,6 +388,17 @@ class Trainer:
             self._write({"kind": "untrained", "step": 0, "epoch": 0.0, "time": 0.0} | values)
             let_go(self.network)
         distribution.barrier()
+
+    def _pass_forward(self) -> None:
+        """One forward pass of the whole network, before which FSDP refuses to run a part of it. Changes nothing."""
+        batch = next(self.loader.batches(self.step, self.last_step))
+        plan = self._plan(0, batch)
+        devices = [self.device] if self.device.type == "cuda" else []
+        self.network.eval()
+        with torch.random.fork_rng(devices=devices), torch.no_grad(), self.precision.autocast():
+            self.network(batch, plan, self.step)
+        self.network.train()
+        let_go(self.network)
 
     def _tend(self) -> bool:
         """Take actions if they are due. Returns whether the run went back to an earlier step."""

@@ -17,7 +17,7 @@ from hjepa.visualization.figures.style import Picture
 
 if TYPE_CHECKING:
     from hjepa.data import Batch, ImageDataset, Split, Splits
-    from hjepa.training import TrainedRun
+    from hjepa.runs.load import TrainedRun
 
 _LARGEST_CLASS = 24
 

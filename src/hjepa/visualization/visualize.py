@@ -7,31 +7,34 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hjepa.config import Config, dump_config, load_config, parse_override
 from hjepa.data import Split, Splits
 from hjepa.errors import UserError
 from hjepa.health.evidence import Evidence
 from hjepa.health.verdict import judge
-from hjepa.masking import MaskSampler
+from hjepa.methods import HJepa
 from hjepa.metrics import position_share
+from hjepa.runs.load import TrainedRun, load_run, untrained_encoder
 from hjepa.runs.records import read_json, read_records
 from hjepa.runtime.work_progress import WorkProgress
-from hjepa.training import TrainedRun, load_run, untrained_encoder
 from hjepa.visualization.features import encode_cells, encode_gallery, encode_tokens
 from hjepa.visualization.figures.curves import curves_figure
 from hjepa.visualization.figures.embedding import embedding_figure
 from hjepa.visualization.figures.figure import Figure, Omitted
 from hjepa.visualization.figures.health import health_figure
 from hjepa.visualization.figures.maps import maps_figure
-from hjepa.visualization.figures.masks import masks_figure
+from hjepa.visualization.figures.masks import masks_figure, no_masks
 from hjepa.visualization.figures.neighbours import neighbours_figure
 from hjepa.visualization.figures.style import DARK, LIGHT, to_png
 from hjepa.visualization.report.build import Report
 from hjepa.visualization.report.pictures import DrawnFigure
 from hjepa.visualization.report.summary import level_name, run_summary, subtitle
 from hjepa.visualization.split_images import SplitImages
+
+if TYPE_CHECKING:
+    from hjepa.masking import MaskSampler
 
 log = logging.getLogger("hjepa")
 
@@ -108,10 +111,10 @@ def visualize(
 
 @dataclass(frozen=True)
 class _Gathered:
-    """Everything needed for figures and report."""
+    """Everything needed for figures and report; without a sampler if the method predicts no masked regions."""
 
     run: TrainedRun
-    sampler: MaskSampler
+    sampler: MaskSampler | None
     evidence: Evidence
     environment: dict[str, Any] | None
     description: str
@@ -125,8 +128,8 @@ class _Gathered:
             summary=run_summary(self.run, self.sampler, self.description, self.environment, self.evidence),
             verdict=judge(self.evidence),
             evidence=self.evidence,
-            geometry=self.run.model.geometry,
-            targets=self.sampler.counts.targets,
+            geometry=self.run.encoder.geometry,
+            targets=None if self.sampler is None else self.sampler.counts.targets,
             sections=drawn,
             settings=dump_config(self.run.config),
             environment=[(name, str(value)) for name, value in environment.items() if value is not None],
@@ -135,15 +138,14 @@ class _Gathered:
 
 
 def _gather(run: TrainedRun, home: Path, config: Config, console: bool) -> _Gathered:
-    geometry = run.model.geometry
+    geometry = run.encoder.geometry
     records = read_records(home / "metrics.jsonl")
     if records.unreadable:
         log.warning("%s: skipped %d line(s) that cannot be read", home / "metrics.jsonl", records.unreadable)
     results = _read_results(home)
     environment = read_json(home / "environment.json", "delete the file; nothing else depends on it")
-    sampler = MaskSampler(
-        run.config.masking, geometry.grid, [level.stride for level in geometry.levels], seed=run.config.seed
-    )
+    # Everything else needs only the encoder, which every method has.
+    sampler = run.method.masks if isinstance(run.method, HJepa) else None
     splits = Splits(config.data.model_copy(update={"channels": run.channels}), run.config.seed)
     images = SplitImages(run, splits)
     untrained = untrained_encoder(run)
@@ -158,8 +160,8 @@ def _gather(run: TrainedRun, home: Path, config: Config, console: bool) -> _Gath
     sections = [
         curves_figure(records, names, run.step, f"`hjepa train --output-dir {home} --resume auto`"),
         health_figure(records, run.config.health, names),
-        masks_figure(images, sampler, geometry),
-        maps_figure(images, tokens, geometry, position),
+        no_masks(run.config.method) if sampler is None else masks_figure(images, sampler, geometry),
+        maps_figure(images, tokens, geometry, position, averaged=sampler is not None),
         neighbours_figure(images, gallery),
         embedding_figure(images, gallery, run.config.seed),
     ]

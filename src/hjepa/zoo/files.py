@@ -13,8 +13,8 @@ from hjepa.config import load_config
 from hjepa.data.images.preprocess import Preprocess
 from hjepa.errors import CheckpointError
 from hjepa.methods import Method, build_method
+from hjepa.runs.load import TrainedRun
 from hjepa.runtime.device import resolve_device
-from hjepa.training import TrainedRun
 
 WEIGHTS, ABOUT, CONFIG, CARD, RESULTS = "model.safetensors", "model.json", "config.yaml", "README.md", "results.json"
 FORMAT_VERSION = 1

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hjepa.errors import CheckpointError
-from hjepa.training import TrainedRun, load_run
+from hjepa.runs.load import TrainedRun, load_run
 from hjepa.zoo.files import RESULTS, is_packed, read_about, read_packed, shipped_folder, shipped_models
 from hjepa.zoo.pretrained import PretrainedEncoder
 

@@ -12,8 +12,8 @@ import torch
 from hjepa.config import dump_config, load_config
 from hjepa.data.images.preprocess import Preprocess
 from hjepa.errors import UserError
+from hjepa.runs.load import TrainedRun, load_run
 from hjepa.runtime.files import write_atomically
-from hjepa.training import TrainedRun, load_run
 from hjepa.zoo.card import model_card
 from hjepa.zoo.files import ABOUT, CARD, CONFIG, FORMAT_VERSION, RESULTS, WEIGHTS, is_packed, read_packed
 

@@ -19,6 +19,15 @@ if TYPE_CHECKING:
 _TALL, _SHORT, _HEAD, _TITLE, _FOOT = 1.75, 1.2, 0.4, 0.62, 0.4
 # Levels per line of the legend, and the height of each further line.
 _ACROSS, _LEGEND_LINE = 4, 0.2
+_BELOW_CHANCE = (
+    "a loss that falls below its chance level, which is the loss of always predicting the mean target. A loss at its chance "
+    "level predicts nothing specific to the image; a chance level that falls to zero along with the loss indicates collapse, "
+    "not success. k-NN and effective rank should rise together."
+)
+_WITHOUT_CHANCE = (
+    "k-NN and effective rank that rise together. A loss that falls while the effective rank falls towards 1 indicates "
+    "collapse, not success."
+)
 _REGULARISERS = {"variance": "variance", "covariance": "covariance", "sliced_gaussian": "sliced Gaussian"}
 
 
@@ -43,11 +52,7 @@ def curves_figure(records: Records, level_names: list[str], step: int, command: 
         name="curves",
         title=title,
         caption=f"Quantities logged during training, over {course.axis_label}.{mark}{few}",
-        look_for=(
-            "a loss that falls below its chance level, which is the loss of always predicting the mean target. A loss at "
-            "its chance level predicts nothing specific to the image; a chance level that falls to zero along with the "
-            "loss indicates collapse, not success. k-NN and effective rank should rise together."
-        ),
+        look_for=_BELOW_CHANCE if course.has_levels else _WITHOUT_CHANCE,
         alt=course.describe(),
         draw=course.draw,
     )
@@ -129,6 +134,9 @@ class _Course:
             _, chances = series(self.records.train, f"chance/level_{level}")
             if losses and chances:
                 parts.append(f"level {level} loss {losses[-1]:.3g} at the end with chance level {chances[-1]:.3g}")
+        _, total = series(self.records.train, "loss")
+        if total and not self.has_levels:
+            parts.append(f"loss from {total[0]:.3g} to {total[-1]:.3g}")
         _, knn = series(self.records.evaluations, "knn")
         if knn:
             parts.append(f"online k-NN from {knn[0]:.1%} to {knn[-1]:.1%}")
@@ -139,8 +147,13 @@ class _Course:
 
     # -- panels --------------------------------------------------------------------------------------------------
 
+    @property
+    def has_levels(self) -> bool:
+        """Whether the method records a loss for each level, rather than the total alone."""
+        return bool(level_keys(self.records.train, "loss"))
+
     def _main_panels(self) -> list[_Panel]:
-        if not level_keys(self.records.train, "loss"):
+        if not self.has_levels:
             return []
         return [
             ("Loss per level (solid) and its chance level (dashed)", self._losses),
@@ -150,6 +163,8 @@ class _Course:
     def _panels(self) -> list[_Panel]:
         train, evaluations = self.records.train, self.records.evaluations
         panels: list[_Panel] = []
+        if not self.has_levels and _has(train, "loss"):
+            panels.append(("Loss", self._single("loss")))
         if _has(evaluations, "knn"):
             panels.append(("Online k-NN on a split of train, %", self._knn))
         if level_keys(evaluations, "rank"):

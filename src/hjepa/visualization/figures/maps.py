@@ -25,7 +25,14 @@ if TYPE_CHECKING:
 _SHOWN = 6
 
 
-def maps_figure(images: SplitImages, tokens: TokenFeatures, geometry: Geometry, shares: list[float | None]) -> Figure:
+def maps_figure(
+    images: SplitImages,
+    tokens: TokenFeatures,
+    geometry: Geometry,
+    shares: list[float | None],
+    *,
+    averaged: bool = True,
+) -> Figure:
     """Feature maps of the trained and the untrained encoder.
 
     Args:
@@ -33,6 +40,7 @@ def maps_figure(images: SplitImages, tokens: TokenFeatures, geometry: Geometry, 
         tokens: cell features.
         geometry: sizes of the model.
         shares: per level, the share of the variance of trained features that position alone explains, 0 to 1.
+        averaged: whether the encoder is a target encoder, the moving average of the trained one.
     """
     pictures = images.pictures(tokens.images[:_SHOWN])
     levels = range(len(geometry.levels))
@@ -49,7 +57,7 @@ def maps_figure(images: SplitImages, tokens: TokenFeatures, geometry: Geometry, 
         name="maps",
         title="Feature maps per level",
         caption=(
-            f"The first three principal components of the target encoder's cell features as red, green and blue, fitted "
+            f"The first three principal components of the {'target ' if averaged else ''}encoder's cell features as red, green and blue, fitted "
             f"per level and encoder over all cells of {len(tokens.images)} held-out images: equal colours in one column mean similar "
             f"features.{position} {images.display_note()}"
         ).strip(),

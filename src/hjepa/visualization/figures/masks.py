@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hjepa.config.grid import per_axis, plane
 from hjepa.health.evidence import levels_text, listing
-from hjepa.visualization.figures.figure import Figure
+from hjepa.visualization.figures.figure import Figure, Omitted
 from hjepa.visualization.figures.picture_grid import Edge, PictureGrid
 from hjepa.visualization.figures.style import Picture, Theme
 
@@ -28,6 +28,11 @@ _DRAWS = {1: 5, 2: 3, 3: 2, 4: 2}
 _UNSEEN = 0.2
 
 Cells = NDArray[np.bool_]
+
+
+def no_masks(method: str) -> Omitted:
+    """In place of the figure, for a method that hides nothing from its encoder."""
+    return Omitted("masks", "Masks", f"Method `{method}` predicts no masked regions, so there are no masks to draw.")
 
 
 def masks_figure(images: SplitImages, sampler: MaskSampler, geometry: Geometry) -> Figure:

@@ -36,7 +36,7 @@ class Report:
         verdict: the verdict on the run.
         evidence: the numbers.
         geometry: sizes of the model.
-        targets: cells predicted per level.
+        targets: cells predicted per level; None if the method predicts none.
         sections: figures in the order of the page.
         settings: the whole configuration as YAML.
         environment: versions and machine, as pairs of name and value.
@@ -49,7 +49,7 @@ class Report:
     verdict: Verdict
     evidence: Evidence
     geometry: Geometry
-    targets: tuple[int, ...]
+    targets: tuple[int, ...] | None
     sections: list[DrawnFigure | Omitted]
     settings: str
     environment: list[tuple[str, str]]

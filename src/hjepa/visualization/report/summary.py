@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hjepa.config.grid import per_axis, shown
+from hjepa.methods import HJepa
 
 if TYPE_CHECKING:
     from hjepa.config import Geometry
+    from hjepa.data import ViewSpec
     from hjepa.health.evidence import Evidence
     from hjepa.masking import MaskSampler
-    from hjepa.training import TrainedRun
+    from hjepa.runs.load import TrainedRun
 
 
 def level_name(geometry: Geometry, level: int) -> str:
@@ -19,13 +21,17 @@ def level_name(geometry: Geometry, level: int) -> str:
 
 
 def run_summary(
-    run: TrainedRun, sampler: MaskSampler, description: str, environment: dict[str, Any] | None, evidence: Evidence
+    run: TrainedRun,
+    sampler: MaskSampler | None,
+    description: str,
+    environment: dict[str, Any] | None,
+    evidence: Evidence,
 ) -> list[tuple[str, str]]:
     """The summary as pairs of term and description.
 
     Args:
         run: the run.
-        sampler: its mask sampler.
+        sampler: its mask sampler; None if the method predicts no masked regions.
         description: the data set in a few words.
         environment: contents of ``environment.json``; None without that file.
         evidence: records of the run.
@@ -35,9 +41,7 @@ def run_summary(
         ("Images", _images(run, description)),
         ("Encoder", _encoder(run)),
         ("Levels", _levels(run)),
-        ("Predictor", _predictor(run)),
-        ("Masks", _masks(run, sampler)),
-        ("Objective", _objective(run)),
+        *_method(run, sampler),
         ("Training", _training(run, evidence)),
         ("Device", _device(recorded, evidence)),
         ("Code", _code(recorded)),
@@ -45,9 +49,16 @@ def run_summary(
     ]
 
 
+def _method(run: TrainedRun, sampler: MaskSampler | None) -> list[tuple[str, str]]:
+    """Predictor, masks and objective; of a method without them its name alone, as it ignores their sections."""
+    if sampler is None:
+        return [("Method", run.config.method)]
+    return [("Predictor", _predictor(run)), ("Masks", _masks(run, sampler)), ("Objective", _objective(run))]
+
+
 def subtitle(run: TrainedRun, description: str, evidence: Evidence) -> str:
     """The run in one line."""
-    g = run.model.geometry
+    g = run.encoder.geometry
     levels = "flat (one level)" if len(g.levels) == 1 else f"{len(g.levels)} levels"
     epochs = evidence.epochs
     length = _many(run.step, "step") if epochs is None else f"{epochs:.3g} epoch{'' if epochs == 1 else 's'}"
@@ -56,31 +67,38 @@ def subtitle(run: TrainedRun, description: str, evidence: Evidence) -> str:
 
 
 def _images(run: TrainedRun, description: str) -> str:
-    data = run.config.data
-    crops = [
-        f"random crops of {data.augmentation.crop_scale[0]:g} to {data.augmentation.crop_scale[1]:g} of the area"
-        if data.augmentation.random_crop
-        else "centre crops"
-    ]
-    if data.augmentation.horizontal_flip:
-        crops.append("flips")
-    if data.augmentation.color_jitter:
-        crops.append(f"colour jitter {data.augmentation.color_jitter:g}")
-    subset = f", subset of {data.subset:,}" if data.subset is not None else ""
-    channels = _many(run.channels, "channel")
-    return f"{description}{subset}; seen at {times(*run.model.geometry.image_size)}, {channels}; {', '.join(crops)}"
+    subset = run.config.data.subset
+    part = f", subset of {subset:,}" if subset is not None else ""
+    size, channels = run.encoder.geometry.image_size, _many(run.channels, "channel")
+    views = "; ".join(_view(view, size) for view in run.method.views())
+    return f"{description}{part}; seen at {times(*size)}, {channels}; {views}"
+
+
+def _view(view: ViewSpec, size: tuple[int, ...]) -> str:
+    """A kind of view in words: crops, and what is changed in them."""
+    crop = f"random crops of {view.scale[0]:g} to {view.scale[1]:g} of the area" if view.random_crop else "centre crops"
+    parts = [f"{view.count} {crop} per image" if view.count > 1 else crop]
+    if view.size != size:
+        parts[0] += f" at {times(*view.size)}"
+    if view.flip:
+        parts.append("flips")
+    if view.color_jitter:
+        parts.append(f"colour jitter {view.color_jitter:g}")
+    changes = {"greyscale": view.grayscale, "blur": view.blur, "solarisation": view.solarize}
+    parts += [f"{name} of {share:.0%}" for name, share in changes.items() if share]
+    return ", ".join(parts)
 
 
 def _encoder(run: TrainedRun) -> str:
-    g = run.model.geometry
+    g = run.encoder.geometry
     return (
         f"ViT, width {g.embed_dim}, {_many(g.depth, 'block')}, {_many(g.num_heads, 'head')}, patch {shown(g.patch_size)}, {times(*g.grid)} tokens, "
-        f"{_count(run.model.context_encoder)} parameters"
+        f"{_count(run.encoder)} parameters"
     )
 
 
 def _levels(run: TrainedRun) -> str:
-    g = run.model.geometry
+    g = run.encoder.geometry
     parts = []
     for i, level in enumerate(g.levels):
         if level.stride == 0:
@@ -88,12 +106,12 @@ def _levels(run: TrainedRun) -> str:
             continue
         pooled = f", pooled {times(*per_axis(level.stride, g.axes))}" if level.stride != 1 else ""
         parts.append(f"{i}: after block {level.depth}{pooled}, {times(*g.level_grid(i))} cells")
-    flat = " (flat I-JEPA)" if len(parts) == 1 else ""
+    flat = " (flat I-JEPA)" if len(parts) == 1 and isinstance(run.method, HJepa) else ""
     return "; ".join(parts) + flat
 
 
 def _predictor(run: TrainedRun) -> str:
-    p, g = run.config.model.predictor, run.model.geometry
+    p, g = run.config.model.predictor, run.encoder.geometry
     several = len(g.levels) > 1
     shared = (", shared by all levels" if p.sharing == "shared" else ", one per level") if several else ""
     return f"{_many(p.depth, 'block')} of width {g.predictor_dim}, {_many(g.predictor_heads, 'head')}{shared}; {_count(run.model.predictors)} parameters"
@@ -110,8 +128,8 @@ def _masks(run: TrainedRun, sampler: MaskSampler) -> str:
     )
     sets = f", {masking.sets_per_image} sets per image" if masking.sets_per_image > 1 else ""
     return (
-        f"{names[masking.strategy]}{blocks}: {counts.context} of {run.model.geometry.num_tokens} tokens seen, {targets} cells "
-        f"predicted{' per level' if run.model.num_levels > 1 else ''}{sets}"
+        f"{names[masking.strategy]}{blocks}: {counts.context} of {run.encoder.geometry.num_tokens} tokens seen, {targets} cells "
+        f"predicted{' per level' if run.encoder.num_levels > 1 else ''}{sets}"
     )
 
 
@@ -119,7 +137,7 @@ def _objective(run: TrainedRun) -> str:
     loss = run.config.loss
     names = {"smoothl1": "smooth L1", "mse": "MSE", "l1": "L1", "cosine": "cosine", "infonce": "InfoNCE"}
     parts = [names[loss.type] + (" of unit vectors" if loss.normalize_embeddings else "")]
-    if loss.hierarchy_weights is not None and run.model.num_levels > 1:
+    if loss.hierarchy_weights is not None and run.encoder.num_levels > 1:
         parts.append("level weights " + "/".join(f"{w:g}" for w in loss.hierarchy_weights))
     terms = {
         "variance": loss.variance_loss_weight,

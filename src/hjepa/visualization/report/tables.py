@@ -88,20 +88,19 @@ def controls_table(evidence: Evidence) -> Table | None:
     return Table(caption + _read_on(results), "Features", list(rows.values()), columns)
 
 
-def levels_table(evidence: Evidence, geometry: Geometry, targets: tuple[int, ...]) -> Table:
+def levels_table(evidence: Evidence, geometry: Geometry, targets: tuple[int, ...] | None) -> Table:
     """Size, accuracy, rank and loss of each level alone, and its similarity to the next.
 
     Args:
         evidence: the numbers.
         geometry: sizes of the model.
-        targets: cells predicted per level.
+        targets: cells predicted per level; None if the method predicts none.
     """
     levels = range(len(geometry.levels))
     results = evidence.results or {}
-    columns = [
-        Column("Cells", [Cell(times(*geometry.level_grid(level))) for level in levels], "text"),
-        Column("Predicted", [Cell(str(targets[level])) for level in levels]),
-    ]
+    columns = [Column("Cells", [Cell(times(*geometry.level_grid(level))) for level in levels], "text")]
+    if targets is not None:
+        columns.append(Column("Predicted", [Cell(str(targets[level])) for level in levels]))
     for title, scores in _readings(results):
         entries: dict[int, dict[str, Any]] = {entry["level"]: entry for entry in scores.get("levels") or []}
         alone = [entries.get(level, {}) for level in levels]
