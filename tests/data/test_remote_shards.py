@@ -17,6 +17,8 @@ from tests.data.shard_files import Server, serving, write_shards
 
 from hjepa.config import DataConfig
 from hjepa.data import ImageDataset, TrainLoader, build_dataset, measure_statistics
+from hjepa.data.build import list_images
+from hjepa.data.image_sample import occurs_in, sample_images
 from hjepa.data.shards import cache as cache_module
 from hjepa.data.shards.cache import FetchError, ShardCache
 from hjepa.errors import DataError
@@ -93,6 +95,15 @@ def test_with_counts_in_the_list_only_shards_that_are_read_are_downloaded(
         picture = torch.from_numpy(noise(int(name.rpartition("!")[2]), 12, 14).copy()).permute(2, 0, 1)
         assert torch.equal(dataset.read(row), picture)
     assert all(count == 1 for count in server.answered.values())
+
+
+def test_no_shard_is_downloaded_to_recognise_a_data_set(served: tuple[Server, Path], settings: Make) -> None:
+    server, _ = served
+    listing = list_images(settings("list.json"), "train")
+    before = shards_of(server)
+    assert sample_images(listing) is None
+    assert occurs_in([["0" * 16, "1" * 16, "2" * 32]], listing, 3) is None
+    assert shards_of(server) == before
 
 
 def test_shards_of_a_pattern_are_counted_once_and_have_labels(served: tuple[Server, Path], settings: Make) -> None:

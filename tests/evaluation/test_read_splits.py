@@ -191,7 +191,9 @@ def test_images_that_cannot_be_compared_with_the_run_s_count_as_its_own(folder_r
     config = evaluation_config(gone, 3, data_path=folder_run.with_name("pictures"), overrides=keys)
     own = is_own_data(earlier, config)
     assert own is None
-    with pytest.raises(UserError, match=r"data\.test_fraction: .* gone, so these may be the same\); leave the key out"):
+    with pytest.raises(
+        UserError, match=r"data\.test_fraction: .* \(it cannot be checked whether these are the run's images\)"
+    ):
         check_own_split(gone, config, build_splits(config.data, config.seed), own=own)
 
 

@@ -21,26 +21,30 @@ OWN_SOURCES = ("folder", "parquet", "webdataset")
 """Values of ``data.dataset`` for images of the user's own; all others are told apart by their names."""
 
 ImageSample = list[list[str]]
-"""Three hashes per image: of its file name with the folder it is in, of its file name, and of its pixels. The last one
-is empty if shards would have to be downloaded to read them."""
+"""Three hashes per image: of its file name with the folder it is in, of its file name, and of its pixels."""
 
 _IMAGES = 64
 # Images read for each image of the sample, at most: many classes may have files of the same name.
 _CANDIDATES = 8
 
 
-def sample_images(images: ImageDataset | Listing) -> ImageSample:
-    """Hashes of up to 64 images, evenly spread over a split; unreadable images are left out."""
-    fetched = images.shards is not None and images.shards.fetched
+def sample_images(images: ImageDataset | Listing) -> ImageSample | None:
+    """Hashes of up to 64 images, evenly spread over a split; unreadable images are left out.
+
+    Returns:
+        None if shards would have to be downloaded to read names and images.
+    """
+    if images.shards is not None and images.shards.fetched:
+        return None
     sample = []
     for row in np.unique(np.linspace(0, len(images) - 1, min(_IMAGES, len(images))).astype(int)).tolist():
-        digest = "" if fetched else _pixels(images.pixels, row)
+        digest = _pixels(images.pixels, row)
         if digest is not None:
             sample.append([*_names(images.identifiers[row]), digest])
     return sample
 
 
-def occurs_in(sample: ImageSample, listing: Listing, channels: int) -> bool:
+def occurs_in(sample: ImageSample, listing: Listing, channels: int) -> bool | None:
     """Whether a data set contains an image of the sample, with the same file name and the same pixels.
 
     Reads only images that have the file name of one in the sample.
@@ -49,21 +53,22 @@ def occurs_in(sample: ImageSample, listing: Listing, channels: int) -> bool:
         sample: as returned by `sample_images`.
         listing: the data set, or a split of it.
         channels: channels of the images in the sample.
+
+    Returns:
+        None if shards would have to be downloaded to tell.
     """
+    if listing.shards is not None and listing.shards.fetched:
+        return None
     wanted = {key for long, short, _ in sample for key in (long, short)}
     rows: dict[str, list[int]] = {}
     for row, identifier in enumerate(listing.identifiers):
         for key in _names(identifier):
             if key in wanted and len(rows.setdefault(key, [])) < _CANDIDATES:
                 rows[key].append(row)
-    fetched = listing.shards is not None and listing.shards.fetched
     pixels = listing.pixels.with_channels(channels) if isinstance(listing.pixels, EncodedPixels) else listing.pixels
-    for long, short, digest in sample:
-        if (fetched or not digest) and long in rows:
-            return True
-        if not fetched and any(_pixels(pixels, row) == digest for row in rows.get(long, rows.get(short, []))):
-            return True
-    return False
+    return any(
+        _pixels(pixels, row) == digest for long, short, digest in sample for row in rows.get(long, rows.get(short, []))
+    )
 
 
 def _names(identifier: str) -> tuple[str, str]:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from hjepa.config import Config, load_config, parse_override
 from hjepa.data.build import list_images
 from hjepa.data.dataset import EncodedPixels
-from hjepa.data.image_sample import OWN_SOURCES, occurs_in, sample_images
-from hjepa.errors import UserError
+from hjepa.data.image_sample import OWN_SOURCES, ImageSample, occurs_in, sample_images
+from hjepa.errors import DataError, UserError
 
 if TYPE_CHECKING:
     from hjepa.config import DataConfig
@@ -191,7 +191,8 @@ def is_own_data(run: TrainedRun, config: Config) -> bool | None:
     images at its path.
 
     Returns:
-        None if it cannot be told: the run recorded no sample, and there are no images at its path.
+        None if it cannot be told: there is neither a sample nor an image at the run's path, or shards would have to be
+        downloaded to compare them.
 
     Raises:
         DataError: the images cannot be listed.
@@ -201,16 +202,22 @@ def is_own_data(run: TrainedRun, config: Config) -> bool | None:
         return False
     if now.dataset not in OWN_SOURCES or _resolved(before.data_path) == _resolved(now.data_path):
         return True
-    sample = run.sample
-    if sample is None:
-        if before.data_path is None or not before.data_path.exists():
-            return None
-        channels = {"channels": run.channels}
-        listing = list_images(before.model_copy(update=channels), "train")
-        if isinstance(listing.pixels, EncodedPixels):
-            listing = replace(listing, pixels=listing.pixels.with_channels(run.channels))
-        sample = sample_images(listing)
-    return occurs_in(sample, list_images(now, "train"), run.channels)
+    sample = run.sample or _sample_at(before, run.channels)
+    return None if sample is None else occurs_in(sample, list_images(now, "train"), run.channels)
+
+
+def _sample_at(data: DataConfig, channels: int) -> ImageSample | None:
+    """A sample of the images where the run found them; None if they are gone or would have to be downloaded."""
+    if data.data_path is None or not data.data_path.exists():
+        return None
+    try:
+        # Names and pixels do not depend on the labels, whose file may be gone.
+        listing = list_images(data.model_copy(update={"labels_file": None}), "train")
+    except DataError:
+        return None
+    if isinstance(listing.pixels, EncodedPixels):
+        listing = replace(listing, pixels=listing.pixels.with_channels(channels))
+    return sample_images(listing) or None
 
 
 def check_split(split: str) -> None:
@@ -242,10 +249,7 @@ def check_own_split(trained: Config, config: Config, splits: Splits, *, own: boo
     if own is False:
         return
     before, now = trained.data, config.data
-    unless = ""
-    if own is None:
-        place = before.data_path or "their folder"
-        unless = f" (the run recorded none of its images and {place} is gone, so these may be the same)"
+    unless = " (it cannot be checked whether these are the run's images)" if own is None else ""
     changed = now.test_fraction != before.test_fraction
     if changed and (own or splits.train.division.drawn):
         raise UserError(

@@ -143,8 +143,9 @@ def _data_state(config: Config, dataset: ImageDataset) -> dict[str, Any]:
     else:
         mean, std = measure_statistics(dataset, config.seed)
     state = {"channels": dataset.channels, "mean": list(mean), "std": list(std), "images": len(dataset)}
-    if config.data.dataset in OWN_SOURCES:
-        state["sample"] = sample_images(dataset)
+    sample = sample_images(dataset) if config.data.dataset in OWN_SOURCES else None
+    if sample is not None:
+        state["sample"] = sample
     return state
 
 
