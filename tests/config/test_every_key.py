@@ -198,6 +198,7 @@ CASES: dict[str, Case] = {
     "health.chance": Case([10.0, 10.0], record("health")),
     "health.shrunk": Case([1.0, 1.0], record("health")),
     "health.rise": Case([1.0, 1.0], record("health")),
+    "health.rise_of_terms": Case([1.0, 1.0], record("health"), VARIANCE),
     "health.gradient": Case([0.0, 0.0], record("health")),
     "health.patience": Case(1, saved_on_red, {**RED, "health.actions": ["save"]}),
     "health.actions": Case(["save"], saved_on_red, RED),

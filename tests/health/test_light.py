@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from hjepa.config import HealthConfig
-from hjepa.health.course import Course
-from hjepa.health.light import Health, Light, Sign, feature_signs, signs_from
+from hjepa.health.course import Course, Interval
+from hjepa.health.light import Health, Light, Sign, feature_signs
 from hjepa.health.measures import LevelMeasures, Measuring
 
 LIMITS = HealthConfig()
@@ -110,7 +110,7 @@ class Run:
         self.count += 1
         named = {name.replace("level", "loss/level"): value for name, value in terms.items()}
         levels = {name: chance for name in named if name.startswith("loss/")}
-        return self.course.record(named, levels, gradient, progress=self.count / 200, warm=self.count > 5)
+        return self.course.record(Interval(named, levels, gradient, self.count / 200, self.count > 5))
 
 
 def test_a_healthy_course_is_green() -> None:
@@ -133,8 +133,16 @@ def test_one_rising_term_is_seen_while_the_total_falls() -> None:
         assert run(loss=2 - step / 60, level_0=0.3, variance=0.1) == []
     found: set[tuple[str, str]] = set()
     for step in range(60):
-        found |= {(s.figure, s.where) for s in run(loss=1 - step / 120, level_0=0.3, variance=0.1 + step / 200)}
-    assert found == {("rise", "variance")}
+        signs = run(loss=1 - step / 120, level_0=0.3 + step / 200, variance=0.1 + step / 60)
+        found |= {(s.figure, s.where) for s in signs}
+    assert found >= {("rise", "loss/level_0"), ("rise_of_terms", "variance")}
+    assert {where for _, where in found} == {"loss/level_0", "variance"}
+
+
+def test_a_covariance_that_triples_as_features_spread_out_is_green() -> None:
+    run = Run()
+    for step in range(200):
+        assert run(loss=1.0, level_0=0.3, covariance=0.1 + step / 1000) == []
 
 
 def test_a_loss_that_rises_with_the_spread_of_its_targets_is_no_trouble() -> None:
@@ -212,5 +220,4 @@ def test_the_worst_sign_is_the_light() -> None:
     assert Health().light is Light.GREEN
     health = Health((amber,)).and_([red])
     assert (health.light, health.reason) == (Light.RED, "alike")
-    assert signs_from({"signs": [sign.as_dict() for sign in health.signs]}) == [red, amber]
-    assert signs_from({}) == []
+    assert [Sign.from_dict(sign.as_dict()) for sign in health.signs] == [red, amber]

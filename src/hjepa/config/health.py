@@ -76,8 +76,12 @@ class HealthConfig(Section):
     shrunk: Below = (0.2, 0.05)
     """Amber and red below this share of a level's highest chance level so far: its targets have become alike. Not used
     with InfoNCE, whose chance level does not depend on the targets."""
-    rise: Above = (1.2, 2.0)
-    """Amber and red above this ratio of a loss term, smoothed over a twentieth of the run, to its own lowest value."""
+    rise: Above = (1.3, 2.0)
+    """Amber and red above this ratio of a level's loss over chance, smoothed over a twentieth of the run, to its own
+    lowest value."""
+    rise_of_terms: Above = (5.0, 20.0)
+    """The same for terms without a chance level. The covariance term rises to two to three times its lowest value in
+    healthy runs, as features spread out."""
     gradient: Above = (10.0, 100.0)
     """Amber and red above this ratio of the gradient norm to its median over the last records."""
     knn: Above = (0.1, 0.3)

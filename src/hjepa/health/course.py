@@ -42,6 +42,25 @@ class _Term:
         return self.smooth / base if base > 0 else 1.0
 
 
+@dataclass(frozen=True)
+class Interval:
+    """What a record of training says.
+
+    Attributes:
+        terms: ``loss`` and every term of it, by name.
+        chance: chance levels of terms, by the name of the term (``loss/level_0``).
+        gradient: gradient norm before clipping; None if no update was made.
+        progress: share of the run that is done, 0 to 1.
+        warm: whether the warm-up of the learning rate is over.
+    """
+
+    terms: Mapping[str, float]
+    chance: Mapping[str, float]
+    gradient: float | None
+    progress: float
+    warm: bool
+
+
 @dataclass
 class Course:
     """Judges every record of a run by the records before it.
@@ -59,32 +78,12 @@ class Course:
     _last_progress: float = 0.0
     _best_knn: float = 0.0
 
-    def record(
-        self,
-        terms: Mapping[str, float],
-        chance: Mapping[str, float],
-        gradient: float | None,
-        *,
-        progress: float,
-        warm: bool,
-    ) -> list[Sign]:
-        """Judge a record of training.
-
-        Args:
-            terms: ``loss`` and every term of it, by name.
-            chance: chance levels of terms, by the name of the term (``loss/level_0``).
-            gradient: gradient norm before clipping; None if no update was made.
-            progress: share of the run that is done, 0 to 1.
-            warm: whether the warm-up of the learning rate is over.
-
-        Returns:
-            what is not green.
-        """
-        signs = self._losses(terms, chance, progress, warm)
-        signs += self._targets(chance)
-        if gradient is not None:
-            signs += self._gradient(gradient)
-        self._last_progress = progress
+    def record(self, interval: Interval) -> list[Sign]:
+        """Judge a record of training; returns what is not green."""
+        signs = self._losses(interval) + self._targets(interval.chance)
+        if interval.gradient is not None:
+            signs += self._gradient(interval.gradient)
+        self._last_progress = interval.progress
         return signs
 
     def evaluation(self, knn: float, queries: int) -> list[Sign]:
@@ -102,7 +101,7 @@ class Course:
             return []
         fall = (best - knn) / best
         text = f"online k-NN fell from {best:.1%} to {knn:.1%}"
-        return _sign(above(fall, self.limits.knn), "knn", "", fall, text)
+        return above("knn", "", fall, self.limits.knn, text)
 
     def state(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""
@@ -122,35 +121,41 @@ class Course:
         self._last_progress = state["progress"]
         self._best_knn = state["knn"]
 
-    def _losses(
-        self, terms: Mapping[str, float], chance: Mapping[str, float], progress: float, warm: bool
-    ) -> list[Sign]:
+    def _losses(self, interval: Interval) -> list[Sign]:
         signs: list[Sign] = []
-        step = max(0.0, progress - self._last_progress)
-        share = 1 - math.exp(-step / _WINDOW) if step > 0 else 1.0
-        for name, value in terms.items():
+        step = interval.progress - self._last_progress
+        smoothing = 1 - math.exp(-step / _WINDOW) if step > 0 else 1.0
+        for name, value in interval.terms.items():
             if not math.isfinite(value):
                 signs.append(Sign(Light.RED, "finite", name, value, 0.0, f"{name} is not finite"))
                 continue
             # A level's loss grows with the spread of its targets, so it is watched as a share of its chance level.
-            level = chance.get(name, 0.0)
+            level = interval.chance.get(name, 0.0)
             watched = value / level if level > 0 else value
-            if warm and watched > 0:
-                self._terms.setdefault(name, _Term(watched, watched, watched)).add(watched, share)
-            if level > 0 and warm and progress >= _EARLY:
-                text = f"{name} is at {watched:.0%} of its chance level"
-                found = above(watched, self.limits.chance)
-                # An untrained predictor starts above chance: red is for a level that was below and lost it.
-                if found[0] is Light.RED and self._terms[name].lowest > self.limits.chance[0]:
-                    found = Light.AMBER, self.limits.chance[0]
-                signs += _sign(found, "chance", name, watched, text)
-            # The total rises with the chance level of its parts, which are watched one by one.
-            if not warm or watched <= 0 or (name == "loss" and len(terms) > 1):
+            if not interval.warm or watched <= 0:
                 continue
-            term = self._terms[name]
-            text = f"{name} rose to {term.rise:.2f} times its lowest value"
-            signs += _sign(above(term.rise, self.limits.rise), "rise", name, term.rise, text)
+            term = self._terms.setdefault(name, _Term(watched, watched, watched))
+            term.add(watched, smoothing)
+            if level > 0 and interval.progress >= _EARLY:
+                signs += self._against_chance(name, watched, term.lowest)
+            # The total rises with the chance level of its parts, which are watched one by one.
+            if name != "loss" or len(interval.terms) == 1:
+                limits = self.limits.rise if level > 0 else self.limits.rise_of_terms
+                figure = "rise" if level > 0 else "rise_of_terms"
+                text = f"{name} rose to {term.rise:.2f} times its lowest value"
+                signs += above(figure, name, term.rise, limits, text)
         return signs
+
+    def _against_chance(self, name: str, share: float, lowest: float) -> list[Sign]:
+        amber, red = self.limits.chance
+        # An untrained predictor starts above chance: red is for a level that was below and lost it.
+        return above(
+            "chance",
+            name,
+            share,
+            (amber, red if lowest <= amber else math.inf),
+            f"{name} is at {share:.0%} of its chance level",
+        )
 
     def _targets(self, chance: Mapping[str, float]) -> list[Sign]:
         signs: list[Sign] = []
@@ -160,7 +165,7 @@ class Course:
                 continue
             share = level / highest
             text = f"the targets of {name} have become alike: chance level at {share:.0%} of its highest value"
-            signs += _sign(below(share, self.limits.shrunk), "shrunk", name, share, text)
+            signs += below("shrunk", name, share, self.limits.shrunk, text)
         return signs
 
     def _gradient(self, norm: float) -> list[Sign]:
@@ -171,10 +176,6 @@ class Course:
         if usual > 0:
             ratio = norm / usual
             text = f"the gradient norm is {ratio:.0f} times its median"
-            signs = _sign(above(ratio, self.limits.gradient), "gradient", "", ratio, text)
+            signs = above("gradient", "", ratio, self.limits.gradient, text)
         self._gradients = [*self._gradients, norm][-_GRADIENTS:]
         return signs
-
-
-def _sign(found: tuple[Light, float], figure: str, where: str, value: float, text: str) -> list[Sign]:
-    return [] if found[0] is Light.GREEN else [Sign(found[0], figure, where, value, found[1], text)]

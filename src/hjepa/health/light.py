@@ -97,16 +97,20 @@ class Health:
         return Health(tuple(sorted([*self.signs, *signs], key=lambda sign: -sign.light)))
 
 
-def below(value: float, limits: tuple[float, float]) -> tuple[Light, float]:
-    """Light of a figure that is bad when small, and the limit it crosses (that of amber for green)."""
+def below(figure: str, where: str, value: float, limits: tuple[float, float], text: str) -> list[Sign]:
+    """The sign of a figure that is bad when small; none if it is green."""
     amber, red = limits
-    return (Light.RED, red) if value < red else (Light.AMBER if value < amber else Light.GREEN, amber)
+    if value < red:
+        return [Sign(Light.RED, figure, where, value, red, text)]
+    return [Sign(Light.AMBER, figure, where, value, amber, text)] if value < amber else []
 
 
-def above(value: float, limits: tuple[float, float]) -> tuple[Light, float]:
-    """Light of a figure that is bad when large, and the limit it crosses (that of amber for green)."""
+def above(figure: str, where: str, value: float, limits: tuple[float, float], text: str) -> list[Sign]:
+    """The sign of a figure that is bad when large; none if it is green."""
     amber, red = limits
-    return (Light.RED, red) if value > red else (Light.AMBER if value > amber else Light.GREEN, amber)
+    if value > red:
+        return [Sign(Light.RED, figure, where, value, red, text)]
+    return [Sign(Light.AMBER, figure, where, value, amber, text)] if value > amber else []
 
 
 def feature_signs(
@@ -147,13 +151,6 @@ def _compared(now: LevelMeasures, before: LevelMeasures, where: str, limits: Hea
         if value is None or not normal:
             continue
         share = value / normal
-        light, limit = below(share, pair)
-        if light is not Light.GREEN:
-            said = f"the {text} is {value:.3g}, {share:.0%} of the untrained encoder's {normal:.3g}"
-            signs.append(Sign(light, figure, where, share, limit, said))
+        said = f"the {text} is {value:.3g}, {share:.0%} of the untrained encoder's {normal:.3g}"
+        signs += below(figure, where, share, pair, said)
     return signs
-
-
-def signs_from(record: Mapping[str, Any]) -> list[Sign]:
-    """The signs that a record of ``metrics.jsonl`` holds."""
-    return [Sign.from_dict(entry) for entry in record.get("signs", ())]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from hjepa.health.course import Course
+from hjepa.health.course import Course, Interval
 from hjepa.health.light import Health, Light, Sign, feature_signs
 from hjepa.health.measures import LevelMeasures
 
@@ -53,17 +53,9 @@ class Monitor:
         """The state after the last record and the last evaluation."""
         return Health().and_([*self._signs["record"], *self._signs["evaluation"]])
 
-    def record(
-        self,
-        terms: Mapping[str, float],
-        chance: Mapping[str, float],
-        gradient: float | None,
-        *,
-        progress: float,
-        warm: bool,
-    ) -> Health:
-        """Judge a record of training; see `Course.record`."""
-        return self._see("record", self._course.record(terms, chance, gradient, progress=progress, warm=warm))
+    def record(self, interval: Interval) -> Health:
+        """Judge a record of training."""
+        return self._see("record", self._course.record(interval))
 
     def evaluation(self, levels: Sequence[LevelMeasures], knn: float | None = None, queries: int = 0) -> Health:
         """Judge an online evaluation.

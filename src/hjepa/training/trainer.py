@@ -277,8 +277,11 @@ class Trainer:
     @property
     def _evaluates_here(self) -> bool:
         """Whether an online evaluation is due at this step, wherever the run ends."""
-        epoch, rest = divmod(self.step, self.schedules.steps_per_epoch)
-        return rest == 0 and epoch % self.config.evaluation.eval_frequency == 0
+        return self._ends_epochs(self.config.evaluation.eval_frequency)
+
+    def _ends_epochs(self, every: int) -> bool:
+        """Whether this step ends an epoch whose number is a multiple of `every`."""
+        return self.step % (every * self.schedules.steps_per_epoch) == 0
 
     def _look_after(self) -> bool:
         """Evaluate, act on the health of the run, and save, as far as due.
@@ -286,11 +289,7 @@ class Trainer:
         Returns:
             whether the run went back to an earlier step.
         """
-        spe = self.schedules.steps_per_epoch
-        epoch, rest = divmod(self.step, spe)
-        epoch_done = rest == 0
-        ended = self.step == self.last_step
-        evaluated = self._evaluates_here or ended
+        evaluated = self._evaluates_here or self.step == self.last_step
         if evaluated:
             try:
                 self._evaluate()
@@ -304,7 +303,8 @@ class Trainer:
             return True
         every = self.config.checkpoint.save_every_steps
         names = []
-        if epoch_done and (epoch % self.config.checkpoint.save_frequency == 0):
+        if self._ends_epochs(self.config.checkpoint.save_frequency):
+            epoch = self.step // self.schedules.steps_per_epoch
             names.append(self.parts.retention.file(f"checkpoint_epoch_{epoch}"))
         if every is not None and self.step % every == 0:
             names.append(self.parts.retention.file(f"checkpoint_step_{self.step}"))

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from hjepa.health.course import Interval
 from hjepa.health.light import Health, Light
 from hjepa.health.monitor import Change, Monitor
 from hjepa.runtime import distribution
@@ -96,9 +97,8 @@ class HealthWatch:
             return {}
         prefix = "chance/"
         chance = {f"loss/{name[len(prefix) :]}": record[name] for name in record if name.startswith(prefix)}
-        health = self._monitor(counts).record(
-            terms, chance, record["grad_norm"], progress=progress, warm=record["epoch"] >= self._warmup
-        )
+        warm = record["epoch"] >= self._warmup
+        health = self._monitor(counts).record(Interval(terms, chance, record["grad_norm"], progress, warm))
         return _light(health)
 
     def evaluation(self, result: OnlineResult, *, counts: bool) -> dict[str, Any]:
