@@ -73,7 +73,7 @@ def occurs_in(sample: ImageSample, listing: Listing, channels: int) -> bool | No
 
 def _names(identifier: str) -> tuple[str, str]:
     parts = identifier.split("/")
-    return _hash("/".join(parts[-2:]).encode()), _hash(parts[-1].encode())
+    return _hash("/".join(parts[-2:])), _hash(parts[-1])
 
 
 def _pixels(pixels: EncodedPixels | MemoryPixels, row: int) -> str | None:
@@ -91,5 +91,6 @@ def pixel_hash(image: Tensor) -> bytes:
     return digest.digest()
 
 
-def _hash(text: bytes) -> str:
-    return hashlib.blake2b(text, digest_size=8).hexdigest()
+def _hash(name: str) -> str:
+    # Names of files may hold bytes that are not text.
+    return hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
