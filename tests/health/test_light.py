@@ -49,7 +49,7 @@ COLLAPSES: dict[str, tuple[Callable[[], Tensor], set[str]]] = {
     "few clusters": (
         lambda: noise(3, 1, 64)[torch.arange(1000) % 3] + 0.02 * noise(1000, 16, 64, seed=1), {"rank", "lidar"},
     ),
-    "position only": (lambda: noise(1, 16, 64) + 0.02 * noise(1000, 16, 64, seed=1), {"position", "spread"}),
+    "position only": (lambda: noise(1, 16, 64) + 0.02 * noise(1000, 16, 64, seed=1), {"position", "rank"}),
 }  # fmt: skip
 
 
@@ -133,7 +133,7 @@ def test_one_rising_term_is_seen_while_the_total_falls() -> None:
         assert run(loss=2 - step / 60, level_0=0.3, variance=0.1) == []
     found: set[tuple[str, str]] = set()
     for step in range(60):
-        signs = run(loss=1 - step / 120, level_0=0.3 + step / 200, variance=0.1 + step / 60)
+        signs = run(loss=1 - step / 120, level_0=0.3 + step / 200, variance=0.1 + step / 20)
         found |= {(s.figure, s.where) for s in signs}
     assert found >= {("rise", "loss/level_0"), ("rise_of_terms", "variance")}
     assert {where for _, where in found} == {"loss/level_0", "variance"}

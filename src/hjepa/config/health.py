@@ -58,14 +58,14 @@ class HealthConfig(Section):
     images: int = Field(default=1000, ge=2)
     """Validation images whose features are measured, or training images if there are no validation images; fixed over
     the run."""
-    spread: Below = (0.5, 0.1)
+    spread: Below = (0.2, 0.05)
     """Amber and red below this share of the untrained encoder's spread: the standard deviation of pooled features between
     images over their size."""
     rank: Below = (0.8, 0.5)
     """Amber and red below this share of the untrained encoder's effective rank (RankMe)."""
     lidar: Below = (0.8, 0.5)
     """Amber and red below this share of the untrained encoder's LiDAR."""
-    cosine: Below = (0.3, 0.05)
+    cosine: Below = (0.05, 0.005)
     """Amber and red below this share of the untrained encoder's 1 - mean cosine between pooled features of different
     images."""
     position: Below = (0.3, 0.05)
@@ -79,8 +79,8 @@ class HealthConfig(Section):
     rise: Above = (1.3, 2.0)
     """Amber and red above this ratio of a level's loss over chance, smoothed over a twentieth of the run, to its own
     lowest value."""
-    rise_of_terms: Above = (5.0, 20.0)
-    """The same for terms without a chance level. The covariance term rises to two to three times its lowest value in
+    rise_of_terms: Above = (10.0, 50.0)
+    """The same for terms without a chance level. The covariance term rises to two to six times its lowest value in
     healthy runs, as features spread out."""
     gradient: Above = (10.0, 100.0)
     """Amber and red above this ratio of the gradient norm to its median over the last records."""
