@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from hjepa.cli import ablate, bench, config, data, doctor, evaluate, pack, train, visualize
+from hjepa.cli import ablate, bench, config, data, doctor, embed, evaluate, pack, train, visualize
 from hjepa.cli.arguments import normalise
 from hjepa.errors import UserError
 
@@ -29,6 +29,7 @@ app.command()(evaluate.evaluate)
 app.command()(visualize.visualize)
 app.command()(ablate.ablate)
 app.command()(pack.pack)
+app.command()(embed.embed)
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")
 app.command()(bench.bench)
