@@ -15,7 +15,9 @@ def embed(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder, checkpoint, packed folder or shipped model.")],
     data: Annotated[
         str,
-        typer.Argument(metavar="DATA", help="Data set name, folder of images, Parquet, or tar shards; labelled or not."),
+        typer.Argument(
+            metavar="DATA", help="Data set name, folder of images, Parquet, or tar shards; labelled or not."
+        ),
     ],
     overrides: Annotated[
         list[str] | None,
@@ -23,7 +25,9 @@ def embed(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="File to write, .parquet or .npy. Required.")] = None,
     level: Annotated[str, typer.Option(help="A level, last (the coarsest) or all.")] = "all",
-    pool: Annotated[str, typer.Option(metavar="[mean|max]", help="How the cells of a level become one vector.")] = "mean",
+    pool: Annotated[
+        str, typer.Option(metavar="[mean|max]", help="How the cells of a level become one vector.")
+    ] = "mean",
     normalize: Annotated[bool, typer.Option("--normalize", help="Divide each level's vector by its length.")] = False,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per forward pass.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:<n> or mps.")] = "auto",

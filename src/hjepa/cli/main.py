@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from hjepa.cli import ablate, bench, config, data, doctor, embed, evaluate, pack, train, visualize
+from hjepa.cli import ablate, bench, config, data, doctor, duplicates, embed, evaluate, pack, similar, train, visualize
 from hjepa.cli.arguments import normalise
 from hjepa.errors import UserError
 
@@ -30,6 +30,8 @@ app.command()(visualize.visualize)
 app.command()(ablate.ablate)
 app.command()(pack.pack)
 app.command()(embed.embed)
+app.command()(similar.similar)
+app.command()(duplicates.duplicates)
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")
 app.command()(bench.bench)

@@ -17,7 +17,7 @@ from hjepa.embeddings.images import Images, find_images
 from hjepa.embeddings.outputs import check_outputs
 from hjepa.embeddings.parts import Parts
 from hjepa.embeddings.store import SUFFIXES, About, join, side_files, table
-from hjepa.errors import DivergenceError, UserError
+from hjepa.errors import DataError, DivergenceError, UserError
 from hjepa.evaluation.features import Reader, View, encode
 from hjepa.runtime.work_progress import WorkProgress
 from hjepa.zoo import load_encoder
@@ -90,20 +90,37 @@ def embed(
     encoding = choose_encoding(run.encoder, level, pool, normalize)
     images = find_images(run.config, run.channels, data, batch_size=batch_size, overrides=overrides)
     about = describe(run, source, encoding, images)
+    return write_embeddings(run, images, about, path, force=force, rows_per_part=rows_per_part, console=console)
+
+
+def write_embeddings(
+    run: TrainedRun,
+    images: Images,
+    about: About,
+    path: Path,
+    *,
+    force: bool = False,
+    rows_per_part: int = ROWS_PER_PART,
+    console: bool = False,
+) -> dict[str, Any]:
+    """Encode images and write the file; see `embed`."""
+    encoding = about.encoding
     parts = Parts.beside(path)
     plan = {**about.as_dict(), "encoding": encoding.as_dict(), "rows_per_part": rows_per_part}
     jobs = list(_jobs(images, rows_per_part))
     with parts.opened(plan, force=force):
         left_out = _work(run, images, encoding, parts, jobs, console)
-        finished = [parts.path(job.number) for job in jobs]
         rows = len(images) - left_out
+        if not rows:
+            raise DataError(f"{images.config.data.data_path}: none of {len(images)} images can be read")
         about = About(encoding, about.model, about.preprocess, about.images | {"left_out": left_out})
         try:
-            join(path, finished, about, images.labelled, rows)
+            join(path, [parts.path(job.number) for job in jobs], about, images.labelled, rows)
         except OSError as error:
-            raise UserError(f"--output: {path} cannot be written ({error.strerror}); the parts in {parts.folder} are kept") from None
+            raise UserError(
+                f"--output: {path} cannot be written ({error.strerror}); the parts in {parts.folder} are kept"
+            ) from None
     parts.remove()
-    log.info("wrote %s: %d x %d", path, rows, encoding.dimensions)
     return {"output": str(path), "count": rows, "left_out": left_out, **about.as_dict()}
 
 
@@ -140,9 +157,7 @@ def _jobs(images: Images, rows_per_part: int) -> Iterator[_Job]:
             number += 1
 
 
-def _work(
-    run: TrainedRun, images: Images, encoding: Encoding, parts: Parts, jobs: list[_Job], console: bool
-) -> int:
+def _work(run: TrainedRun, images: Images, encoding: Encoding, parts: Parts, jobs: list[_Job], console: bool) -> int:
     """Write the parts that are missing; returns the number of images that could not be read, over all parts."""
     reader, view = embedding_reader(run.encoder, encoding), view_of(run, images)
     missing = [job for job in jobs if not parts.path(job.number).is_file()]

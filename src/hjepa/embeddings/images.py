@@ -178,7 +178,9 @@ def _kind(data: str | Path, given: str | None) -> tuple[str, str | None]:
         raise DataError(f"{text}: no such folder, file or data set; did you mean {close[0]}?")
     if _HUB_NAME.fullmatch(text) and not path.parent.is_dir():
         return "parquet", text
-    raise DataError(f"{text}: no such folder, file or data set; give a folder of images, Parquet, tar shards, or one of {', '.join(NAMED)}")
+    raise DataError(
+        f"{text}: no such folder, file or data set; give a folder of images, Parquet, tar shards, or one of {', '.join(NAMED)}"
+    )
 
 
 def _kind_of_folder(folder: Path) -> str:
@@ -193,7 +195,10 @@ def _kind_of_folder(folder: Path) -> str:
         return "webdataset"
     if any(name.endswith(".parquet") for name in names):
         return "parquet"
-    below = next((path for path in folder.rglob("*") if path.suffix.lower() in (".parquet", ".tar") or is_picture(path.name)), None)
+    below = next(
+        (path for path in folder.rglob("*") if path.suffix.lower() in (".parquet", ".tar") or is_picture(path.name)),
+        None,
+    )
     if below is None or is_picture(below.name):
         return "folder"
     return "parquet" if below.suffix.lower() == ".parquet" else "webdataset"

@@ -58,7 +58,9 @@ class Parts:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"--output: {self.folder} cannot be created ({error.strerror}); choose another file") from None
+            raise UserError(
+                f"--output: {self.folder} cannot be created ({error.strerror}); choose another file"
+            ) from None
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(FolderLock(self.folder))

@@ -1,4 +1,4 @@
-"""Nearest neighbours and groups of near copies among embeddings, in blocks, so that memory does not grow with pairs."""
+"""Nearest neighbours among embeddings, in blocks, so that memory does not grow with the number of pairs."""
 
 from __future__ import annotations
 
@@ -59,87 +59,73 @@ class _Best:
 
 
 @dataclass(frozen=True)
-class Relations:
-    """How the images of a set lie to each other.
+class Neighbours:
+    """The most similar other images of every image.
 
     Attributes:
-        groups: int64 [N]: group of near copies of each image; an image without any is alone in its group.
-        closest: float32 [N], similarity to the most similar other image.
-        crowd: float32 [N], mean similarity to the k most similar other images.
-        pairs: number of pairs at or above the threshold.
+        similarities: float32 [N, k], cosine similarity, descending in each row.
+        rows: int64 [N, k], their rows.
     """
 
-    groups: NDArray[np.int64]
-    closest: NDArray[np.float32]
-    crowd: NDArray[np.float32]
-    pairs: int
+    similarities: NDArray[np.float32]
+    rows: NDArray[np.int64]
+
+    @property
+    def closest(self) -> NDArray[np.float32]:
+        """Similarity of every image to its nearest neighbour, [N]."""
+        return self.similarities[:, 0]
+
+    @property
+    def distance(self) -> NDArray[np.float32]:
+        """1 - mean similarity to the k nearest neighbours, [N]: large for an image that is like no other."""
+        mean: NDArray[np.float32] = 1 - self.similarities.mean(axis=1)
+        return mean
+
+    def groups(self, threshold: float) -> list[list[int]]:
+        """Rows that are connected by similarities at or above a threshold, largest group first.
+
+        Only the k nearest neighbours of an image connect it, which is enough for groups of any size.
+        """
+        count, k = self.rows.shape
+        near = self.similarities >= threshold
+        edges = np.repeat(np.arange(count), k)[near.ravel()], self.rows[near]
+        graph = coo_array((np.ones(len(edges[0]), bool), edges), shape=(count, count))
+        _, component = connected_components(graph, directed=False)
+        order = np.argsort(component, kind="stable")
+        _, starts, sizes = np.unique(component[order], return_index=True, return_counts=True)
+        found = [order[at : at + size].tolist() for at, size in zip(starts, sizes, strict=True) if size > 1]
+        return sorted(found, key=lambda rows: (-len(rows), rows[0]))
 
 
-def relate(
-    store: Embeddings, threshold: float, k: int, device: torch.device, *, block: int = BLOCK, console: bool = False
-) -> Relations:
-    """Compare all images with all others, a pair of blocks at a time.
-
-    Two images belong to one group if their similarity is at least the threshold, or if others connect them.
+def neighbours(
+    store: Embeddings, k: int, device: torch.device, *, block: int = BLOCK, console: bool = False
+) -> Neighbours:
+    """The k nearest other images of every image, a pair of blocks at a time.
 
     Args:
         store: at least two images.
-        threshold: cosine similarity of near copies.
-        k: neighbours that `Relations.crowd` averages; fewer if there are not so many images.
+        k: neighbours; fewer if there are not so many images.
         device: where products are computed.
         block: rows per block.
         console: draw a progress bar where standard output is a terminal.
     """
     count = len(store)
     k = min(k, count - 1)
-    forest = _Forest(count)
-    closest, crowd = np.empty(count, np.float32), np.empty(count, np.float32)
+    found = Neighbours(np.empty((count, k), np.float32), np.empty((count, k), np.int64))
     with WorkProgress("compared", count, "images", console=console) as progress:
         for start, stop in _blocks(count, block):
             rows = store.directions(start, stop, device)
             best = _Best(stop - start, k, device)
             for first, last in _blocks(count, block):
-                found = rows @ store.directions(first, last, device).T
+                similarities = rows @ store.directions(first, last, device).T
                 if first == start:
-                    found.fill_diagonal_(-torch.inf)
-                best.add(found, first)
-                if first >= start:
-                    # Each pair once: later blocks, and in the block itself the part above the diagonal.
-                    near = (found.triu(1) if first == start else found) >= threshold
-                    if first == start:
-                        near = near.triu(1)
-                    a, b = near.nonzero(as_tuple=True)
-                    forest.join((a + start).cpu().numpy(), (b + first).cpu().numpy())
-            closest[start:stop] = best.similarities[:, 0].cpu().numpy()
-            crowd[start:stop] = best.similarities.mean(dim=1).cpu().numpy()
+                    similarities.fill_diagonal_(-torch.inf)
+                best.add(similarities, first)
+            # Rounding may exceed 1 by a few units in the last place.
+            found.similarities[start:stop] = best.similarities.clamp(max=1).cpu().numpy()
+            found.rows[start:stop] = best.rows.cpu().numpy()
             progress.advance(stop - start)
-    return Relations(forest.groups, closest, crowd, forest.pairs)
-
-
-class _Forest:
-    """Groups that grow as pairs arrive. Memory depends on the number of images alone."""
-
-    def __init__(self, count: int) -> None:
-        self.groups: NDArray[np.int64] = np.arange(count, dtype=np.int64)
-        self.pairs = 0
-
-    def join(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> None:
-        """Connect images ``a[i]`` and ``b[i]``."""
-        self.pairs += len(a)
-        edges = np.stack([self.groups[a], self.groups[b]])
-        edges = np.unique(edges[:, edges[0] != edges[1]], axis=1)
-        if not edges.size:
-            return
-        involved, places = np.unique(edges, return_inverse=True)
-        places = places.reshape(edges.shape)
-        graph = coo_array((np.ones(edges.shape[1], bool), (places[0], places[1])), shape=(len(involved),) * 2)
-        _, component = connected_components(graph, directed=False)
-        # A group is called by its first image.
-        first = np.full(component.max() + 1, np.iinfo(np.int64).max)
-        np.minimum.at(first, component, involved)
-        names = np.arange(len(self.groups), dtype=np.int64)
-        names[involved] = first[component]
-        self.groups = names[self.groups]
+    return found
 
 
 def _blocks(count: int, block: int = BLOCK) -> Iterator[tuple[int, int]]:

@@ -67,7 +67,9 @@ class About:
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, UserError):
                 raise
-            raise UserError(f"{file}: its description is incomplete ({error}); write it again with hjepa embed") from None
+            raise UserError(
+                f"{file}: its description is incomplete ({error}); write it again with hjepa embed"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,9 @@ def _join_parquet(output: Path, parts: Sequence[Path], about: About, labelled: b
 
     temporary = output.with_name(f".{output.name}.new")
     columns = schema(about.encoding.dimensions, labelled, about.as_dict())
-    with pq.ParquetWriter(temporary, columns, compression="zstd", use_dictionary=["label"] if labelled else False) as writer:
+    with pq.ParquetWriter(
+        temporary, columns, compression="zstd", use_dictionary=["label"] if labelled else False
+    ) as writer:
         for part in parts:
             writer.write_table(pq.read_table(part).replace_schema_metadata(columns.metadata))
     temporary.replace(output)
@@ -252,7 +256,9 @@ def _open_numpy(path: Path) -> Embeddings:
     with listing.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     if len(rows) != len(features):
-        raise UserError(f"{path}: {len(features)} embeddings, but {len(rows)} paths in {listing.name}; write it again with hjepa embed")
+        raise UserError(
+            f"{path}: {len(features)} embeddings, but {len(rows)} paths in {listing.name}; write it again with hjepa embed"
+        )
     labels = [row["label"] or None for row in rows] if rows and "label" in rows[0] else None
     return Embeddings(about, [row["path"] for row in rows], labels, features)
 
