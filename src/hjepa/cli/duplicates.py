@@ -53,7 +53,7 @@ def duplicates(
 
 
 def _show(result: dict[str, Any], *, complete: bool) -> None:
-    from hjepa.embeddings.outputs import columns
+    from hjepa.runtime.outputs import columns
 
     limit = result["threshold"]
     typer.echo(f"{result['images']:,} images; near copies from cosine {limit['value']:.4f} ({limit['chosen']})")

@@ -10,7 +10,21 @@ from typing import Annotated
 
 import typer
 
-from hjepa.cli import ablate, bench, config, data, doctor, duplicates, embed, evaluate, pack, similar, train, visualize
+from hjepa.cli import (
+    ablate,
+    analyze,
+    bench,
+    config,
+    data,
+    doctor,
+    duplicates,
+    embed,
+    evaluate,
+    pack,
+    similar,
+    train,
+    visualize,
+)
 from hjepa.cli.arguments import normalise
 from hjepa.errors import UserError
 
@@ -32,6 +46,7 @@ app.command()(pack.pack)
 app.command()(embed.embed)
 app.command()(similar.similar)
 app.command()(duplicates.duplicates)
+app.command()(analyze.analyze)
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")
 app.command()(bench.bench)

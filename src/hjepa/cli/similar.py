@@ -31,7 +31,7 @@ def similar(
     if data is None:
         raise UserError("--in: missing; give the images to search, or a file of hjepa embed")
     from hjepa.embeddings import similar as run_similar
-    from hjepa.embeddings.outputs import columns
+    from hjepa.runtime.outputs import columns
 
     with log_on_stderr():
         result = run_similar(

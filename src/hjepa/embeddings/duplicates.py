@@ -11,12 +11,12 @@ import numpy as np
 
 from hjepa.data.image_sample import pixel_hash
 from hjepa.embeddings.embed import view_of
-from hjepa.embeddings.outputs import check_outputs, write_bytes, write_csv, write_json
 from hjepa.embeddings.pictures import Tile, picture_rows, short, thumbnail
 from hjepa.embeddings.search import Neighbours, neighbours
 from hjepa.embeddings.searched import Searched, searched
 from hjepa.embeddings.threshold import Threshold, choose_threshold, measure_copies
 from hjepa.errors import DataError, UserError
+from hjepa.runtime.outputs import check_outputs, write_bytes, write_csv, write_json
 from hjepa.zoo import load_encoder
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ import torch
 from hjepa.data.images.preprocess import Preprocess
 from hjepa.embeddings.encoding import NAME, Encoding, choose_encoding, embedding_reader, encoder_digest
 from hjepa.embeddings.images import Images, find_images
-from hjepa.embeddings.outputs import check_outputs
 from hjepa.embeddings.parts import Parts
 from hjepa.embeddings.store import SUFFIXES, About, join, side_files, table
 from hjepa.errors import DataError, DivergenceError, UserError
 from hjepa.evaluation.features import Reader, View, encode
+from hjepa.runtime.outputs import check_outputs
 from hjepa.runtime.work_progress import WorkProgress
 from hjepa.zoo import load_encoder
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from hjepa.data.dataset import EncodedPixels, ImageDataset
 from hjepa.data.sources.folder import FileBlobs
 from hjepa.embeddings.encoding import NAME, directions, embedding_reader
-from hjepa.embeddings.outputs import check_outputs, write_bytes, write_csv, write_json
 from hjepa.embeddings.pictures import Tile, picture_rows, short, thumbnail
 from hjepa.embeddings.search import nearest
 from hjepa.embeddings.searched import Searched, searched
 from hjepa.errors import DataError, UserError
 from hjepa.evaluation.features import View, encode
+from hjepa.runtime.outputs import check_outputs, write_bytes, write_csv, write_json
 from hjepa.zoo import load_encoder
 
 if TYPE_CHECKING:
