@@ -362,7 +362,9 @@ def analyze(run: str | Path, *, output: str | Path | None = None, force: bool = 
     return run_analysis(run, output=output, force=force)
 
 
-def compare(runs: Sequence[str | Path], *, output: str | Path | None = None, force: bool = False) -> dict[str, Any]:
+def compare(
+    runs: Sequence[str | Path], *, output: str | Path | Sequence[str | Path] | None = None, force: bool = False
+) -> dict[str, Any]:
     """Compare runs on one page, differing keys first; see `hjepa.analysis.compare`."""
     from hjepa.analysis import compare as run_comparison
 

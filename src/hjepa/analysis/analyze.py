@@ -85,7 +85,7 @@ def analysis(history: History) -> dict[str, Any]:
         "protocol": _PROTOCOL,
         "hjepa": __version__,
     }
-    return _finite(found)  # type: ignore[no-any-return]
+    return finite(found)  # type: ignore[no-any-return]
 
 
 _PROTOCOL = (
@@ -108,12 +108,12 @@ def _problems(history: History, diagnosis: Diagnosis) -> list[dict[str, Any]]:
     ]
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Plain values without NaN and infinity, which JSON does not have."""
     if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
+        return {key: finite(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(entry) for entry in value]
+        return [finite(entry) for entry in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

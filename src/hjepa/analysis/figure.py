@@ -36,7 +36,7 @@ def analysis_figure(history: History, result: dict[str, Any], theme: Theme) -> M
     panels: list[tuple[str, Callable[[Axes], bool]]] = [
         ("Loss as a share of its chance level", lambda axes: _losses(axes, history, theme)),
         ("Online k-NN, %", lambda axes: _knn(axes, history, result, theme)),
-        ("Features over those of the untrained encoder", lambda axes: _features(axes, history, theme)),
+        ("Features over the untrained encoder's", lambda axes: _features(axes, history, theme)),
         ("Other terms over their lowest value", lambda axes: _terms(axes, history, theme)),
         ("Gradient norm before clipping", lambda axes: _gradient(axes, history, result, theme)),
         ("Share of the time, %", lambda axes: _time(axes, result, theme)),
@@ -120,18 +120,18 @@ def _features(axes: Axes, history: History, theme: Theme) -> bool:
         return False
     steps = [0, *(int(r["step"]) for r in history.records.evaluations)]
     measures = [history.measures(at) for at in range(count)]
-    top = 1.0
     for name, label, style in _MEASURES:
         for level in range(len(measures[0])):
             y = [1.0, *(m[level][name] if level < len(m) else None for m in measures)]
-            points = [(a, b) for a, b in zip(steps, y, strict=True) if b is not None]
+            points = [(a, b) for a, b in zip(steps, y, strict=True) if b is not None and b > 0]
             axes.plot(
                 [p[0] for p in points], [p[1] for p in points], color=_level_color(theme, level), linestyle=style, linewidth=1.2,
                 label=label if level == 0 else None,
             )  # fmt: skip
-            top = max(top, *(p[1] for p in points))
     axes.axhline(history.config.health.rank[1], color=_LIGHTS["red"], linewidth=1, linestyle=(0, (1, 1.5)))
-    axes.set_ylim(0, 1.08 * top)
+    # Ratios: half as much is as far from 1 as twice as much.
+    axes.set_yscale("log")
+    _plain_log(axes)
     _legend(axes, theme)
     return True
 

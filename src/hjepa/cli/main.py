@@ -14,6 +14,7 @@ from hjepa.cli import (
     ablate,
     analyze,
     bench,
+    compare,
     config,
     data,
     doctor,
@@ -24,6 +25,7 @@ from hjepa.cli import (
     similar,
     train,
     visualize,
+    watch,
 )
 from hjepa.cli.arguments import normalise
 from hjepa.errors import UserError
@@ -47,6 +49,8 @@ app.command()(embed.embed)
 app.command()(similar.similar)
 app.command()(duplicates.duplicates)
 app.command()(analyze.analyze)
+app.command()(compare.compare)
+app.command()(watch.watch)
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")
 app.command()(bench.bench)
