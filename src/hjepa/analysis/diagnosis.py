@@ -58,6 +58,8 @@ MEANINGS: dict[State, str] = {
 _FAR_ABOVE_CHANCE = 3.0
 # Loss at the end over the loss at the beginning.
 _GROWN = 2.0
+# A loss that explodes: over its first record, and over chance levels, which are about 0.3 or more before training.
+_EXPLODED, _EXPLODED_OVER_CHANCE, _USUAL_CHANCE = 5.0, 10.0, 0.3
 # Updates skipped in a row after which training gives up, and the share of them that is no accident.
 _SKIPPED_SHARE = 0.02
 # Relative change below which a loss, or a measure of the features, has not moved.
@@ -133,6 +135,8 @@ def _diverging(history: History) -> list[str]:
             if end > _FAR_ABOVE_CHANCE * max(chances):
                 ratio = end / max(chances)
                 found.append(f"the loss of level {level} is {ratio:.3g} times its highest chance level")
+    if not found:
+        found += _exploded(history)
     gradient = None if measured is None else measured["gradient"]
     if found and gradient and gradient["largest"] > 100 * max(gradient["median"], 1e-12):
         found.append(
@@ -142,21 +146,31 @@ def _diverging(history: History) -> list[str]:
     return found
 
 
+def _exploded(history: History) -> list[str]:
+    """A loss that exploded, and features that are lost since: as the learning rate falls, the loss comes down again."""
+    lost = _same_for_all(history)
+    if not lost:
+        return []
+    train = history.records.train
+    steps, losses = series(train, "loss")
+    if losses and losses[0] > 0 and max(losses) > _EXPLODED * losses[0]:
+        at = int(steps[losses.index(max(losses))])
+        return [f"the loss rose from {losses[0]:.3g} to {max(losses):.3g} at step {at}", *lost[:1]]
+    for level, key in enumerate(level_keys(train, "loss")):
+        steps, values = series(train, key)
+        _, chances = series(train, f"chance/level_{level}")
+        if values and chances and max(values) > _EXPLODED_OVER_CHANCE * max(_USUAL_CHANCE, *chances):
+            at = int(steps[values.index(max(values))])
+            return [f"the loss of level {level} reached {max(values):.3g} at step {at}", *lost[:1]]
+    return []
+
+
 def _collapsed(history: History) -> list[str]:
-    limits = history.config.health
-    found: list[str] = []
+    found = _same_for_all(history)
     shrunk = _shrunk(history)
     bound = [share for share in history.position() if share is not None and share > POSITION]
     if bound and not shrunk:
         return []  # features that differ by position alone are the same for all images too
-    for level, measure in enumerate(history.measures()):
-        where = f"level {level}"
-        if _below(measure["spread"], limits.spread[1]):
-            found.append(f"spread between images at {where}: {_percent(measure['spread'])} of the untrained encoder's")
-        if _below(measure["distance"], limits.cosine[1]):
-            found.append(
-                f"1 - cosine between images at {where}: {_percent(measure['distance'])} of the untrained encoder's"
-            )
     ranks = _ranks(history)
     dead = [level for level, rank in ranks.items() if rank <= min(DEAD_RANK, history.geometry.embed_dim / 4)]
     if dead:
@@ -165,6 +179,21 @@ def _collapsed(history: History) -> list[str]:
     if shrunk and (found or not history.measures()):
         found += shrunk
     return found if not _late(history) else []
+
+
+def _same_for_all(history: History) -> list[str]:
+    """Levels at which the features hardly differ between images, beside the untrained encoder's."""
+    limits = history.config.health
+    found: list[str] = []
+    for level, measure in enumerate(history.measures()):
+        where = f"level {level}"
+        if _below(measure["spread"], limits.spread[1]):
+            found.append(f"spread between images at {where}: {_percent(measure['spread'])} of the untrained encoder's")
+        if _below(measure["distance"], limits.cosine[1]):
+            found.append(
+                f"1 - cosine between images at {where}: {_percent(measure['distance'])} of the untrained encoder's"
+            )
+    return found
 
 
 def _late_collapse(history: History) -> list[str]:

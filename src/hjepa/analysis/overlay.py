@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hjepa.analysis.comparison import Compared
 from hjepa.analysis.history import chance_levels, loss_terms
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as MatplotlibFigure
 
 _ROW, _GAP, _TOP, _BOTTOM = 1.85, 0.75, 0.3, 0.45
-_STYLES = ("solid", (0, (5, 2)), (0, (1, 1)))
+_STYLES: tuple[tuple[int, tuple[int, ...] | None], ...] = ((0, None), (0, (5, 2)), (0, (1, 1)))
 _COLORS = 8
 
 Points = tuple[list[float], list[float]]
@@ -86,7 +86,7 @@ def color(theme: Theme, place: int) -> str:
     return theme.levels[place % _COLORS]
 
 
-def _style(place: int) -> str | tuple[int, tuple[int, ...]]:
+def _style(place: int) -> Any:
     return _STYLES[place // _COLORS % len(_STYLES)]
 
 

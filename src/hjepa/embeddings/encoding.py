@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -144,7 +145,8 @@ def directions(features: Tensor, encoding: Encoding) -> Tensor:
     """
     chunks = features.float().chunk(len(encoding.levels), dim=1)
     units = [torch.nn.functional.normalize(chunks[place], dim=1) for place in encoding.distinct]
-    return torch.cat(units, dim=1) / len(units) ** 0.5
+    together: Tensor = torch.cat(units, dim=1) / math.sqrt(len(units))
+    return together
 
 
 def encoder_digest(encoder: Encoder) -> str:

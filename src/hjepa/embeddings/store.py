@@ -166,7 +166,7 @@ def _join_numpy(output: Path, parts: Sequence[Path], about: About, labelled: boo
 
     temporary = output.with_name(f".{output.name}.new")
     listing, description = side_files(output)
-    features = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
+    features = np.lib.format.open_memmap(
         temporary, mode="w+", dtype=np.float32, shape=(rows, about.encoding.dimensions)
     )
     at = 0
@@ -233,7 +233,7 @@ def _copy_parquet(parquet: pq.ParquetFile, path: Path, copy: Path) -> Embeddings
     about = About.from_dict(json.loads(parquet.schema_arrow.metadata[_KEY]), path)
     names = parquet.read(columns=[name for name in parquet.schema_arrow.names if name != "embedding"])
     shape = (parquet.metadata.num_rows, about.encoding.dimensions)
-    features = np.lib.format.open_memmap(copy, mode="w+", dtype=np.float32, shape=shape)  # type: ignore[no-untyped-call]
+    features = np.lib.format.open_memmap(copy, mode="w+", dtype=np.float32, shape=shape)
     at = 0
     for group in range(parquet.metadata.num_row_groups):
         block = _matrix(parquet.read_row_group(group, columns=["embedding"]))
@@ -253,8 +253,8 @@ def _open_numpy(path: Path) -> Embeddings:
     except (OSError, ValueError) as error:
         raise _damaged(path, error) from None
     about = About.from_dict(values, description)
-    with listing.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    with listing.open(encoding="utf-8", newline="") as text:
+        rows = list(csv.DictReader(text))
     if len(rows) != len(features):
         raise UserError(
             f"{path}: {len(features)} embeddings, but {len(rows)} paths in {listing.name}; write it again with hjepa embed"
