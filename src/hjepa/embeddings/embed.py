@@ -108,9 +108,10 @@ def write_embeddings(
     parts = Parts.beside(path)
     plan = {**about.as_dict(), "encoding": encoding.as_dict(), "rows_per_part": rows_per_part}
     jobs = list(_jobs(images, rows_per_part))
+    known_bad = images.bad_files
     with parts.opened(plan, force=force):
-        left_out = _work(run, images, encoding, parts, jobs, console)
-        rows = len(images) - left_out
+        rows = _work(run, images, encoding, parts, jobs, console)
+        left_out = known_bad + len(images) - rows
         if not rows:
             raise DataError(f"{images.config.data.data_path}: none of {len(images)} images can be read")
         about = About(encoding, about.model, about.preprocess, about.images | {"left_out": left_out})
@@ -158,7 +159,7 @@ def _jobs(images: Images, rows_per_part: int) -> Iterator[_Job]:
 
 
 def _work(run: TrainedRun, images: Images, encoding: Encoding, parts: Parts, jobs: list[_Job], console: bool) -> int:
-    """Write the parts that are missing; returns the number of images that could not be read, over all parts."""
+    """Write the parts that are missing; returns the number of images in all parts."""
     reader, view = embedding_reader(run.encoder, encoding), view_of(run, images)
     missing = [job for job in jobs if not parts.path(job.number).is_file()]
     before = len(images) - sum(job.stop - job.start for job in missing)
@@ -172,7 +173,7 @@ def _work(run: TrainedRun, images: Images, encoding: Encoding, parts: Parts, job
     new = sum(job.stop - job.start for job in missing)
     if new:
         log.info("%d images in %.1f s", new, time.monotonic() - started)
-    return len(images) - sum(_rows(parts.path(job.number)) for job in jobs)
+    return sum(_rows(parts.path(job.number)) for job in jobs)
 
 
 def _write_part(

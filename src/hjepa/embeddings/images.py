@@ -57,6 +57,11 @@ class Images:
         return sum(len(part) for part in self.parts)
 
     @property
+    def bad_files(self) -> int:
+        """Files that are known not to be readable; more may be found when the others are read."""
+        return sum(len(part.bad_files) for part in self.parts)
+
+    @property
     def labelled(self) -> bool:
         """Whether any image has a label."""
         return any(part.labels is not None for part in self.parts)
