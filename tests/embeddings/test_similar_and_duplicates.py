@@ -42,7 +42,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(ORIGINALS):
         save(scene(number), root / f"{number:02d}.png")
     for number in range(6):
-        save(scene(number), root / f"{number:02d}_jpeg.jpg", quality=85)
+        save(scene(number), root / f"{number:02d}_jpeg.jpg", quality=92, subsampling=0)
     for number in range(10, 14):
         save(scene(number), root / f"{number:02d}_exact.bmp")
     for number in range(20, 24):
@@ -68,8 +68,8 @@ def stem(path: str) -> str:
     return Path(path).stem.split("_")[0]
 
 
-def test_planted_copies_are_grouped_and_nothing_else(planted: Path) -> None:
-    result = duplicates(MODEL, planted)
+def test_planted_copies_are_grouped_and_nothing_else(file: Path) -> None:
+    result = duplicates(MODEL, file)
     groups = [sorted(image["path"] for image in group["images"]) for group in result["groups"]]
     together = {tuple(group) for group in groups}
     for number in range(6):
@@ -78,9 +78,9 @@ def test_planted_copies_are_grouped_and_nothing_else(planted: Path) -> None:
         assert (f"{number:02d}.png", f"{number:02d}_exact.bmp") in together
     assert all(len({stem(path) for path in group}) == 1 for group in groups), groups
     found = {stem(group[0]) for group in groups}
-    assert len(found & {f"{number}" for number in range(20, 24)}) >= 3
-    # What the console says of copies agrees with what was found.
-    assert result["threshold"]["copies_found"]["re-encoded"] > 0.9
+    assert found >= {f"{number}" for number in range(20, 24)}
+    # What it says about copies agrees with what it found.
+    assert result["threshold"]["copies_found"]["shrunk"] > 0.7
 
 
 def test_copies_with_the_same_pixels_are_told_apart(planted: Path, file: Path) -> None:
@@ -95,18 +95,17 @@ def test_copies_with_the_same_pixels_are_told_apart(planted: Path, file: Path) -
         assert same == {f"{number}_exact.bmp": f"{number}.png" for number in range(10, 14)}
 
 
-def test_planted_outliers_come_first(planted: Path) -> None:
-    odd = duplicates(MODEL, planted)["outliers"]
+def test_planted_outliers_come_first(file: Path) -> None:
+    odd = duplicates(MODEL, file)["outliers"]
     assert {one["path"] for one in odd[:2]} == {"odd_noise.png", "odd_stripes.png"}
     distances = [one["distance"] for one in odd]
     assert distances == sorted(distances, reverse=True)
-    assert odd[0]["unusual"]
 
 
-def test_a_given_threshold_is_used(planted: Path) -> None:
-    strict = duplicates(MODEL, planted, threshold=0.999999)
+def test_a_given_threshold_is_used(file: Path) -> None:
+    strict = duplicates(MODEL, file, threshold=0.999999)
     assert {image["path"] for group in strict["groups"] for image in group["images"]} >= {"10.png", "10_exact.bmp"}
-    loose = duplicates(MODEL, planted, threshold=-1.0)
+    loose = duplicates(MODEL, file, threshold=-1.0)
     assert len(loose["groups"]) == 1
     assert len(loose["groups"][0]["images"]) == loose["images"]
     assert "raise --threshold" in loose["doubt"]
@@ -127,14 +126,14 @@ def test_without_the_images_nothing_is_said_about_pixels(file: Path, planted: Pa
         duplicates(MODEL, output, output=[tmp_path / "grid.png"])
 
 
-def test_outputs_are_written_once(planted: Path, tmp_path: Path) -> None:
+def test_outputs_are_written_once(file: Path, tmp_path: Path) -> None:
     outputs = [tmp_path / name for name in ("d.json", "d.csv", "d.png")]
-    result = duplicates(MODEL, planted, output=outputs)
+    result = duplicates(MODEL, file, output=outputs)
     assert json.loads(outputs[0].read_text()) == json.loads(json.dumps(result))
     assert len(outputs[1].read_text().splitlines()) == 1 + result["images_in_groups"] + len(result["outliers"])
     assert Image.open(outputs[2]).size[0] > 600
     with pytest.raises(UserError, match="--force"):
-        duplicates(MODEL, planted, output=outputs)
+        duplicates(MODEL, file, output=outputs)
 
 
 def test_a_picture_finds_itself_and_its_copies_first(planted: Path, file: Path, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def duplicates(
         if len(found.embeddings) < 3:
             raise DataError(f"{data}: {len(found.embeddings)} image(s); give at least 3")
         near = neighbours(found.embeddings, NEIGHBOURS, run.device, console=console)
-        limit = choose_threshold(near.closest, _copies(run, found), given=threshold)
+        limit = choose_threshold(near.second, _copies(run, found), given=threshold)
         result = _result(source, found, near, limit, outliers)
         for path in outputs:
             if path.suffix == ".json":

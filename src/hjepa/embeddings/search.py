@@ -76,6 +76,11 @@ class Neighbours:
         return self.similarities[:, 0]
 
     @property
+    def second(self) -> NDArray[np.float32]:
+        """Similarity of every image to its second nearest neighbour, or to its nearest if that is all there are, [N]."""
+        return self.similarities[:, min(1, self.similarities.shape[1] - 1)]
+
+    @property
     def distance(self) -> NDArray[np.float32]:
         """1 - mean similarity to the k nearest neighbours, [N]: large for an image that is like no other."""
         mean: NDArray[np.float32] = 1 - self.similarities.mean(axis=1)

@@ -28,7 +28,7 @@ SAMPLE = 200
 """Images of which altered copies are made."""
 FOUND = 0.95
 """Share of the copies that the threshold finds."""
-SCORE = 3.0
+SCORE = 3.5
 """Robust standard deviations between copies and the nearest neighbours of different images."""
 FALLBACK = 0.98
 """Threshold when the images cannot be read, so that no copies can be made."""
@@ -59,23 +59,24 @@ class Threshold:
 
 
 def choose_threshold(
-    closest: NDArray[np.float32], copies: Mapping[str, Tensor], *, given: float | None = None
+    second: NDArray[np.float32], copies: Mapping[str, Tensor], *, given: float | None = None
 ) -> Threshold:
     """The threshold for a model and a set of images: the larger of two.
 
     * What 95 % of re-encoded and shrunk copies of these images reach.
-    * What is far above the usual similarity of nearest neighbours: with d = 1 - similarity, log d lies `SCORE` robust
-      standard deviations (from the median absolute deviation) below its median. Where different images look as alike as
-      copies do, this limit decides, and fewer copies are found, which `Threshold.found` tells.
+    * What is far above the usual similarity of different images: with d = 1 - similarity to the second neighbour, log d
+      lies `SCORE` robust standard deviations (from the median absolute deviation) below its median. The second, as the
+      first of many may be a copy. Where different images look as alike as copies do, this limit decides, and fewer copies
+      are found, which `Threshold.found` tells.
 
     Mirrored copies are measured, but do not set the threshold: models trained without them may tell them apart.
 
     Args:
-        closest: [N], similarity of every image to its nearest neighbour.
+        second: [N], similarity of every image to its second nearest neighbour.
         copies: by kind of alteration, similarities of altered copies to their originals; `measure_copies`.
         given: a threshold to measure instead of choosing one.
     """
-    usual = _unusual(closest)
+    usual = _unusual(second)
     setting = [copies[kind] for kind in ("re-encoded", "shrunk") if kind in copies]
     if given is not None:
         value, how = given, "given"
@@ -86,7 +87,7 @@ def choose_threshold(
         how = (
             f"reached by {FOUND:.0%} of re-encoded and shrunk copies"
             if reached >= usual
-            else "well above the usual similarity of nearest neighbours"
+            else "well above the usual similarity of different images"
         )
     else:
         value, how = max(FALLBACK, usual), "fixed, as no copies could be made"
@@ -94,8 +95,8 @@ def choose_threshold(
     return Threshold(value, how, found, max((len(values) for values in copies.values()), default=0))
 
 
-def _unusual(closest: NDArray[np.float32]) -> float:
-    logs = np.log(np.maximum(1 - closest.astype(np.float64), _TINY))
+def _unusual(second: NDArray[np.float32]) -> float:
+    logs = np.log(np.maximum(1 - second.astype(np.float64), _TINY))
     # Exact copies say nothing about different images.
     logs = logs[logs > np.log(_SAME)] if (logs > np.log(_SAME)).any() else logs
     middle = np.median(logs)
