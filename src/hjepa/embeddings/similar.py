@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hjepa.data.dataset import EncodedPixels, ImageDataset
+from hjepa.data.images.decode import UnreadableImageError
 from hjepa.data.sources.folder import FileBlobs
 from hjepa.embeddings.encoding import NAME, directions, embedding_reader
 from hjepa.embeddings.pictures import Tile, picture_rows, short, thumbnail
@@ -95,6 +96,10 @@ def _check_files(pictures: Sequence[str | Path]) -> None:
         if not Path(picture).is_file():
             what = "is a folder; give image files" if Path(picture).is_dir() else "no such file; give image files"
             raise DataError(f"{picture}: {what}")
+        try:
+            _read(picture)
+        except UnreadableImageError as error:
+            raise DataError(f"{picture}: {error}; give files that can be read as images") from None
 
 
 def _queries(run: TrainedRun, pictures: Sequence[str | Path], found: Searched) -> Tensor:
