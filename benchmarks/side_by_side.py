@@ -1,6 +1,6 @@
 """Train the runs of some studies side by side on one device, within a time limit.
 
-    python -m benchmarks.side_by_side docs/results/gpu/cifar10.yaml docs/results/gpu/cifar10_fast.yaml \
+    python -m benchmarks.side_by_side docs/results/cifar10_gpu/cifar10.yaml docs/results/cifar10_gpu/cifar10_fast.yaml \
         --output-dir runs/gpu --seconds 480 --jobs 4 data.data_path=data/cifar10
 
 Small networks leave a large GPU idle between kernels, so several runs together finish sooner than one after another; the
