@@ -6,15 +6,21 @@ import difflib
 from collections.abc import Sequence
 
 from hjepa.errors import UserError
+from hjepa.evaluation.protocols.attentive import ATTENTIVE
+from hjepa.evaluation.protocols.few_shot import FEW_SHOT
 from hjepa.evaluation.protocols.knn import KNN
 from hjepa.evaluation.protocols.linear_probe import LINEAR_PROBE
 from hjepa.evaluation.protocols.protocol import Block, Protocol
+from hjepa.evaluation.protocols.quality import QUALITY
 
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
     for protocol in (
         LINEAR_PROBE,
         KNN,
+        ATTENTIVE,
+        FEW_SHOT,
+        QUALITY,
     )
 }
 """By name, in the order in which they run and are printed."""
