@@ -26,7 +26,11 @@ FROZEN = ("linear_probe", "attentive", "few_shot", "quality")
 @pytest.fixture(scope="module")
 def results(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     output = tmp_path_factory.mktemp("protocols") / "r.json"
-    found = evaluate(run_dir, eval_type=FROZEN, device="cpu", output=output)
+    with pytest.MonkeyPatch.context() as patch:  # fewer repetitions, so that the test is quick
+        patch.setattr("hjepa.evaluation.protocols.few_shot.REPEATS", 2)
+        patch.setattr("hjepa.evaluation.protocols.few_shot.EPISODES", 30)
+        patch.setattr("hjepa.metrics.attentive.FEWEST_STEPS", 10)
+        found = evaluate(run_dir, eval_type=FROZEN, device="cpu", output=output)
     assert json.loads(output.read_text()) == found
     return found
 
@@ -88,7 +92,13 @@ def test_quality_is_what_the_health_module_measures(results: dict[str, Any], run
     rows = draw_read(splits.test.labels, len(splits.test), 60, run.config.seed)
     measuring = Measuring()
     loader = eval_batches(
-        splits.test, rows, run.encoder.geometry.height_width, mean=run.mean, std=run.std, batch_size=60, device=run.device
+        splits.test,
+        rows,
+        run.encoder.geometry.height_width,
+        mean=run.mean,
+        std=run.std,
+        batch_size=60,
+        device=run.device,
     )
     for batch in loader:
         with torch.inference_mode():
