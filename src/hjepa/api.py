@@ -365,12 +365,17 @@ def analyze(run: str | Path, *, output: str | Path | None = None, force: bool = 
 
 
 def compare(
-    runs: Sequence[str | Path], *, output: str | Path | Sequence[str | Path] | None = None, force: bool = False
+    runs: Sequence[str | Path],
+    *,
+    output: str | Path | Sequence[str | Path] | None = None,
+    cka: bool = False,
+    device: str = "auto",
+    force: bool = False,
 ) -> dict[str, Any]:
     """Compare runs on one page, differing keys first; see `hjepa.analysis.compare`."""
     from hjepa.analysis import compare as run_comparison
 
-    return run_comparison(runs, output=output, force=force)
+    return run_comparison(runs, output=output, cka=cka, device=device, force=force)
 
 
 def watch(run: str | Path, *, once: bool = False) -> None:

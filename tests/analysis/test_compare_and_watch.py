@@ -70,6 +70,15 @@ def test_accuracies_are_compared_by_split_and_test_chooses_nothing(folder: Folde
     assert rows["k-NN on validation, untrained"].best == set()
 
 
+def test_features_of_runs_can_be_compared_on_the_same_images(real_runs: dict[str, Path], tmp_path: Path) -> None:
+    runs = [real_runs["collapsed"], real_runs["stuck"]]
+    assert compare(runs)["cka"] == []
+    (pair,) = compare(runs, cka=True, device="cpu", output=tmp_path / "x.html")["cka"]
+    assert (pair["a"], pair["b"], pair["split"]) == ("collapsed", "stuck", "validation")
+    assert len(pair["cka"]) == len(pair["cka"][0]) == 2
+    assert "Similarity of features" in (tmp_path / "x.html").read_text()
+
+
 def test_runs_of_the_same_name_are_told_apart(folder: Folder, tmp_path: Path) -> None:
     for parent in ("one", "two"):
         (tmp_path / parent).mkdir()

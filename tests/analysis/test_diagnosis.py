@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +111,12 @@ def test_the_next_command_of_a_healthy_run_depends_on_where_it_is(folder: Folder
     train = [train_record(s) for s in STEPS if s <= 10_000]
     half = folder(train, [evaluation(s) for s in CHECKS if s <= 10_000])
     assert command(half) == f"hjepa watch {half}"
-    import os
-
+    early = folder(
+        train,
+        [evaluation(s) for s in CHECKS if s <= 10_000],
+        log="x WARNING stopped early at step 10000 of 20000: online k-NN has not risen (training.early_stopping)\n",
+    )
+    assert "training.epochs=50" in command(early)
     for file in half.iterdir():
         os.utime(file, (0, 0))
     assert command(half) == f"hjepa train --output-dir {half} --resume auto"

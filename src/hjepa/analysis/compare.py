@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -26,18 +27,27 @@ OUTPUTS = (".html", ".json")
 
 
 def compare(
-    runs: Sequence[str | Path], *, output: str | Path | Sequence[str | Path] | None = None, force: bool = False
+    runs: Sequence[str | Path],
+    *,
+    output: str | Path | Sequence[str | Path] | None = None,
+    cka: bool = False,
+    device: str = "auto",
+    force: bool = False,
 ) -> dict[str, Any]:
     """Compare runs from their files, differing keys first.
 
     Args:
         runs: two or more run folders, or checkpoints in them.
         output: files to write: ``.html``, one self-contained page, or ``.json``, the result.
+        cka: also compare the features of every two runs, level by level, on the same validation images of the first;
+            this loads the models and reads images.
+        device: where to encode for CKA.
         force: overwrite outputs.
 
     Returns:
         ``runs`` (``name``, ``path``, ``state``, ``status``), ``differences`` and ``results``, each a list of rows with
-        ``name``, ``kind`` and a value for each run, and ``protocol``.
+        ``name``, ``kind`` and a value for each run, ``cka`` (for each pair ``a``, ``b`` and the matrix ``cka``, a row per
+        level of ``a``; empty unless asked for), and ``protocol``.
 
     Raises:
         UserError: fewer than two runs, the same run twice, no run folder, or an output that exists.
@@ -54,12 +64,13 @@ def compare(
         if folders.count(folder) > 1:
             raise UserError(f"RUN: {folder} is given more than once; give different runs")
     found = compared(histories)
-    result = _result(found)
+    similarities = _similarities(found, device) if cka else []
+    result = _result(found) | {"cka": similarities}
     for path in outputs:
         if path.suffix == ".json":
             write_json(path, result)
         else:
-            write_text(path, page(found))
+            write_text(path, page(found, similarities))
     return result
 
 
@@ -97,6 +108,14 @@ def table(result: dict[str, Any]) -> str:
             parts.append(columns((title, *names), lines, right=range(1, len(names) + 1)))
         else:
             parts.append(f"{title}: none")
+    for pair in result["cka"]:
+        levels = [f"{pair['b']} {level}" for level in range(len(pair["cka"][0]))]
+        lines = [
+            [f"{pair['a']} {level}", *("-" if value is None else f"{value:.2f}" for value in row)]
+            for level, row in enumerate(pair["cka"])
+        ]
+        title = f"CKA on {pair['images']} {pair['split']} images"
+        parts.append(columns((title, *levels), lines, right=range(1, len(levels) + 1)))
     return "\n\n".join(parts)
 
 
@@ -104,8 +123,34 @@ def _cells(row: Row) -> list[str]:
     return [row.name, *(text_of(row, value) for value in row.values)]
 
 
-def page(runs: Sequence[Compared]) -> str:
-    """The page as HTML."""
+def _similarities(runs: Sequence[Compared], device: str) -> list[dict[str, Any]]:
+    """CKA between the levels of every two runs, on validation images of the first run."""
+    from hjepa.evaluation import cka_between
+
+    home = runs[0].history.config
+    found = []
+    for a, b in itertools.combinations(runs, 2):
+        measured = cka_between(
+            a.history.folder,
+            b.history.folder,
+            split="validation",
+            dataset=home.data.dataset,
+            data_path=home.data.data_path,
+            device=device,
+        )
+        found.append(
+            {"a": a.name, "b": b.name, **{key: measured[key] for key in ("cka", "images", "split", "description")}}
+        )
+    return found
+
+
+def page(runs: Sequence[Compared], similarities: Sequence[dict[str, Any]] = ()) -> str:
+    """The page as HTML.
+
+    Args:
+        runs: what is compared.
+        similarities: CKA of pairs of runs, as in the result of `compare`.
+    """
     light, dark = to_png(overlay(runs, LIGHT)), to_png(overlay(runs, DARK))
     size = int.from_bytes(light[16:20], "big"), int.from_bytes(light[20:24], "big")
     return (
@@ -118,6 +163,7 @@ def page(runs: Sequence[Compared]) -> str:
             results=results(runs),
             lights={run.name: lights(run.history)["course"] for run in runs},
             text_of=text_of,
+            similarities=similarities,
             light=data_uri(light),
             dark=data_uri(dark),
             size=size,

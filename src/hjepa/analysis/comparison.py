@@ -119,7 +119,7 @@ def results(runs: Sequence[Compared]) -> list[Row]:
         Row("health light at the end", [run.light["light"] for run in runs]),
         Row("images/s", [_of(_of(run.fast, "images_per_second"), "median") for run in runs], "number", 1),
         Row("time", [_of(run.fast, "seconds") for run in runs], "seconds"),
-        Row("time per epoch", [_of(run.fast, "seconds_per_epoch") for run in runs], "seconds", -1),
+        Row("time per epoch", [_of(run.fast, "seconds_per_epoch") for run in runs], "seconds"),
         Row("waiting for data", [_of(_of(run.fast, "shares"), "waiting_for_data") for run in runs], "percent"),
     ]
     return [row for row in rows if any(value is not None for value in row.values)]

@@ -20,7 +20,7 @@ from hjepa.health.light import Sign
 from hjepa.runs.records import Records, level_keys, read_json, read_records
 from hjepa.zoo.files import is_packed, shipped_models
 
-Status = Literal["running", "finished", "stopped", "not started"]
+Status = Literal["running", "finished", "stopped early", "stopped", "not started"]
 
 # A run that has written nothing for so many of its usual intervals, and so many seconds, has stopped.
 _INTERVALS, _SECONDS = 5, 60.0
@@ -80,7 +80,20 @@ class History:
             return "running" if self._fresh(now) else "not started"
         if self.step >= _FINISHED * total:
             return "finished"
+        if self.stopped_early is not None:
+            return "stopped early"
         return "running" if self._fresh(now) and not self._ended else "stopped"
+
+    @property
+    def stopped_early(self) -> str | None:
+        """Why early stopping ended the run, from the log; None if it did not, or if the run was resumed since."""
+        for line in reversed(self.log):
+            if "resuming from step" in line:
+                return None
+            found = re.search(r"stopped early at step \d+ of \d+: (.*?)( \(training\.early_stopping\))?$", line)
+            if found:
+                return found[1]
+        return None
 
     @property
     def _ended(self) -> bool:

@@ -119,6 +119,9 @@ def _unfailed(history: History, converged: dict[str, Any]) -> Recommendation:
     status = history.status()
     if status == "running":
         return Recommendation(f"hjepa watch {_quoted(str(history.folder))}", "The run is in progress.")
+    if status == "stopped early":
+        why = f"It was stopped early ({history.stopped_early}); a schedule that ends there may reach more."
+        return _again(history, [f"training.epochs={history.epoch:.3g}"], why, suffix="shorter")
     if status in ("stopped", "not started"):
         return _go_on(history, f"It stopped at step {history.step:,} of {history.total_steps or 0:,}.")
     knn, loss = converged["knn"], converged["loss"]

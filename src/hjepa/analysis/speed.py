@@ -29,7 +29,7 @@ def speed(history: History) -> dict[str, Any] | None:
     epochs, total = history.epoch, history.config.training.epochs
     per_epoch = seconds / epochs if epochs else None
     left = None
-    if per_epoch is not None and history.status() != "finished":
+    if per_epoch is not None and history.status() in ("running", "stopped"):
         left = max(0.0, (total - epochs) * per_epoch)
     return {
         "images_per_second": {
