@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("hjepa")
 
-ROWS_PER_PART = 8192
+ROWS_PER_PART = 2048
 """Images per part: what is lost when the command is stopped, and what is in memory."""
 
 
