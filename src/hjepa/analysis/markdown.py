@@ -168,9 +168,12 @@ def _stability(stable: dict[str, Any]) -> list[str]:
     spikes = stable["loss_spikes"]
     lines.append(f"Loss spikes: {stable['number_of_spikes']}" + (f", at steps {_steps(spikes)}" if spikes else ""))
     resumed = stable["resumed"]
-    lines.append(f"Resumed: {len(resumed)} time(s)" + (f", at steps {', '.join(map(str, resumed))}" if resumed else ""))
+    lines.append(
+        f"Resumed: {_many(len(resumed), 'time', 'times') or 'never'}"
+        + (f", at steps {', '.join(map(str, resumed))}" if resumed else "")
+    )
     if stable["rewinds"]:
-        lines.append(f"Went back to an earlier checkpoint {stable['rewinds']} time(s)")
+        lines.append(f"Went back to an earlier checkpoint {_many(stable['rewinds'], 'time', 'times')}")
     return lines
 
 
@@ -180,8 +183,8 @@ def _speed(fast: dict[str, Any]) -> list[str]:
         str(part)
         for part in (
             fast["device"],
-            f"{fast['processes']} process(es)" if fast["processes"] else None,
-            f"{fast['threads']} thread(s)" if fast["threads"] else None,
+            _many(fast["processes"], "process", "processes"),
+            _many(fast["threads"], "thread", "threads"),
         )
         if part
     )
@@ -198,6 +201,11 @@ def _speed(fast: dict[str, Any]) -> list[str]:
 
 def _steps(points: list[dict[str, float]]) -> str:
     return ", ".join(f"{int(point['step']):,} (x {point['ratio']:.3g})" for point in points[:6])
+
+
+def _many(count: int | None, one: str, several: str) -> str | None:
+    """A number with its noun; None for none."""
+    return f"{count} {one if count == 1 else several}" if count else None
 
 
 def _bullets(lines: list[str]) -> str:

@@ -90,7 +90,15 @@ def embed(
     encoding = choose_encoding(run.encoder, level, pool, normalize)
     images = find_images(run.config, run.channels, data, batch_size=batch_size, overrides=overrides)
     about = describe(run, source, encoding, images)
-    return write_embeddings(run, images, about, path, force=force, rows_per_part=rows_per_part, console=console)
+    try:
+        found = write_embeddings(run, images, about, path, force=force, rows_per_part=rows_per_part, console=console)
+    except KeyboardInterrupt:
+        log.warning(
+            "stopped; finished parts are in %s, and the same command continues after them", Parts.beside(path).folder
+        )
+        raise
+    log.info("wrote %s", path)
+    return found
 
 
 def write_embeddings(
