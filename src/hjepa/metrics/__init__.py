@@ -13,14 +13,17 @@ from hjepa.metrics.linear_probe import (
 from hjepa.metrics.pca import PCA
 from hjepa.metrics.position import position_share
 from hjepa.metrics.rank import feature_std, mean_cosine, rankme
+from hjepa.metrics.segmentation import SegmentationScores, confusion_matrix, segmentation_scores
 
 __all__ = [
     "L2_VALUES",
     "PCA",
     "LinearClassifier",
     "ProbeResult",
+    "SegmentationScores",
     "accuracy",
     "cka_matrix",
+    "confusion_matrix",
     "feature_std",
     "knn_predict",
     "lidar",
@@ -30,5 +33,6 @@ __all__ = [
     "nearest_neighbours",
     "position_share",
     "rankme",
+    "segmentation_scores",
     "stratified_split",
 ]

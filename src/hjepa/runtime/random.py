@@ -35,6 +35,8 @@ class Purpose(IntEnum):
     """Training images whose labels are withheld."""
     COLOURS = 8
     """Greyscale, blur and solarising."""
+    CORRUPTIONS = 9
+    """Noise, directions and distortions of corrupted test images."""
     REFERENCES = 0x747261
     """Training images that an evaluation fits on."""
     READ = 0x746573
