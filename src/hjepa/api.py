@@ -178,7 +178,7 @@ def evaluate(
     split: Literal["validation", "test"] = "test",
     dataset: str | None = None,
     data_path: str | Path | None = None,
-    eval_type: Literal["all", "linear_probe", "knn"] = "all",
+    eval_type: str | Sequence[str] = ("linear_probe", "knn"),
     k_values: Sequence[int] | None = None,
     levels: Sequence[int] | None = None,
     depths: Sequence[int] | None = None,

@@ -34,7 +34,10 @@ def evaluate(
     dataset: Annotated[str | None, typer.Option(help="Evaluate on this data set instead of the run's.")] = None,
     data_path: Annotated[Path | None, typer.Option(help="Where the data set is.")] = None,
     eval_type: Annotated[
-        list[str] | None, typer.Option(help="linear_probe, knn or all (default); separate several with commas.")
+        list[str] | None,
+        typer.Option(
+            help="Protocols, separated by commas, or all (default: linear_probe,knn); see docs/evaluation.md."
+        ),
     ] = None,
     k_values: Annotated[list[str] | None, typer.Option(help="Numbers of neighbours (default: 1,5,10,20).")] = None,
     hierarchy_levels: Annotated[
@@ -59,7 +62,8 @@ def evaluate(
     blocks = _numbers(depths, "--depths", "2,4,6")
 
     from hjepa.evaluation import evaluate as run
-    from hjepa.evaluation import print_table
+    from hjepa.evaluation import print_blocks, print_table
+    from hjepa.evaluation.protocols import DEFAULT_TYPES
 
     with log_on_stderr():
         results = run(
@@ -67,7 +71,7 @@ def evaluate(
             split=read_split,  # type: ignore[arg-type]  # checked there
             dataset=dataset,
             data_path=data_path,
-            eval_type=split(eval_type) or "all",
+            eval_type=split(eval_type) or DEFAULT_TYPES,
             k_values=ks,
             levels=levels,
             depths=blocks,
@@ -78,6 +82,7 @@ def evaluate(
             console=True,
         )
     print_table(results)
+    print_blocks(results)
 
 
 def _numbers(values: list[str] | None, option: str, example: str) -> list[int] | None:

@@ -2,6 +2,6 @@
 
 from hjepa.evaluation.evaluate import evaluate
 from hjepa.evaluation.features import View, encode, extract
-from hjepa.evaluation.table import format_table, print_table
+from hjepa.evaluation.table import format_table, print_blocks, print_table
 
-__all__ = ["View", "encode", "evaluate", "extract", "format_table", "print_table"]
+__all__ = ["View", "encode", "evaluate", "extract", "format_table", "print_blocks", "print_table"]

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from hjepa.data import Splits
     from hjepa.runs.load import TrainedRun
 
-EVAL_TYPES = ("linear_probe", "knn")
 READ_SPLITS = ("validation", "test")
 CONTROLS = ("untrained", "pixels", "pca")
 MAIN_K = 20
@@ -60,24 +59,6 @@ class Readings:
 
     depths: tuple[int, ...] = ()
     controls: tuple[str, ...] = CONTROLS
-
-
-def parse_eval_types(eval_type: str | Sequence[str]) -> tuple[str, ...]:
-    """Parse ``"all"``, ``"linear_probe"``, ``"knn"``, separated by commas or in a sequence; ``-`` is accepted for ``_``.
-
-    Raises:
-        UserError: an unknown name.
-    """
-    given = [eval_type] if isinstance(eval_type, str) else list(eval_type)
-    names = [name.strip().replace("-", "_") for text in given for name in text.split(",") if name.strip()]
-    for name in names:
-        if name not in (*EVAL_TYPES, "all"):
-            close = difflib.get_close_matches(name, (*EVAL_TYPES, "all"), n=1)
-            hint = f"did you mean {close[0]}?" if close else f"use {', '.join(EVAL_TYPES)} or all"
-            raise UserError(f"eval_type: unknown value {name!r}; {hint}")
-    if not names:
-        raise UserError(f"eval_type: nothing given; use {', '.join(EVAL_TYPES)} or all")
-    return EVAL_TYPES if "all" in names else tuple(name for name in EVAL_TYPES if name in names)
 
 
 def check_k(k_values: Sequence[int] | None, references: int) -> tuple[tuple[int, ...], int]:
