@@ -15,6 +15,8 @@ class FineTuneConfig(Section):
 
     images: int | None = Field(default=4000, ge=10)
     """Maximum number of labelled training images, balanced over the classes; null for all."""
+    test_images: int | None = Field(default=2000, ge=1)
+    """Maximum number of images to score; null for all that `evaluation.test_images` allows."""
     epochs: int = Field(default=2, ge=1)
     """Passes over these images."""
     batch_size: int = Field(default=64, ge=2)
@@ -54,13 +56,13 @@ class SegmentationConfig(Section):
     """Images with a map of classes: `shape_scenes` (generated), `ade20k`, `voc`, or `masks` (your own)."""
     data_path: Path | None = None
     """Where they are; not used for `shape_scenes`."""
-    train_images: int = Field(default=2000, ge=10)
+    train_images: int = Field(default=1500, ge=10)
     """Maximum number of images to fit the heads on."""
     test_images: int = Field(default=500, ge=1)
     """Maximum number of images to score."""
-    epochs: int = Field(default=10, ge=1)
+    epochs: int = Field(default=8, ge=1)
     """Passes over the training images."""
-    lr: float = Field(default=2e-3, gt=0)
+    lr: float = Field(default=5e-3, gt=0)
     """Largest learning rate of the heads."""
 
 
@@ -81,3 +83,13 @@ class DetectionConfig(Section):
     """Largest learning rate of the detector."""
     encoder: Literal["frozen", "fine_tuned"] = "frozen"
     """Whether the encoder is trained with the detector, at a tenth of the learning rate."""
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "fine_tune": FineTuneConfig,
+    "supervised": SupervisedConfig,
+    "robustness": RobustnessConfig,
+    "segmentation": SegmentationConfig,
+    "detection": DetectionConfig,
+}
+"""By name under ``evaluation``. Any of their keys may be changed in an evaluation."""

@@ -104,7 +104,7 @@ def _draw(key: int, index: Tensor, channels: int, height: int, width: int) -> Sc
     for place in range(MOST_OBJECTS):
         thing = _thing(draws, x, y, half, 1.0 / short, placed)
         things.append(thing._replace(inside=thing.inside * (place < number), relief=thing.relief * (place < number)))
-    images = _paint(key, draws, index, background, things, channels)
+    images = _paint(key, index, background, things, channels)
     owner = torch.full(images[:, 0].shape, -1)
     for place, thing in enumerate(things):
         owner[thing.inside >= 0.5] = place
@@ -178,9 +178,7 @@ def _background(draws: shapes.Draws, x: Tensor, y: Tensor, half: tuple[float, fl
     return _Background(texture, strokes, light, draws.uniform(*shapes.NOISE).to(torch.float32))
 
 
-def _paint(
-    key: int, draws: shapes.Draws, index: Tensor, background: _Background, things: list[_Thing], channels: int
-) -> Tensor:
+def _paint(key: int, index: Tensor, background: _Background, things: list[_Thing], channels: int) -> Tensor:
     """Scenes uint8 [N, C, H, W]."""
     colours = fields.random_uniform(fields.make_key(key, 4), index, torch.arange(_COLOURS * channels))
     colours = colours.view(len(index), channels, _COLOURS, 1, 1) * 2.0 - 1.0

@@ -153,6 +153,7 @@ class Draws:
         self._next = 0
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> Tensor:
+        """The next one, uniform in [low, high), float64 [images, 1, 1]."""
         value = self._values[:, self._next, None, None]
         self._next += 1
         return low + (high - low) * value
@@ -250,9 +251,7 @@ def pose(
     return u, v
 
 
-def outline(
-    draws: Draws, labels: Tensor, u: Tensor, v: Tensor, radius: Tensor, pixel: float
-) -> tuple[Tensor, Tensor]:
+def outline(draws: Draws, labels: Tensor, u: Tensor, v: Tensor, radius: Tensor, pixel: float) -> tuple[Tensor, Tensor]:
     """Share of each pixel that an object covers, and the relief along its outline, to subtract from the pixel's value."""
     distance = torch.empty_like(u)
     for label in range(len(CLASSES)):

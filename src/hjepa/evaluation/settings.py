@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hjepa.config import Config, load_config, parse_override
+from hjepa.config.protocols import SECTIONS
 from hjepa.data.build import list_images
 from hjepa.data.dataset import EncodedPixels
 from hjepa.data.image_sample import OWN_SOURCES, ImageSample, occurs_in, sample_images
@@ -45,6 +46,7 @@ _CHANGEABLE = (
     "data.validation_fraction",
     "evaluation.train_images",
     "evaluation.test_images",
+    *(f"evaluation.{section}.{key}" for section, model in SECTIONS.items() for key in model.model_fields),
 )
 
 

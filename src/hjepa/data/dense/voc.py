@@ -8,9 +8,28 @@ from hjepa.data.dataset import ImageDataset, Split
 from hjepa.data.dense.dense_set import DenseSet, existing, file_dataset
 from hjepa.data.dense.mask_files import MaskFiles
 
-CLASSES = tuple(
-    "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
-    "pottedplant sheep sofa train tvmonitor".split()
+CLASSES = (
+    "background",
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
 )
 _LAYOUT = "the VOC layout: JPEGImages, SegmentationClass and ImageSets/Segmentation"
 
@@ -27,7 +46,13 @@ def find(root: Path, channels: int) -> DenseSet:
     """
     nested = sorted((root / "VOCdevkit").glob("VOC*")) + sorted(root.glob("VOC[0-9]*"))
     home = root if (root / "JPEGImages").is_dir() or not nested else nested[-1]
-    return DenseSet("voc", f"PASCAL VOC segmentation, {home.name}", _split(home, "train", "train", channels), _split(home, "test", "val", channels), CLASSES)
+    return DenseSet(
+        "voc",
+        f"PASCAL VOC segmentation, {home.name}",
+        _split(home, "train", "train", channels),
+        _split(home, "test", "val", channels),
+        CLASSES,
+    )
 
 
 def _split(home: Path, split: Split, listed: str, channels: int) -> ImageDataset:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_WIDTH = 64
+_WIDTH = 48
 
 
 class LinearHead(nn.Module):
@@ -27,7 +27,7 @@ class LinearHead(nn.Module):
 
 
 class DecoderHead(nn.Module):
-    """A small convolutional decoder: twice doubled in size, three layers of 64 channels.
+    """A small convolutional decoder at twice the resolution of the map, 48 channels wide.
 
     Args:
         width: channels of the map.
@@ -37,19 +37,15 @@ class DecoderHead(nn.Module):
     def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(width, affine=False)
-        self.reduce = nn.Sequential(nn.Conv2d(width, _WIDTH, 3, padding=1), nn.GELU())
-        self.up = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(_WIDTH, _WIDTH, 3, padding=1), nn.GroupNorm(8, _WIDTH), nn.GELU())
-            for _ in range(2)
-        )
+        self.reduce = nn.Conv2d(width, _WIDTH, 1)
+        self.mix = nn.Sequential(nn.GELU(), nn.Conv2d(_WIDTH, _WIDTH, 3, padding=1), nn.GroupNorm(8, _WIDTH), nn.GELU())
         self.classify = nn.Conv2d(_WIDTH, num_classes, 1)
 
     def forward(self, features: Tensor, size: tuple[int, int]) -> Tensor:
         """Logits [B, C, H, W] at ``size`` of maps [B, D, h, w]."""
         x = self.reduce(self.norm(features))
-        for layer in self.up:
-            x = layer(F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False))
-        return enlarge(self.classify(x), size)
+        x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+        return enlarge(self.classify(self.mix(x)), size)
 
 
 def enlarge(logits: Tensor, size: tuple[int, int]) -> Tensor:

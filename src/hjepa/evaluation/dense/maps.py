@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Protocol
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -47,8 +45,7 @@ class EncoderMaps:
         taps = dict(zip(self.encoder.depths, tokens.chunk(len(self.encoder.depths), dim=2), strict=True))
         levels = level_features(taps, geometry)
         found = {
-            f"level_{number}": as_map(features, level.grid)
-            for number, (features, level) in enumerate(zip(levels, geometry.levels, strict=True))
+            f"level_{number}": as_map(features, geometry.level_grid(number)) for number, features in enumerate(levels)
         }
         return found | {ALL: as_map(tokens, geometry.grid)}
 
@@ -77,17 +74,3 @@ def as_map(tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
     """Row-major tokens [B, N, D] as a map [B, D, h, w]; a single token as [B, D, 1, 1]."""
     height, width = (1, 1) if tokens.shape[1] == 1 else grid
     return tokens.transpose(1, 2).reshape(len(tokens), -1, height, width)
-
-
-Maps = Mapping[str, Tensor]
-Read = Callable[[Tensor], Maps]
-
-
-def no_gradient(reader: MapReader) -> Callable[[Tensor], Tensor]:
-    """`MapReader.tokens` without gradients."""
-
-    def read(images: Tensor) -> Tensor:
-        with torch.no_grad():
-            return reader.tokens(images)
-
-    return read

@@ -181,9 +181,7 @@ class _TokenBatches:
         return torch.cat([tokens for tokens, _ in parts]), torch.cat([masks for _, masks in parts])
 
 
-def token_batches(
-    reader: MapReader, data: ImageDataset, rows: Tensor, view: View
-) -> Iterator[tuple[Tensor, Tensor]]:
+def token_batches(reader: MapReader, data: ImageDataset, rows: Tensor, view: View) -> Iterator[tuple[Tensor, Tensor]]:
     """Patch features [B, N, D] and masks int64 [B, H, W] of images, in the order of the rows, on the device.
 
     Raises:
@@ -211,9 +209,7 @@ def token_batches(
 
 
 @torch.no_grad()
-def _score(
-    heads: _Heads, reader: MapReader, images: _Images, view: View, classes: int
-) -> dict[tuple[str, str], Any]:
+def _score(heads: _Heads, reader: MapReader, images: _Images, view: View, classes: int) -> dict[tuple[str, str], Any]:
     totals: dict[tuple[str, str], Tensor] = {}
     for tokens, masks in token_batches(reader, images.data, images.rows, view):
         for key, logits in heads(reader.maps(tokens), tuple(masks.shape[1:])).items():

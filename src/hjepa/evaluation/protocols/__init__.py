@@ -6,15 +6,23 @@ import difflib
 from collections.abc import Sequence
 
 from hjepa.errors import UserError
+from hjepa.evaluation.protocols.detection import DETECTION
+from hjepa.evaluation.protocols.fine_tune import FINE_TUNE
 from hjepa.evaluation.protocols.knn import KNN
 from hjepa.evaluation.protocols.linear_probe import LINEAR_PROBE
 from hjepa.evaluation.protocols.protocol import Block, Protocol
+from hjepa.evaluation.protocols.robustness import ROBUSTNESS
+from hjepa.evaluation.protocols.segmentation import SEGMENTATION
 
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
     for protocol in (
         LINEAR_PROBE,
         KNN,
+        FINE_TUNE,
+        ROBUSTNESS,
+        SEGMENTATION,
+        DETECTION,
     )
 }
 """By name, in the order in which they run and are printed."""

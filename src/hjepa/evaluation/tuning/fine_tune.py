@@ -95,7 +95,7 @@ def fine_tune(
         **results,
         "images": len(train.rows),
         "steps": steps,
-        **settings.model_dump(exclude={"images"}),
+        **settings.model_dump(exclude={"images", "test_images"}),
         "protocol": PROTOCOL,
     }
 

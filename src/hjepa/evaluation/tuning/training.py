@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -99,7 +99,7 @@ def train_classifier(
     model.eval()
 
 
-def parameter_groups(model: Classifier, recipe: Recipe) -> list[dict[str, object]]:
+def parameter_groups(model: Classifier, recipe: Recipe) -> list[dict[str, Any]]:
     """Trained parameters by learning rate and decay; norms and biases have no weight decay."""
     depth = model.encoder.geometry.depth
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
