@@ -19,9 +19,9 @@ class FineTuneConfig(Section):
     """Maximum number of images to score; null for all that `evaluation.test_images` allows."""
     epochs: int = Field(default=2, ge=1)
     """Passes over these images."""
-    batch_size: int = Field(default=64, ge=2)
+    batch_size: int = Field(default=32, ge=2)
     """Images per step."""
-    lr: float = Field(default=1e-3, gt=0)
+    lr: float = Field(default=2e-3, gt=0)
     """Learning rate of the head and, before `layer_decay`, of the last block."""
     layer_decay: float = Field(default=0.75, gt=0, le=1)
     """Factor of the learning rate from one block to the one before it; 1 for the same rate everywhere."""

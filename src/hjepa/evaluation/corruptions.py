@@ -128,7 +128,7 @@ def _elastic(images: Tensor, level: int, generators: Generators) -> Tensor:
 
 
 def _pixelate(images: Tensor, level: int, generators: Generators) -> Tensor:  # noqa: ARG001
-    share = (0.75, 0.6, 0.5, 0.35, 0.25)[level]
+    share = (0.65, 0.5, 0.42, 0.33, 0.25)[level]
     small = [max(1, round(share * size)) for size in images.shape[2:]]
     return F.interpolate(F.interpolate(images, small, mode="area"), images.shape[2:], mode="nearest-exact")
 

@@ -69,7 +69,7 @@ def detection(
     found: dict[str, AveragePrecision] = {}
     with WorkProgress("evaluation: detection", steps * len(encoders), "steps", console=console) as progress:
         for name, encoder in encoders.items():
-            model = _train(encoder, data, rows, len(dense.classes), settings, view, seed, steps, progress)
+            model = train_detector(encoder, data, rows, len(dense.classes), settings, view, seed, progress)
             truth, predicted = _predict(model, read, read_rows, view)
             found[name] = average_precision(truth, predicted, len(dense.classes))
     figures = ("ap", "ap50", "ap75", "recall")
@@ -89,50 +89,66 @@ def detection(
     }
 
 
-def _train(
+def train_detector(
     encoder: Encoder,
     data: ImageDataset,
     rows: Tensor,
-    classes: int,
+    num_classes: int,
     settings: DetectionConfig,
     view: View,
     seed: int,
-    steps: int,
-    progress: WorkProgress,
+    progress: WorkProgress | None = None,
 ) -> nn.Module:
+    """A detector on a copy of an encoder, in evaluation mode.
+
+    Args:
+        encoder: not changed.
+        data: images with boxes.
+        rows: int64, the images to train on.
+        num_classes: object classes.
+        settings: ``evaluation.detection``.
+        view: size, normalisation and device of the images.
+        seed: detector, order and flips.
+        progress: told of every step.
+
+    Raises:
+        DivergenceError: the loss became NaN or infinite.
+        DataError: no readable image.
+    """
     trained = settings.encoder == "fine_tuned"
     own = copy.deepcopy(encoder).requires_grad_(trained)
     with torch.random.fork_rng([view.device] if view.device.type == "cuda" else []):
-        # Anchors and boxes are sampled at random in training.
+        # Weights, and the anchors and boxes that are sampled in training, come from PyTorch's generator.
         torch.manual_seed(seed)
-        model = build_detector(own, classes, trained=trained).to(view.device).train()
+        model = build_detector(own, num_classes, trained=trained).to(view.device).train()
         groups = _groups(model, own, settings.lr)
         optimizer = torch.optim.AdamW(groups, weight_decay=1e-4)
+        steps = settings.epochs * math.ceil(len(rows) / _BATCH)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            [group["lr"] for group in groups],
-            total_steps=steps + 1,
-            pct_start=_WARMUP,
-            cycle_momentum=False,
+            optimizer, [g["lr"] for g in groups], total_steps=steps + 1, pct_start=_WARMUP, cycle_momentum=False
         )
         for epoch in range(settings.epochs):
             generator = torch.Generator().manual_seed(seed * 1000 + epoch)
             order = rows[torch.randperm(len(rows), generator=generator)]
             for images, objects in _batches(data, order, view):
-                images, objects = _flipped(images, objects, generator)
-                losses = model(list(images), [_target(entry, view.device) for entry in objects])
-                loss = torch.stack(list(losses.values())).sum()
-                if not bool(torch.isfinite(loss)):
-                    raise DivergenceError(
-                        f"detection: the loss is NaN or infinite at evaluation.detection.lr={settings.lr:g}; use a lower one"
-                    )
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                _backward(model, *_flipped(images, objects, generator), settings.lr)
                 nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], 1.0)
                 optimizer.step()
                 schedule.step()
-                progress.advance()
+                if progress is not None:
+                    progress.advance()
     return model.eval()
+
+
+def _backward(model: nn.Module, images: Tensor, objects: list[Boxes], lr: float) -> None:
+    losses = model(list(images), [_target(entry, images.device) for entry in objects])
+    loss = torch.stack(list(losses.values())).sum()
+    if not bool(torch.isfinite(loss)):
+        raise DivergenceError(
+            f"detection: the loss is NaN or infinite at evaluation.detection.lr={lr:g}; use a lower one"
+        )
+    loss.backward()  # type: ignore[no-untyped-call]
 
 
 def _groups(model: nn.Module, encoder: Encoder, lr: float) -> list[dict[str, Any]]:

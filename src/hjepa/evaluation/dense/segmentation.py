@@ -77,7 +77,7 @@ def segmentation(
     with WorkProgress("evaluation: segmentation", epochs, "epochs", console=console) as progress:
         for name, reader in readers.items():
             heads = _Heads(reader, view, classes, seed)
-            _fit(heads, reader, fit, view, settings, seed, progress)
+            _fit(heads, reader, fit, view, classes, settings, seed, progress)
             found[name] = _score(heads, reader, read, view, classes)
     return {
         **_arranged(found, dense.classes),
@@ -123,6 +123,7 @@ def _fit(
     reader: MapReader,
     images: _Images,
     view: View,
+    classes: int,
     settings: SegmentationConfig,
     seed: int,
     progress: WorkProgress,
@@ -133,7 +134,7 @@ def _fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.lr, total_steps=steps + 1, pct_start=_WARMUP, cycle_momentum=False
     )
-    batches = _TokenBatches(reader, images, view)
+    batches = _TokenBatches(reader, images, view, classes)
     heads.train()
     for epoch in range(settings.epochs):
         for tokens, masks in batches(epoch, seed):
@@ -155,8 +156,8 @@ def _fit(
 class _TokenBatches:
     """Patch features and masks in a new random order every epoch; computed once if they fit in memory."""
 
-    def __init__(self, reader: MapReader, images: _Images, view: View) -> None:
-        self.reader, self.images, self.view = reader, images, view
+    def __init__(self, reader: MapReader, images: _Images, view: View, classes: int) -> None:
+        self.reader, self.images, self.view, self.classes = reader, images, view, classes
         self.kept: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, epoch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -166,7 +167,7 @@ class _TokenBatches:
             self.kept = self._all_if_small()
         if self.kept is None:
             order = self.images.rows[torch.randperm(len(self.images.rows), generator=generator)]
-            yield from token_batches(self.reader, self.images.data, order, self.view)
+            yield from token_batches(self.reader, self.images.data, order, self.view, self.classes)
             return
         tokens, masks = self.kept
         for rows in torch.split(torch.randperm(len(tokens), generator=generator), _BATCH):
@@ -174,18 +175,20 @@ class _TokenBatches:
 
     def _all_if_small(self) -> tuple[Tensor, Tensor] | None:
         parts: list[tuple[Tensor, Tensor]] = []
-        for tokens, masks in token_batches(self.reader, self.images.data, self.images.rows, self.view):
+        for tokens, masks in token_batches(self.reader, self.images.data, self.images.rows, self.view, self.classes):
             if tokens[0].numel() * 2 * len(self.images.rows) > _MOST_BYTES:
                 return None
             parts.append((tokens.cpu().half(), masks.cpu().to(torch.int16)))
         return torch.cat([tokens for tokens, _ in parts]), torch.cat([masks for _, masks in parts])
 
 
-def token_batches(reader: MapReader, data: ImageDataset, rows: Tensor, view: View) -> Iterator[tuple[Tensor, Tensor]]:
+def token_batches(
+    reader: MapReader, data: ImageDataset, rows: Tensor, view: View, classes: int
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Patch features [B, N, D] and masks int64 [B, H, W] of images, in the order of the rows, on the device.
 
     Raises:
-        DataError: none of the images can be read.
+        DataError: none of the images can be read, or a mask has a class out of range.
     """
     some = False
     for batch in EvalLoader(
@@ -201,24 +204,30 @@ def token_batches(reader: MapReader, data: ImageDataset, rows: Tensor, view: Vie
     ):
         assert batch.targets is not None
         some = True
+        masks = batch.targets.dense[0].long()
+        _check_classes(masks, classes, data)
         with torch.no_grad():
             tokens = reader.tokens(batch.images).float()
-        yield tokens, batch.targets.dense[0].long()
+        yield tokens, masks
     if not some:
         raise DataError(f"{data.name}: no readable image in the {data.split} split; check the data path")
+
+
+def _check_classes(masks: Tensor, classes: int, data: ImageDataset) -> None:
+    known = masks[masks != IGNORED]
+    if known.numel() and not 0 <= int(known.min()) <= int(known.max()) < classes:
+        raise DataError(
+            f"{data.name}: a mask has the value {int(known.max())}, but there are {classes} classes; correct the mask, or "
+            "name all classes in classes.txt"
+        )
 
 
 @torch.no_grad()
 def _score(heads: _Heads, reader: MapReader, images: _Images, view: View, classes: int) -> dict[tuple[str, str], Any]:
     totals: dict[tuple[str, str], Tensor] = {}
-    for tokens, masks in token_batches(reader, images.data, images.rows, view):
+    for tokens, masks in token_batches(reader, images.data, images.rows, view, classes):
         for key, logits in heads(reader.maps(tokens), tuple(masks.shape[1:])).items():
-            try:
-                found = confusion_matrix(logits.argmax(dim=1), masks, classes, IGNORED)
-            except ValueError as error:
-                raise DataError(
-                    f"{images.data.name}: a mask does not fit the {classes} classes ({error}); correct classes.txt or the masks"
-                ) from None
+            found = confusion_matrix(logits.argmax(dim=1), masks, classes, IGNORED)
             totals[key] = totals.get(key, torch.zeros_like(found)) + found
     return {key: segmentation_scores(total.cpu()) for key, total in totals.items()}
 

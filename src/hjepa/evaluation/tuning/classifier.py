@@ -27,9 +27,10 @@ class Classifier(nn.Module):
         self.encoder = copy.deepcopy(encoder).requires_grad_(True)
         width = len(encoder.depths) * encoder.embed_dim
         self.norm = nn.BatchNorm1d(width, affine=False)
-        self.head = nn.Linear(width, num_classes)
-        generator = torch.Generator().manual_seed(seed)
-        nn.init.trunc_normal_(self.head.weight, std=0.01, generator=generator)
+        with torch.random.fork_rng([]):
+            torch.manual_seed(seed)
+            self.head = nn.Linear(width, num_classes)
+            nn.init.trunc_normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
         self.to(next(encoder.parameters()).device)
 

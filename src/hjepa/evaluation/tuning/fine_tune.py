@@ -70,16 +70,13 @@ def fine_tune(
         ``full`` and, unless ``blocks`` is 0, ``last_blocks``: by split the accuracy of every encoder; ``changed``: by
         encoder, how many of the encoder's tensors training changed, and how many there are; and the settings.
     """
-    size = min(settings.batch_size, len(train.rows))
-    steps = max(1, len(train.rows) // size) * settings.epochs
-    recipe = Recipe(
-        steps, size, settings.lr, settings.layer_decay, settings.weight_decay, settings.label_smoothing, bf16
-    )
+    images = train.data.select(train.rows)
+    recipe = recipe_of(settings, len(images), bf16=bf16)
     depth = next(iter(encoders.values())).geometry.depth
     variants = {"full": depth} | ({"last_blocks": settings.blocks} if 0 < settings.blocks < depth else {})
-    images = train.data.select(train.rows)
     results: dict[str, Any] = {}
-    with WorkProgress("fine-tuning", steps * len(encoders) * len(variants), "steps", console=console) as progress:
+    total = recipe.steps * len(encoders) * len(variants)
+    with WorkProgress("evaluation: fine-tuning", total, "steps", console=console) as progress:
         for variant, blocks in variants.items():
             scores: dict[str, dict[str, float]] = {split: {} for split in read}
             changed: dict[str, Any] = {}
@@ -93,11 +90,25 @@ def fine_tune(
             results[variant] = {**scores, "changed": changed}
     return {
         **results,
-        "images": len(train.rows),
-        "steps": steps,
+        "images": len(images),
+        "steps": recipe.steps,
         **settings.model_dump(exclude={"images", "test_images"}),
         "protocol": PROTOCOL,
     }
+
+
+def recipe_of(settings: FineTuneConfig, images: int, *, bf16: bool = False) -> Recipe:
+    """How ``evaluation.fine_tune`` trains on a number of images."""
+    size = min(settings.batch_size, images)
+    return Recipe(
+        steps=max(1, images // size) * settings.epochs,
+        batch_size=size,
+        lr=settings.lr,
+        layer_decay=settings.layer_decay,
+        weight_decay=settings.weight_decay,
+        label_smoothing=settings.label_smoothing,
+        bf16=bf16,
+    )
 
 
 def changed_tensors(before: Encoder, after: Encoder) -> dict[str, int]:
