@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, jaccard_score
 
-from hjepa.metrics import confusion_matrix, segmentation_scores
+from hjepa.metrics import pixel_confusion, segmentation_scores
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -14,7 +14,7 @@ def test_scores_agree_with_scikit_learn(seed):
     truth = torch.randint(0, 6, (4, 9, 11), generator=generator)
     predicted = torch.where(torch.rand(truth.shape, generator=generator) < 0.6, truth, 5 - truth)
     truth[torch.rand(truth.shape, generator=generator) < 0.2] = 255
-    scores = segmentation_scores(confusion_matrix(predicted, truth, 8))
+    scores = segmentation_scores(pixel_confusion(predicted, truth, 8))
     counted = truth != 255
     t, p = truth[counted].numpy(), predicted[counted].numpy()
     present = np.union1d(t, p)
@@ -27,18 +27,18 @@ def test_scores_agree_with_scikit_learn(seed):
 
 def test_batches_add_up():
     truth, predicted = torch.randint(0, 3, (2, 6, 5)), torch.randint(0, 3, (2, 6, 5))
-    parts = sum(confusion_matrix(p, t, 3) for p, t in zip(predicted, truth, strict=True))
-    assert torch.equal(parts, confusion_matrix(predicted, truth, 3))
+    parts = sum(pixel_confusion(p, t, 3) for p, t in zip(predicted, truth, strict=True))
+    assert torch.equal(parts, pixel_confusion(predicted, truth, 3))
 
 
 def test_nothing_to_score_is_none():
-    scores = segmentation_scores(confusion_matrix(torch.zeros(3, 3).long(), torch.full((3, 3), 255), 2))
+    scores = segmentation_scores(pixel_confusion(torch.zeros(3, 3).long(), torch.full((3, 3), 255), 2))
     assert scores.mean_iou is None
     assert scores.pixel_accuracy is None
 
 
 def test_shapes_and_classes_are_checked():
     with pytest.raises(ValueError, match="truth: values from 0 to 4, but the classes are 0 to 2"):
-        confusion_matrix(torch.zeros(2).long(), torch.tensor([0, 4]), 3)
+        pixel_confusion(torch.zeros(2).long(), torch.tensor([0, 4]), 3)
     with pytest.raises(ValueError, match="shape"):
-        confusion_matrix(torch.zeros(2).long(), torch.zeros(3).long(), 3)
+        pixel_confusion(torch.zeros(2).long(), torch.zeros(3).long(), 3)

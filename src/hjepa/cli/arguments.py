@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 # Options that take several values, separated by spaces or commas, or repeated.
-MANY = ("--k-values", "--hierarchy-levels", "--eval-type", "--depths", "--seeds")
+MANY = ("--k-values", "--hierarchy-levels", "--eval-type", "--depths", "--control", "--seeds")
 
 
 def normalise(arguments: Sequence[str]) -> list[str]:

@@ -73,7 +73,7 @@ class DetectionConfig(Section):
     """Images with boxes: `shape_scenes` (generated) or `coco`."""
     data_path: Path | None = None
     """Where they are; not used for `shape_scenes`."""
-    train_images: int = Field(default=1000, ge=10)
+    train_images: int = Field(default=800, ge=10)
     """Maximum number of images to train on."""
     test_images: int = Field(default=250, ge=1)
     """Maximum number of images to score."""

@@ -51,6 +51,7 @@ def evaluate(
     batch_size: int | None = None,
     device: str = "auto",
     output: str | Path | None = None,
+    label: str | None = None,
     overrides: Sequence[str] | Mapping[str, Any] = (),
     console: bool = False,
 ) -> dict[str, Any]:
@@ -77,11 +78,13 @@ def evaluate(
         depths: encoder blocks whose features are also evaluated, concatenated, as ``trained_depths`` and
             ``untrained_depths``; this compares a one-level model with one that has levels there.
         controls: which of ``untrained``, ``pixels`` and ``pca`` to compute; omit them only if they are already known,
-            as in a study.
+            as in a study. Further encoders: ``timm:NAME`` and ``torchvision:NAME`` with pretrained weights,
+            ``timm:NAME@random``, or ``timm:NAME@FILE`` with the weights in a file.
         batch_size: images per forward pass; at least 64 by default.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:<n>`` or ``mps``.
         output: the file to write. The default is ``results.json`` in the run folder, with ``_<dataset>`` in its name
             for another data set and ``_validation`` for the validation split.
+        label: in the name of the default results file in place of the data set's name.
         overrides: ``["section.key=value", ...]``, or a mapping from dotted keys to values, for keys that select or load
             images.
         console: draw progress bars where standard output is a terminal; progress is logged otherwise.
@@ -106,11 +109,11 @@ def evaluate(
         overrides=overrides,
     )
     wanted_levels = check_levels(levels, run.encoder.num_levels)
-    readings = Readings(check_depths(depths, run.encoder.geometry.depth), check_controls(controls))
+    readings = Readings(check_depths(depths, run.encoder.geometry.depth), *check_controls(controls))
     splits = Splits(config.data, config.seed)
     own = is_own_data(run, config)
     check_own_split(run.config, config, splits, own=own)
-    path = results_path(run, config, output, other_data=not own, split=split)
+    path = results_path(run, config, output, other_data=not own, split=split, label=label)
     with _exact_products():
         subject = prepare(
             run, config, splits, split, readings, wanted_levels, k_values if "knn" in types else None, console

@@ -13,6 +13,7 @@ from torch import Tensor
 from hjepa.errors import DivergenceError
 from hjepa.evaluation.controls import pixel_components, pixels
 from hjepa.evaluation.features import Reader, View, encode, encoder_reader
+from hjepa.evaluation.on_request import NamedEncoder, Request, build, parts_of
 from hjepa.evaluation.sample import draw_read, draw_train
 from hjepa.evaluation.scores import Representation, Task
 from hjepa.evaluation.settings import Readings, check_k
@@ -61,6 +62,10 @@ def prepare(
     limits = config.evaluation
     train_rows = draw_train(train.labels, len(train), limits.train_images, config.seed, train.division.withheld)
     check_k(k_values, len(train_rows))  # fail before encoding, which may take minutes
+    requested = [
+        build(Request(name, *parts_of(name), run, config, splits, train_rows, view.device))
+        for name in readings.on_request
+    ]
     if split == "test" and train.labels is not None:
         beside = splits.validation
         if beside is not None and beside.labels is not None:
@@ -79,6 +84,7 @@ def prepare(
         _check_finite(train_features["trained"], run.checkpoint)
         for name, data in read.items():
             features[name], rows[name] = encode(data, rows[name], encoders, view, progress)
+    more = [_requested(control, view, train, train_rows, read, rows, console) for control in requested]
     return Subject(
         run=run,
         config=config,
@@ -90,10 +96,37 @@ def prepare(
         view=view,
         readings=readings,
         levels=levels,
-        representations=_representations(run, readings, train_features, features, view.device),
+        representations=[*_representations(run, readings, train_features, features, view.device), *more],
         task=_task(train, train_rows, read, rows, config.seed),
         k_values=k_values,
         console=console,
+        on_request=[dict(control.about) for control in requested],
+    )
+
+
+def _requested(
+    control: NamedEncoder,
+    view: View,
+    train: ImageDataset,
+    train_rows: Tensor,
+    read: Mapping[str, ImageDataset],
+    rows: Mapping[str, Tensor],
+    console: bool,
+) -> Representation:
+    """Features of a control on request, of the same images at the size that it takes."""
+    own = control.view(view)
+    home = torch.device("cpu") if view.device.type == "mps" else view.device
+    total = len(train_rows) + sum(len(found) for found in rows.values())
+    log.info("evaluation: encoding by %s", control.name)
+    with WorkProgress(f"evaluation: encoded by {control.name}", total, "images", console=console) as progress:
+        found, _ = encode(train, train_rows, [control.reader()], own, progress)
+        others = {
+            split: encode(data, rows[split], [control.reader()], own, progress)[0] for split, data in read.items()
+        }
+    return Representation(
+        control.name,
+        [found[control.name].to(home)],
+        {split: [features[control.name].to(home)] for split, features in others.items()},
     )
 
 

@@ -23,17 +23,25 @@ if TYPE_CHECKING:
 
 
 def results_path(
-    run: TrainedRun, config: Config, output: str | Path | None, *, other_data: bool, split: Split = "test"
+    run: TrainedRun,
+    config: Config,
+    output: str | Path | None,
+    *,
+    other_data: bool,
+    split: Split = "test",
+    label: str | None = None,
 ) -> Path:
     """Path of the results: ``output``, or a file in the run folder (next to the checkpoint if there is none).
 
-    Validation has a file of its own, so that neither split overwrites the other's results.
+    ``label`` takes the place of the data set's name. Validation has a file of its own, so that neither split overwrites the other's results.
 
     Raises:
         UserError: ``output`` is a folder.
     """
     if output is None:
-        return (run.run_dir or run.checkpoint.parent) / results_name(split, config.data.dataset if other_data else None)
+        return (run.run_dir or run.checkpoint.parent) / results_name(
+            split, label or (config.data.dataset if other_data else None)
+        )
     path = Path(output)
     if path.is_dir():
         raise UserError(f"output: {path} is a folder; give a file, for example {path / 'results.json'}")

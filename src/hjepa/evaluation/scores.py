@@ -70,6 +70,32 @@ class Task:
         return float((self.read_labels[split] == guess).double().mean())
 
 
+def for_each(
+    representations: Sequence[Representation],
+    levels: Sequence[int],
+    score: Callable[[str, list[Tensor], dict[str, list[Tensor]]], Any],
+) -> dict[str, Any]:
+    """Score every representation: all levels together under its name, each one alone under ``levels``.
+
+    Args:
+        representations: features.
+        levels: levels to score alone, of the trained and the untrained model.
+        score: from a name that is different for each, and the features of `Representation.together`, to a JSON value.
+    """
+    found: dict[str, Any] = {}
+    alone: list[dict[str, Any]] = [{"level": level} for level in levels]
+    for r in representations:
+        found[r.name] = score(r.name, *r.together)
+        if r.name not in ("trained", "untrained"):
+            continue
+        for entry in alone:
+            level = entry["level"]
+            # With a single level, both are the same.
+            single = len(r.train) == 1
+            entry[r.name] = found[r.name] if single else score(f"{r.name}_level_{level}", *r.alone(level))
+    return found | {"levels": alone}
+
+
 Scores = dict[str, dict[str, Any]]
 """Part of the results, by split."""
 

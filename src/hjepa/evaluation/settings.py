@@ -14,6 +14,7 @@ from hjepa.data.build import list_images
 from hjepa.data.dataset import EncodedPixels
 from hjepa.data.image_sample import OWN_SOURCES, ImageSample, occurs_in, sample_images
 from hjepa.errors import DataError, UserError
+from hjepa.evaluation.on_request import KINDS, kind_of, parts_of
 
 if TYPE_CHECKING:
     from hjepa.config import DataConfig
@@ -57,10 +58,12 @@ class Readings:
     Attributes:
         depths: encoder blocks after which features are read.
         controls: names from `CONTROLS`.
+        on_request: names of further encoders, such as ``timm:resnet18``; see `hjepa.evaluation.on_request`.
     """
 
     depths: tuple[int, ...] = ()
     controls: tuple[str, ...] = CONTROLS
+    on_request: tuple[str, ...] = ()
 
 
 def check_k(k_values: Sequence[int] | None, references: int) -> tuple[tuple[int, ...], int]:
@@ -114,16 +117,23 @@ def check_depths(depths: Sequence[int] | None, count: int) -> tuple[int, ...]:
     return tuple(sorted(set(depths or ())))
 
 
-def check_controls(controls: Sequence[str]) -> tuple[str, ...]:
-    """Controls in the order of `CONTROLS`.
+def check_controls(controls: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Controls in the order of `CONTROLS`, and those on request, such as ``timm:resnet18``, in the order given.
 
     Raises:
-        UserError: an unknown name.
+        UserError: an unknown name, or a control on request without a model.
     """
+    requested = []
     for name in controls:
-        if name not in CONTROLS:
-            raise UserError(f"controls: unknown value {name!r}; use {', '.join(CONTROLS)}")
-    return tuple(name for name in CONTROLS if name in controls)
+        if name in CONTROLS:
+            continue
+        if kind_of(name) not in KINDS:
+            more = ", ".join(f"{kind}:NAME" for kind in KINDS)
+            raise UserError(f"controls: unknown value {name!r}; use {', '.join(CONTROLS)}, {more}")
+        if not parts_of(name)[0]:
+            raise UserError(f"controls: {name!r} names no model; for example {kind_of(name)}:resnet18")
+        requested.append(name)
+    return tuple(name for name in CONTROLS if name in controls), tuple(dict.fromkeys(requested))
 
 
 def evaluation_config(

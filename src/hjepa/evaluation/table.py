@@ -42,6 +42,7 @@ def table_rows(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         if readings and "depths" in results:
             rows.append(line(f"{key}, after blocks {', '.join(map(str, results['depths']))}", f"{key}_depths"))
     if readings:
+        rows += [line(control["name"], control["name"]) for control in results.get("controls", ())]
         rows += [line(label, key) for key, label in _CONTROLS if key in readings[0][1]]
         rows.append(["chance", *(_percent(results["chance"]) for _ in readings), "-"])
     return header, rows
@@ -59,7 +60,7 @@ def notes(results: dict[str, Any]) -> list[str]:
         for name, protocol in PROTOCOLS.items()
         if "skipped" in results.get(name, {})
     ]
-    return [head, *skipped, *_beside(results)]
+    return [head, *skipped, *_beside(results), *(_origin(control) for control in results.get("controls", ()))]
 
 
 def read_split(results: dict[str, Any]) -> tuple[str, int]:
@@ -83,6 +84,16 @@ def _beside(results: dict[str, Any]) -> list[str]:
         f"on {validation['images']} validation images: {', '.join(parts)}; "
         "use these to choose between runs; report test accuracy once"
     ]
+
+
+def _origin(control: dict[str, Any]) -> str:
+    """Weights, licence and source of a control on request."""
+    about = [f"{control['name']}: weights {control['weights']}"]
+    if control.get("licence"):
+        about.append(f"licence {control['licence']}")
+    if control.get("source"):
+        about.append(f"from {control['source']}")
+    return ", ".join(about)
 
 
 def format_table(results: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ class SegmentationScores:
     """Per class; None for a class that occurs in neither."""
 
 
-def confusion_matrix(predicted: Tensor, truth: Tensor, num_classes: int, ignored: int = 255) -> Tensor:
+def pixel_confusion(predicted: Tensor, truth: Tensor, num_classes: int, ignored: int = 255) -> Tensor:
     """Number of pixels by true class (row) and predicted class (column).
 
     Args:
@@ -48,7 +48,7 @@ def confusion_matrix(predicted: Tensor, truth: Tensor, num_classes: int, ignored
 
 
 def segmentation_scores(confusion: Tensor) -> SegmentationScores:
-    """Scores from a confusion matrix int64 [C, C] of `confusion_matrix`."""
+    """Scores from a confusion matrix int64 [C, C] of `pixel_confusion`."""
     right = confusion.diag().double()
     union = (confusion.sum(dim=0) + confusion.sum(dim=1)).double() - right
     total = float(confusion.sum())

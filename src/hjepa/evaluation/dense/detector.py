@@ -13,6 +13,8 @@ from hjepa.models import Encoder
 
 _CHANNELS = 64
 _HIDDEN = 256
+# Smaller than usual: pooling of regions would take most of the time otherwise.
+_RESOLUTION = 5
 # Scales of the pyramid relative to the grid of the patches.
 _SCALES = (2.0, 1.0, 0.5)
 # Side of an anchor in cells of its map.
@@ -85,7 +87,6 @@ def build_detector(encoder: Encoder, num_classes: int, *, trained: bool) -> nn.M
     sizes = tuple((_ANCHOR * patch / scale,) for scale in _SCALES)
     height, width = encoder.geometry.height_width
     channels = encoder.channels
-    resolution = 7
     options: dict[str, Any] = {
         # Images are normalised and of the right size already.
         "min_size": min(height, width),
@@ -102,9 +103,9 @@ def build_detector(encoder: Encoder, num_classes: int, *, trained: bool) -> nn.M
         rpn_pre_nms_top_n_test=300,
         rpn_post_nms_top_n_test=100,
         rpn_batch_size_per_image=64,
-        box_batch_size_per_image=64,
-        box_roi_pool=MultiScaleRoIAlign([str(n) for n in range(len(_SCALES))], resolution, sampling_ratio=2),
-        box_head=TwoMLPHead(_CHANNELS * resolution**2, _HIDDEN),
+        box_batch_size_per_image=32,
+        box_roi_pool=MultiScaleRoIAlign([str(n) for n in range(len(_SCALES))], _RESOLUTION, sampling_ratio=1),
+        box_head=TwoMLPHead(_CHANNELS * _RESOLUTION**2, _HIDDEN),
         box_predictor=FastRCNNPredictor(_HIDDEN, num_classes + 1),
         **options,
     )

@@ -18,7 +18,7 @@ from hjepa.errors import DataError
 from hjepa.evaluation.dense.heads import DecoderHead, LinearHead
 from hjepa.evaluation.dense.maps import ALL, MapReader
 from hjepa.evaluation.features import View
-from hjepa.metrics import confusion_matrix, segmentation_scores
+from hjepa.metrics import pixel_confusion, segmentation_scores
 from hjepa.runtime.work_progress import WorkProgress
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ def _score(heads: _Heads, reader: MapReader, images: _Images, view: View, classe
     totals: dict[tuple[str, str], Tensor] = {}
     for tokens, masks in token_batches(reader, images.data, images.rows, view, classes):
         for key, logits in heads(reader.maps(tokens), tuple(masks.shape[1:])).items():
-            found = confusion_matrix(logits.argmax(dim=1), masks, classes, IGNORED)
+            found = pixel_confusion(logits.argmax(dim=1), masks, classes, IGNORED)
             totals[key] = totals.get(key, torch.zeros_like(found)) + found
     return {key: segmentation_scores(total.cpu()) for key, total in totals.items()}
 

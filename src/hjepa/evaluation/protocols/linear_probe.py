@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hjepa.evaluation.protocols.probe_details import blocks, details
 from hjepa.evaluation.protocols.protocol import Protocol
 from hjepa.evaluation.scores import by_requested, probe_scores
 
@@ -25,7 +26,7 @@ def run(subject: Subject) -> dict[str, Any] | str:
         return "no class with two training images"  # none can be held out to choose l2
     log.info("evaluation: linear probe")
     scores = probe_scores(subject.representations, task, subject.levels, console=subject.console, fitted=subject.probes)
-    return by_requested(scores, subject.split)
+    return by_requested(scores, subject.split) | details(subject, task)
 
 
 LINEAR_PROBE = Protocol(
@@ -33,5 +34,6 @@ LINEAR_PROBE = Protocol(
     label="linear probe",
     about="accuracy of a linear classifier on frozen features",
     run=run,
+    blocks=blocks,
     beside_test=True,
 )
