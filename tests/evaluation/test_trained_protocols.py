@@ -84,6 +84,24 @@ def test_they_repeat_exactly(results, run_dir, tmp_path):
         assert again[name] == results[name], name
 
 
+def test_the_supervised_control_is_a_row_of_the_table(run_dir, tmp_path):
+    found = evaluate(
+        run_dir,
+        eval_type="linear_probe",
+        controls=["untrained", "supervised"],
+        device="cpu",
+        output=tmp_path / "r.json",
+        overrides={"evaluation.supervised.share": 2},
+    )
+    assert 0 <= found["linear_probe"]["supervised"] <= 1
+    (about,) = found["controls"]
+    # Four steps of 16 images, twice.
+    assert about["images_seen"] == 128
+    assert about["name"] == "supervised"
+    with pytest.raises(UserError, match="supervised takes no model"):
+        evaluate(run_dir, controls=["supervised:resnet18"], device="cpu", output=tmp_path / "r.json")
+
+
 def test_validation_is_read_instead_of_test(run_dir, tmp_path):
     found = evaluate(
         run_dir,

@@ -4,22 +4,79 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
+from hjepa.errors import UserError
 from hjepa.evaluation.features import View
 from hjepa.evaluation.tuning.classifier import Classifier
 from hjepa.evaluation.tuning.training import Recipe, train_classifier
+from hjepa.runs.load import untrained_encoder
 from hjepa.runtime.work_progress import WorkProgress
 
 if TYPE_CHECKING:
-    from hjepa.config import DataConfig
+    from hjepa.config import Config, DataConfig
     from hjepa.config.protocols import SupervisedConfig
     from hjepa.data import ImageDataset
     from hjepa.models import Encoder
+    from hjepa.runs.load import TrainedRun
 
 log = logging.getLogger("hjepa")
+
+
+def supervised_encoder(
+    run: TrainedRun, config: Config, train: ImageDataset, rows: Tensor, device: torch.device
+) -> tuple[Encoder, dict[str, Any]]:
+    """The supervised control of a run.
+
+    It sees as many images as the run saw (steps times the images of a step of one process), times
+    ``evaluation.supervised.share``, in batches of the same size.
+
+    Args:
+        run: gives architecture, initial weights and budget.
+        config: of the evaluation.
+        train: the training split.
+        rows: int64, labelled images to fit on.
+        device: of the encoder.
+
+    Returns:
+        The encoder, and what the results say of it.
+
+    Raises:
+        UserError: the images have no labels, or the run has seen none.
+    """
+    if train.labels is None:
+        raise UserError("control supervised: the training images have no labels; leave the control out")
+    keys, settings = run.config, config.evaluation.supervised
+    batch = keys.data.batch_size * keys.training.accumulation_steps
+    if run.step == 0:
+        raise UserError(f"control supervised: {run.checkpoint} is at step 0, so its budget is no image; train it first")
+    view = View(run.encoder.geometry.height_width, run.mean, run.std, device, num_workers=config.data.num_workers)
+    named = 0 if train.class_names is None else len(train.class_names)
+    encoder = train_supervised(
+        untrained_encoder(run),
+        train,
+        rows,
+        images_seen=run.step * batch,
+        num_classes=max(named, int(train.labels[rows].max()) + 1),
+        settings=settings,
+        batch_size=batch,
+        data=config.data,
+        view=view,
+        seed=config.seed,
+        bf16=keys.training.use_amp is True and device.type != "mps",
+    )
+    about = {
+        "weights": "trained from scratch with labels by this evaluation",
+        "licence": None,
+        "source": None,
+        "labelled_images": len(rows),
+        "images_seen": round(run.step * batch * settings.share),
+        "lr": settings.lr,
+    }
+    return encoder, about
 
 
 def train_supervised(
