@@ -1,4 +1,4 @@
-"""Controls that are evaluated on request: encoders of timm and torchvision, with pretrained or random weights.
+"""Controls that are evaluated on request: encoders of timm and torchvision, and the run's own trained with labels.
 
 To add a kind, write a function from a `Request` to a `NamedEncoder` and list it in `KINDS`.
 """
@@ -166,8 +166,30 @@ def _torchvision(request: Request) -> NamedEncoder:
     return _named(request, model, (size, size), mean, std, about)
 
 
-KINDS: dict[str, Callable[[Request], NamedEncoder]] = {"timm": _timm, "torchvision": _torchvision}
+def _supervised(request: Request) -> NamedEncoder:
+    from hjepa.evaluation.tuning.supervised import supervised_encoder
+
+    encoder, about = supervised_encoder(
+        request.run, request.config, request.splits.train, request.train_rows, request.device
+    )
+    return NamedEncoder(
+        request.name,
+        lambda images: encoder.extract_features(images, depths=encoder.depths),
+        encoder.geometry.height_width,
+        request.run.mean,
+        request.run.std,
+        {"name": request.name, **about},
+    )
+
+
+KINDS: dict[str, Callable[[Request], NamedEncoder]] = {
+    "timm": _timm,
+    "torchvision": _torchvision,
+    "supervised": _supervised,
+}
 """By the part before the colon."""
+WITHOUT_MODEL = ("supervised",)
+"""Kinds that are a name by themselves."""
 
 
 def _named(

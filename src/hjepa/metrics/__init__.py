@@ -16,6 +16,7 @@ from hjepa.metrics.linear_probe import (
 from hjepa.metrics.pca import PCA
 from hjepa.metrics.position import position_share
 from hjepa.metrics.rank import feature_std, mean_cosine, rankme
+from hjepa.metrics.segmentation import SegmentationScores, pixel_confusion, segmentation_scores
 from hjepa.metrics.uniformity import alignment, uniformity
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Episodes",
     "LinearClassifier",
     "ProbeResult",
+    "SegmentationScores",
     "accuracy",
     "alignment",
     "calibration",
@@ -45,8 +47,10 @@ __all__ = [
     "linear_probe",
     "mean_cosine",
     "nearest_neighbours",
+    "pixel_confusion",
     "position_share",
     "rankme",
+    "segmentation_scores",
     "stratified_split",
     "uniformity",
 ]
