@@ -277,3 +277,109 @@ def load_pretrained(source: str | Path, *, device: str = "cpu") -> PretrainedEnc
     from hjepa.zoo import load_pretrained as load
 
     return load(source, device=device)
+
+
+def embed(
+    source: str | Path,
+    data: str | Path,
+    output: str | Path,
+    *,
+    level: int | str = "all",
+    pool: Literal["mean", "max"] = "mean",
+    normalize: bool = False,
+    device: str = "auto",
+    batch_size: int | None = None,
+    force: bool = False,
+    overrides: Overrides = (),
+) -> dict[str, Any]:
+    """Write one vector for every image of a data set to Parquet or NumPy; see `hjepa.embeddings.embed`."""
+    from hjepa.embeddings import embed as run_embed
+
+    return run_embed(
+        source,
+        data,
+        output,
+        level=level,
+        pool=pool,
+        normalize=normalize,
+        device=device,
+        batch_size=batch_size,
+        force=force,
+        overrides=overrides,
+    )
+
+
+def similar(
+    source: str | Path,
+    pictures: Sequence[str | Path],
+    data: str | Path,
+    *,
+    k: int = 10,
+    level: int | str | None = None,
+    output: Sequence[str | Path] = (),
+    device: str = "auto",
+    force: bool = False,
+    overrides: Overrides = (),
+) -> dict[str, Any]:
+    """Find the images that are most similar to some pictures; see `hjepa.embeddings.similar`."""
+    from hjepa.embeddings import similar as run_similar
+
+    return run_similar(
+        source, pictures, data, k=k, level=level, output=output, device=device, force=force, overrides=overrides
+    )
+
+
+def duplicates(
+    source: str | Path,
+    data: str | Path,
+    *,
+    threshold: float | None = None,
+    outliers: int = 20,
+    level: int | str | None = None,
+    output: Sequence[str | Path] = (),
+    device: str = "auto",
+    force: bool = False,
+    overrides: Overrides = (),
+) -> dict[str, Any]:
+    """Find near copies and outliers in a set of images; see `hjepa.embeddings.duplicates`."""
+    from hjepa.embeddings import duplicates as run_duplicates
+
+    return run_duplicates(
+        source,
+        data,
+        threshold=threshold,
+        outliers=outliers,
+        level=level,
+        output=output,
+        device=device,
+        force=force,
+        overrides=overrides,
+    )
+
+
+def analyze(run: str | Path, *, output: str | Path | None = None, force: bool = False) -> dict[str, Any]:
+    """Tell how a run is doing or how it went, and what to do next; see `hjepa.analysis.analyze`."""
+    from hjepa.analysis import analyze as run_analysis
+
+    return run_analysis(run, output=output, force=force)
+
+
+def compare(
+    runs: Sequence[str | Path],
+    *,
+    output: str | Path | Sequence[str | Path] | None = None,
+    cka: bool = False,
+    device: str = "auto",
+    force: bool = False,
+) -> dict[str, Any]:
+    """Compare runs on one page, differing keys first; see `hjepa.analysis.compare`."""
+    from hjepa.analysis import compare as run_comparison
+
+    return run_comparison(runs, output=output, cka=cka, device=device, force=force)
+
+
+def watch(run: str | Path, *, once: bool = False) -> None:
+    """Show a running run in the terminal, from its files; see `hjepa.analysis.watch`."""
+    from hjepa.analysis import watch as run_watch
+
+    run_watch(run, once=once)
