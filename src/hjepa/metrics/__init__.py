@@ -1,7 +1,7 @@
 """Measures of features: k-NN, linear probe, effective rank, LiDAR, CKA, PCA, position share. Tensors in, numbers out."""
 
 from hjepa.metrics.cka import cka_matrix, linear_cka
-from hjepa.metrics.knn import accuracy, knn_predict, nearest_neighbours
+from hjepa.metrics.knn import accuracy, knn_predict, leave_one_out, nearest_neighbours
 from hjepa.metrics.lidar import lidar
 from hjepa.metrics.linear_probe import (
     L2_VALUES,
@@ -23,6 +23,7 @@ __all__ = [
     "cka_matrix",
     "feature_std",
     "knn_predict",
+    "leave_one_out",
     "lidar",
     "linear_cka",
     "linear_probe",
