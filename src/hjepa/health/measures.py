@@ -68,6 +68,11 @@ class LevelMeasures:
         return {f"{name}/level_{level}": value for name, value in values.items() if value is not None}
 
 
+def record_of(levels: Sequence[LevelMeasures]) -> dict[str, float]:
+    """The measures of all levels by the names used in records."""
+    return {name: value for number, level in enumerate(levels) for name, value in level.record(number).items()}
+
+
 @dataclass
 class _Level:
     """What is kept of the cell features of one level.

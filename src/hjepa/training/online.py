@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hjepa.data import eval_batches
-from hjepa.health.measures import LevelMeasures, Measuring
+from hjepa.health.measures import LevelMeasures, Measuring, record_of
 from hjepa.health.thresholds import HEALTHY_RANK
 from hjepa.metrics import accuracy, leave_one_out, rankme
 from hjepa.models import distinct_levels
@@ -44,6 +44,11 @@ class OnlineResult:
 
     levels: list[LevelMeasures]
     values: dict[str, float]
+
+    def __str__(self) -> str:
+        """The numbers of all levels together, for the log."""
+        knn = f"k-NN {self.values['knn']:.1%}  " if "knn" in self.values else ""
+        return f"{knn}effective rank {self.values['rank']:.1f}"
 
 
 class OnlineEvaluation:
@@ -99,7 +104,7 @@ class OnlineEvaluation:
         """Evaluate. Values that need more images are left out, with a warning the first time."""
         measuring, rows = self._measuring(encoder)
         levels = measuring.measures()
-        values = {name: value for number, level in enumerate(levels) for name, value in level.record(number).items()}
+        values = record_of(levels)
         if not all(level.finite for level in levels):
             log.warning("online evaluation: the features are not finite; the model has diverged")
             return OnlineResult(levels, values | {"rank": 0.0})
