@@ -14,6 +14,7 @@ from hjepa.version import __version__
 _HOMES = {
     "ablate": "hjepa.api",
     "train": "hjepa.api",
+    "dry_run": "hjepa.api",
     "evaluate": "hjepa.api",
     "visualize": "hjepa.api",
     "RunResult": "hjepa.api",
@@ -60,6 +61,7 @@ __all__ = [
     "build_model",
     "build_splits",
     "create_hjepa",
+    "dry_run",
     "evaluate",
     "load_config",
     "load_pretrained",
@@ -69,7 +71,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from hjepa.api import RunResult, ablate, evaluate, load_pretrained, train, visualize
+    from hjepa.api import RunResult, ablate, dry_run, evaluate, load_pretrained, train, visualize
     from hjepa.config import Config, DataConfig, LossConfig, MaskingConfig, ModelConfig, TrainingConfig, load_config
     from hjepa.data import Splits, build_dataloader, build_dataset, build_splits
     from hjepa.errors import UserError

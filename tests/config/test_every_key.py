@@ -93,6 +93,10 @@ def saved_on_red(run: Observed) -> set[str]:
     return {f for f in run.files() if "_red_" in f}
 
 
+def stop_step(run: Observed) -> int:
+    return run.outcome.step
+
+
 def eval_steps(run: Observed) -> list[int]:
     return [e["step"] for e in run.evals]
 
@@ -101,6 +105,7 @@ CROP = {"data.augmentation.random_crop": True}
 VARIANCE = {"loss.variance_loss_weight": 0.1}
 INFONCE = {"loss.type": "infonce", "loss.candidate_images": 8, "loss.candidate_cells": 4}
 RATE = record("lr")
+STOPS = {"training.epochs": 4, "training.early_stopping.monitor": ["health"], "training.early_stopping.patience": 1}
 # Every evaluation is red.
 RED = {"health.cosine": [100.0, 100.0]}
 
@@ -167,6 +172,12 @@ CASES: dict[str, Case] = {
     "training.weight_decay": Case(0.5, weights),
     "training.weight_decay_end": Case(0.5, record("weight_decay")),
     "training.clip_grad": Case(0.01, weights),
+    "training.early_stopping.monitor": Case(["health"], stop_step, {**RED, **STOPS, "training.early_stopping.monitor": []}),
+    "training.early_stopping.patience": Case(2, stop_step, {**RED, **STOPS}),
+    "training.early_stopping.min_delta": Case(
+        0.9, stop_step, {**STOPS, "training.early_stopping.monitor": ["knn"], "training.early_stopping.min_delta": 0.0}
+    ),
+    "training.early_stopping.start_epoch": Case(2.0, stop_step, {**RED, **STOPS}),
     "training.accumulation_steps": Case(2, lambda run: run.outcome.step),
     "training.use_amp": Case(True, weights),
     "training.amp_dtype": Case("fp16", weights, {"training.use_amp": True}),
@@ -196,6 +207,7 @@ CASES: dict[str, Case] = {
     "health.cosine": Case([100.0, 100.0], signs),
     "health.position": Case([100.0, 100.0], signs),
     "health.chance": Case([10.0, 10.0], record("health")),
+    "health.diverging": Case([0.0, 0.0], record("health")),
     "health.shrunk": Case([1.0, 1.0], record("health")),
     "health.rise": Case([1.0, 1.0], record("health")),
     "health.rise_of_terms": Case([1.0, 1.0], record("health"), VARIANCE),

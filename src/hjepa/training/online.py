@@ -127,6 +127,15 @@ class OnlineEvaluation:
         """Measures of the features of every level."""
         return self._measuring(encoder)[0].measures()
 
+    @torch.no_grad()
+    def encode_some(self, encoder: Encoder, images: int) -> int:
+        """Encode some of the images and forget them, to find out how long it takes.
+
+        Returns:
+            how many were encoded.
+        """
+        return sum(len(index) for index, _ in self._levels(encoder, self.measured[:images]))
+
     def _measuring(self, encoder: Encoder) -> tuple[Measuring, Tensor]:
         """Features of the images to measure, and the rows of those that could be read."""
         measuring, rows = Measuring(), []

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from hjepa.methods import Method
     from hjepa.training.interrupt import StopRequest
     from hjepa.training.loggers import MetricSink
-    from hjepa.training.progress import Progress
+    from hjepa.training.progress import Display
     from hjepa.training.saving import Retention
     from hjepa.training.watch import HealthWatch
 
@@ -132,7 +132,7 @@ class Trainer:
 
     # -- the algorithm -------------------------------------------------------------------------------------------
 
-    def run(self, stop: StopRequest, progress: Progress) -> bool:
+    def run(self, stop: StopRequest, progress: Display) -> bool:
         """Train to the last step, or until a stop is requested. Returns whether the last step was reached."""
         self.method.train()
         self._agree_on_micro_batches()
