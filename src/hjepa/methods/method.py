@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 RESERVED = frozenset(
     {
         "kind", "step", "epoch", "time", "loss", "lr", "weight_decay", "grad_norm", "skipped", "bad_images",
-        "images_per_second", "data_wait", "health", "light",
+        "images_per_second", "data_wait", "health", "light", "signs",
     }
 )  # fmt: skip
 """Keys of a training record that the loop writes; ``loss`` is the total."""
