@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML file without scripts or external resources."""
+"""The report: one self-contained HTML file without external resources."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hjepa.config import Geometry
     from hjepa.health.evidence import Evidence
     from hjepa.health.verdict import Verdict
+    from hjepa.visualization.report.hover import HoverMap
 
 _CODE = re.compile(r"`([^`]+)`")
 _PAPER = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
@@ -41,6 +42,7 @@ class Report:
         settings: the whole configuration as YAML.
         environment: versions and machine, as pairs of name and value.
         checkpoint: path of the checkpoint.
+        hover: the interactive map of the embedding, if any.
     """
 
     title: str
@@ -54,6 +56,7 @@ class Report:
     settings: str
     environment: list[tuple[str, str]]
     checkpoint: str
+    hover: HoverMap | None = None
 
     def html(self) -> str:
         """The page."""
