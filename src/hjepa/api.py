@@ -167,7 +167,9 @@ def _finish(run_dir: Path, checkpoint: Path, config: Config, console: bool, *, a
             return {}
         if console:
             print_table(results)
-        paths = draw(checkpoint, output_dir=run_dir, generate_report=True, quick=True, device=config.device, console=console)
+        paths = draw(
+            checkpoint, output_dir=run_dir, generate_report=True, quick=True, device=config.device, console=console
+        )
         log.info("report: %s", next(p for p in paths if p.suffix == ".html"))
     return results
 

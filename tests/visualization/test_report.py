@@ -1,6 +1,8 @@
 """Reports of real runs."""
 
+import base64
 import html
+import io
 import json
 import re
 import shutil
@@ -20,13 +22,15 @@ from hjepa.health.finding import Finding
 from hjepa.health.verdict import judge
 from hjepa.runs.records import Records
 from hjepa.visualization import visualize
+from hjepa.visualization.catalogue import KINDS
 from hjepa.visualization.figures.figure import Figure, Omitted
 from hjepa.visualization.figures.style import DARK, LIGHT, new_figure, to_png
 from hjepa.visualization.report.build import Report, prose
 from hjepa.visualization.report.pictures import DrawnFigure, data_uri
 from hjepa.visualization.report.tables import controls_table, levels_table
 
-FIGURES = ["curves.png", "health.png", "masks.png", "maps.png", "neighbours.png", "embedding.png"]
+NAMES = [kind.name for kind in KINDS if kind.name != "umap"]
+FIGURES = [f"{name}.png" for name in NAMES]
 VOID = {"meta", "img", "source", "br"}
 
 
@@ -59,7 +63,7 @@ class Page(HTMLParser):
 
 
 def words(text: str) -> str:
-    body = re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)
+    body = re.sub(r"<(style|script)\b.*?</\1>", "", text, flags=re.DOTALL)
     return html.unescape(re.sub(r"<[^>]+>", " ", body))
 
 
@@ -67,7 +71,7 @@ def words(text: str) -> str:
 def labelled(labelled_run, tmp_path_factory):
     """Figures and report of the labelled run, in a folder of their own."""
     folder = tmp_path_factory.mktemp("report")
-    return visualize(labelled_run, output_dir=folder, generate_report=True, device="cpu")
+    return visualize(labelled_run, figures=NAMES, output_dir=folder, generate_report=True, device="cpu")
 
 
 def test_files_written(labelled):
@@ -82,12 +86,13 @@ def test_report_is_self_contained_and_small(labelled):
     text = labelled[-1].read_text(encoding="utf-8")
     assert len(text.encode()) < 8e6
     page = Page(text)
-    assert "script" not in page.tags
+    # The script of the map is inside the page too.
+    assert not re.search(r"<script[^>]* src=", text)
     assert "link" not in page.tags
     for reference in page.references:
         inside = reference.startswith(("data:image/", "#"))
         assert inside or re.fullmatch(r"https://arxiv\.org/abs/[\d.]+", reference), reference[:80]
-    assert not re.search(r"url\(|@import", text)
+    assert not re.search(r"url\((?!data:image/)|@import|https?://(?!arxiv\.org/abs/|www\.w3\.org/2000/svg)", text)
     for link in (r for r in page.references if r.startswith("#")):
         assert link[1:] in page.ids
     assert len(page.images) == len(FIGURES)
@@ -228,16 +233,21 @@ def test_mistakes_are_one_line_errors(labelled_run, tmp_path):
         visualize(folder, device="cpu")
 
 
-def test_large_figures_are_embedded_as_jpeg():
+def test_figures_are_embedded_without_loss_unless_they_are_large():
     draw = np.random.Generator(np.random.Philox(key=2))
     figure = new_figure(9, LIGHT)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.imshow(draw.integers(0, 255, (1350, 1350, 3), dtype=np.uint8), interpolation="nearest")
     heavy = to_png(figure)
     light = to_png(new_figure(1, LIGHT))
-    assert data_uri(light).startswith("data:image/png;base64,")
-    assert data_uri(heavy).startswith("data:image/jpeg;base64,")
+    assert np.array_equal(embedded(data_uri(light)), np.asarray(Image.open(io.BytesIO(light)).convert("RGB")))
     assert len(data_uri(heavy)) < len(heavy)
+    assert len(data_uri(heavy, quality=25)) < len(data_uri(heavy))
+    assert embedded(data_uri(heavy)).shape == embedded(data_uri(heavy, quality=25)).shape == (1350, 1350, 3)
+
+
+def embedded(uri):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB"))
 
 
 def test_text_of_a_run_is_escaped():

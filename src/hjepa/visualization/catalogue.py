@@ -68,9 +68,7 @@ def _predictions(material: Material) -> Figure | Omitted:
     missing = _no_predictor(material, "predictions")
     if missing is not None or material.bank is None:
         return missing or _no_others("predictions")
-    return predictions_figure(
-        material.shown, material.predicted, material.bank, material.geometry, material.counted
-    )
+    return predictions_figure(material.shown, material.predicted, material.bank, material.geometry, material.counted)
 
 
 def _patches(material: Material) -> Figure | Omitted:
@@ -83,7 +81,9 @@ def _patches(material: Material) -> Figure | Omitted:
 def _decoder(material: Material) -> Figure | Omitted:
     if material.sampler is None:
         return Omitted(
-            "decoder", TITLES["decoder"], f"Method `{material.run.config.method}` predicts no features of masked regions."
+            "decoder",
+            TITLES["decoder"],
+            f"Method `{material.run.config.method}` predicts no features of masked regions.",
         )
     predicted = material.predicted
     return decoder_figure(
@@ -92,6 +92,7 @@ def _decoder(material: Material) -> Figure | Omitted:
         material.scaled(predicted) if material.predicts else None,
         material.decoding,
         material.geometry,
+        material.predicted_shares if material.predicts else None,
     )
 
 

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from hjepa.config import Geometry
 
 _HIDDEN = 256
-_STEPS = 400
-_CELLS = 1024
+_STEPS = 300
+_CELLS = 512
 _LEARNING_RATE = 2e-3
 _WEIGHT_DECAY = 0.05
-# Training cells per level: 20 passes over them at most are made, in a second or two.
+# Training cells per level: a level takes a second or two.
 _MOST_CELLS = 60_000
 
 
@@ -43,13 +43,14 @@ class Decoder:
     def cells(self, features: Tensor) -> Tensor:
         """Decode features [..., D] to pixels [..., C, height, width], normalised as the encoder's input."""
         pixels: Tensor = self.network(features)
-        return pixels.unflatten(-1, (self.channels, *self.box))
+        return pixels.reshape(*features.shape[:-1], self.channels, *self.box)
 
     def whole(self, features: Tensor) -> Tensor:
         """Decode all cells of pictures [n, cells, D] to [n, C, H, W]."""
         (rows, columns), (height, width) = self.grid, self.box
-        cells = self.cells(features).unflatten(1, (rows, columns))
-        return cells.permute(0, 3, 1, 4, 2, 5).reshape(len(features), self.channels, rows * height, columns * width)
+        n, channels = len(features), self.channels
+        cells = self.cells(features).reshape(n, rows, columns, channels, height, width)
+        return cells.permute(0, 3, 1, 4, 2, 5).reshape(n, channels, rows * height, columns * width)
 
 
 def cut_cells(images: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -60,7 +61,9 @@ def cut_cells(images: Tensor, grid: tuple[int, int]) -> Tensor:
     return split.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
 
 
-def train_decoder(features: Tensor, images: Tensor, geometry: Geometry, level: int, seed: int, steps: int = _STEPS) -> Decoder:
+def train_decoder(
+    features: Tensor, images: Tensor, geometry: Geometry, level: int, seed: int, steps: int = _STEPS
+) -> Decoder:
     """Fit a decoder of one level by squared error of normalised pixels.
 
     Args:
@@ -97,7 +100,7 @@ def train_decoder(features: Tensor, images: Tensor, geometry: Geometry, level: i
             rows = torch.randint(len(x), (min(_CELLS, len(x)),), generator=generator)
             loss = nn.functional.mse_loss(network(x[rows]), y[rows])
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
     return Decoder(network.eval().requires_grad_(False), box, grid, images.shape[1])

@@ -19,7 +19,7 @@ from hjepa.runs.load import untrained_encoder
 from hjepa.runs.records import Records, read_records
 from hjepa.visualization.decoder import train_decoder
 from hjepa.visualization.features import Gallery, TokenFeatures, encode_cells, encode_gallery, encode_tokens
-from hjepa.visualization.figures.decoder import Decoding, decoded_share
+from hjepa.visualization.figures.decoder import Decoding, decoded_share, predicted_share
 from hjepa.visualization.figures.embedding import Layout, layouts
 from hjepa.visualization.own_pictures import OwnPictures
 from hjepa.visualization.predictions import COUNTED, Bank, Predicted, encode_bank, predict
@@ -101,7 +101,14 @@ class Material:
     @cached_property
     def shown(self) -> Shown:
         """The first pictures: the user's own, or held-out images."""
-        return Shown.first(self.own if self.own is not None else self.images, _SHOWN)
+        if self.own is not None:
+            return Shown.first(self.own, _SHOWN)
+        return Shown.first(self.images, self._held_back)
+
+    @property
+    def _held_back(self) -> int:
+        """How many held-out images are shown, so that predictions are compared with others; at most half of a small set."""
+        return min(_SHOWN, max(1, len(self.images.order) // 2))
 
     @cached_property
     def tokens(self) -> TokenFeatures:
@@ -142,7 +149,7 @@ class Material:
     @cached_property
     def bank(self) -> Bank | None:
         """Target features of images that are not shown; None if there are none."""
-        return encode_bank(self.images, self.run.model, 0 if self.own is not None else _SHOWN)
+        return encode_bank(self.images, self.run.model, 0 if self.own is not None else self._held_back)
 
     @cached_property
     def predicted(self) -> Predicted:
@@ -154,10 +161,22 @@ class Material:
         """Predictions for more held-out images."""
         return self._predict(Shown.first(self.images, COUNTED))
 
+    @cached_property
+    def predicted_shares(self) -> list[float]:
+        """Share of the pixel variance of hidden cells of held-out images that decoded predictions explain, per level."""
+        shown = Shown.first(self.images, COUNTED)
+        predicted = self.scaled(self.counted)
+        return [
+            predicted_share(decoder, predicted, shown.normalised, self.decoding.mean, level)
+            for level, decoder in enumerate(self.decoding.decoders)
+        ]
+
     def _predict(self, shown: Shown) -> Predicted:
         assert self.sampler is not None
         centred = self.run.model.center_targets and self.bank is not None
-        return predict(shown.normalised, self.run.model, self.sampler, self.bank.means if centred and self.bank else None)
+        return predict(
+            shown.normalised, self.run.model, self.sampler, self.bank.means if centred and self.bank else None
+        )
 
     @cached_property
     def decoding(self) -> Decoding:

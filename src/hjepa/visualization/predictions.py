@@ -72,7 +72,9 @@ def encode_bank(images: ImageSource, model: HJEPA, skip: int, count: int = _BANK
     About 30,000 cells of the finest level, and fewer images if a large encoder runs on a CPU.
     """
     geometry = model.geometry
-    count = min(count, max(_FEWEST_IMAGES, _BANK_CELLS // geometry.num_tokens), cpu_images(model.target_encoder, share=0.2))
+    count = min(
+        count, max(_FEWEST_IMAGES, _BANK_CELLS // geometry.num_tokens), cpu_images(model.target_encoder, share=0.2)
+    )
     rows = images.order[skip : skip + count]
     if not len(rows):
         return None
@@ -133,7 +135,7 @@ def nearest_cells(queries: Tensor, bank: Tensor, k: int) -> Tensor:
         int64 [m, k], indices of image * cells + cell, most similar first.
     """
     flat = F.normalize(bank.flatten(0, 1), dim=1)
-    parts = [(F.normalize(part, dim=1) @ flat.T).topk(k, dim=1).indices for part in queries.split(2048)]
+    parts = [(F.normalize(part, dim=1) @ flat.T).topk(k, dim=1).indices for part in torch.split(queries, 2048)]
     return torch.cat(parts)
 
 

@@ -61,12 +61,11 @@ def attention_figure(shown: Shown, encoder: Encoder) -> Figure | Omitted:
             f"{shown.what.capitalize()}, and where the last of {len(encoder.blocks)} blocks of the encoder looks. For the outlined patch: "
             "one map per head, and their mean. On the right, the attention that each patch receives, averaged over all "
             "patches and heads, which is what enters the pooled features. Every map has its own scale from 0 (dark) to its "
-            "maximum (bright), given in multiples of an even spread over "
-            f"all {math.prod(grid)} patches.{some} {shown.images.display_note()}"
+            f"maximum (bright), given in multiples of an even spread over all {math.prod(grid)} patches; below 2\N{MULTIPLICATION SIGN} a map stays darker.{some} {shown.images.display_note()}"
         ).strip(),
         look_for=(
             "heads that look at different things, and maps that follow the object rather than the distance from the "
-            "outlined patch. The same map in every picture is attention to positions; a maximum near 1× is attention to "
+            "outlined patch. The same map in every picture is attention to positions; a maximum near 1\N{MULTIPLICATION SIGN} is attention to "
             "everything alike."
         ),
         alt=(

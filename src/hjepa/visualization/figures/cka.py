@@ -50,9 +50,7 @@ def cka_figure(
         _Panel(f"trained and {other_name}", matrix[:levels, levels:], "trained, level", f"{other_name}, level"),
     ]
     width = max(level.shape[1] for level in [*trained, *other])
-    few = (
-        f" With {count} images for {width} dimensions, all values are too high." if count < 2 * width else ""
-    )
+    few = f" With {count} images for {width} dimensions, all values are too high." if count < 2 * width else ""
     figure = _CkaFigure(panels)
     return Figure(
         name="cka",
@@ -127,5 +125,5 @@ def _draw_panel(axes: Axes, panel: _Panel, theme: Theme) -> None:
             dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
             text, color = f"{value:.2f}", "#ffffff" if dark else "#000000"
         else:
-            text, color = "–", theme.text
+            text, color = "\N{EN DASH}", theme.text
         axes.text(column, row, text, ha="center", va="center", fontsize=8.5, color=color)

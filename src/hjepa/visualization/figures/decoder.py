@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hjepa.health.evidence import listing
-from hjepa.visualization.decoder import explained
+from hjepa.visualization.decoder import cut_cells, explained
 from hjepa.visualization.figures.cells import seen_part, with_cells
 from hjepa.visualization.figures.figure import Figure
 from hjepa.visualization.figures.picture_grid import PictureGrid
@@ -44,7 +44,12 @@ class Decoding:
 
 
 def decoder_figure(
-    shown: Shown, features: list[Tensor], predicted: Predicted | None, decoding: Decoding, geometry: Geometry
+    shown: Shown,
+    features: list[Tensor],
+    predicted: Predicted | None,
+    decoding: Decoding,
+    geometry: Geometry,
+    predicted_shares: list[float] | None = None,
 ) -> Figure:
     """Decoded features of whole pictures, and decoded predictions of hidden cells.
 
@@ -54,6 +59,7 @@ def decoder_figure(
         predicted: predictions for them, scaled like targets; None without a predictor.
         decoding: the decoders.
         geometry: sizes of the model.
+        predicted_shares: per level, the share of the pixel variance of hidden cells that decoded predictions explain.
     """
     shown = shown.head(ROWS)
     levels = spread(tuple(range(len(geometry.levels))), _MOST_LEVELS)
@@ -77,13 +83,18 @@ def decoder_figure(
         if predicted is not None
         else " There is no trained predictor, so predictions are not shown."
     )
+    hidden = ""
+    if predicted_shares is not None:
+        hidden = "; in hidden cells, the decoded prediction explains " + listing(
+            [f"{predicted_shares[level]:.0%} at level {level}" for level in levels]
+        )
     return Figure(
         name="decoder",
         title="Decoded features",
         caption=(
             f"A small network (two layers, trained for {decoding.trained_on:,} training images on frozen target features) turns the features "
             f"of one cell into the pixels of this cell. Per level: {shown.what}, decoded from their true features."
-            f"{predictions} On held-out images, the decoded truth explains {shares} of the variance of pixels around the mean picture. "
+            f"{predictions} On held-out images, the decoded truth explains {shares} of the variance of pixels around the mean picture{hidden}. "
             f"{shown.images.display_note()}"
         ).strip(),
         look_for=(
@@ -99,6 +110,17 @@ def decoder_figure(
 def decoded_share(decoder: Decoder, features: Tensor, images: Tensor, mean: Tensor) -> float:
     """Share of the pixel variance of held-out images [n, C, H, W] that decoding their features [n, cells, D] explains."""
     return explained(decoder.whole(features), images, mean)
+
+
+def predicted_share(decoder: Decoder, predicted: Predicted, images: Tensor, mean: Tensor, level: int) -> float:
+    """Share of the pixel variance of the predicted cells of images [n, C, H, W] that decoded predictions explain."""
+    index = predicted.index[level][:, :, None, None, None]
+    true, middle = (
+        cut_cells(images.cpu(), decoder.grid),
+        cut_cells(mean[None], decoder.grid).expand(len(images), -1, -1, -1, -1),
+    )
+    pick = index.expand(-1, -1, *true.shape[2:])
+    return explained(decoder.cells(predicted.predictions[level]), true.gather(1, pick), middle.gather(1, pick))
 
 
 @dataclass(frozen=True)

@@ -93,9 +93,7 @@ def umap_figure(images: ImageSource, gallery: Gallery, seed: int) -> Figure | Om
 
 def too_few(name: str, title: str, gallery: Gallery, needed: int = 3) -> Omitted:
     """In place of a map of too few images."""
-    return Omitted(
-        name, title, f"The test split has {len(gallery)} readable image(s); a map needs at least {needed}."
-    )
+    return Omitted(name, title, f"The test split has {len(gallery)} readable image(s); a map needs at least {needed}.")
 
 
 def _map_figure(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
@@ -14,36 +13,40 @@ from hjepa.visualization.figures.style import Picture
 
 # Dark to bright with rising value and readable without colour vision.
 _COLOURS = "inferno"
-# Share of the picture, in grey, that stays visible under the map.
-_PICTURE = 0.35
+# How much of the map covers the picture: least where the value is 0, most at the maximum.
+_COVER = (0.45, 0.9)
+# A map is bright only where it is clearly above an even spread.
+_LEAST_SCALE = 2.0
 
 
 def heat(picture: Picture, values: Tensor, grid: tuple[int, int]) -> Picture:
-    """Lay a map over a picture: black for 0, bright yellow for the largest value of this map.
+    """Lay a map of shares over a picture.
+
+    Dark is 0. The brightest colour is the largest value of the map, or twice an even spread if that is more, so that an
+    even map is not bright.
 
     Args:
         picture: uint8 [H, W, 3].
-        values: [cells], row-major, 0 or more.
+        values: [cells], row-major, 0 or more, with sum 1.
         grid: rows and columns.
 
     Returns:
-        uint8 [h, w, 3], h and w at least those of the picture.
+        uint8 [H, W, 3].
     """
     from matplotlib import colormaps
 
-    height, width = picture.shape[:2]
     values = values.detach().float().cpu()
-    scaled = (values / values.max().clamp_min(1e-12)).reshape(grid).numpy()
-    colours: NDArray[np.float64] = np.asarray(colormaps[_COLOURS](scaled))[..., :3]
-    layer = F.interpolate(
-        torch.from_numpy(colours).permute(2, 0, 1)[None], size=(height, width), mode="nearest-exact"
-    )[0].permute(1, 2, 0).numpy()  # fmt: skip
+    top = max(float(values.max()), _LEAST_SCALE / len(values))
+    small = (values / top).reshape(1, 1, *grid)
+    scaled = F.interpolate(small, size=picture.shape[:2], mode="nearest-exact")[0, 0].numpy()
+    layer: NDArray[np.float64] = np.asarray(colormaps[_COLOURS](scaled))[..., :3]
+    cover = (_COVER[0] + (_COVER[1] - _COVER[0]) * scaled)[..., None]
     grey = picture.mean(axis=2, keepdims=True) / 255
-    mixed = (1 - _PICTURE) * layer + _PICTURE * grey
+    mixed = cover * layer + (1 - cover) * grey
     return np.ascontiguousarray((mixed * 255).round().clip(0, 255).astype(np.uint8))
 
 
 def strength(values: Tensor) -> str:
     """How uneven a map of shares with sum 1 is: its largest value in multiples of an even distribution."""
     times = float(values.max()) * math.prod(values.shape)
-    return f"max {times:.0f}×" if times >= 10 else f"max {times:.1f}×"
+    return f"max {times:.0f}\N{MULTIPLICATION SIGN}" if times >= 10 else f"max {times:.1f}\N{MULTIPLICATION SIGN}"

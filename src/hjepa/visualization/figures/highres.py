@@ -66,7 +66,7 @@ def highres_figure(shown: Shown, encoder: Encoder) -> Figure | Omitted:
             f"{shown.what.capitalize()}, enlarged {factor} times to {by(large.image_size)} pixels, so that the encoder gives "
             f"{by(fine)} cells at level {levels[0]} instead of {by(geometry.level_grid(levels[0]))}. Positions lie between those of "
             "training. Colours are the first three principal components per level, fitted to the pictures shown. For "
-            f"comparison, level {levels[-1]} at the trained size. {shown.images.display_note()}"
+            f"comparison, level {levels[-1]} at the trained size, with colours of its own. {shown.images.display_note()}"
         ).strip(),
         look_for=(
             "borders of objects and parts that are sharper than at the trained size. The encoder has not seen enlarged "

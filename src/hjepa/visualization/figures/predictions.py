@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hjepa.health.evidence import listing
 from hjepa.visualization.figures.cells import cell_box, seen_part, with_cells
-from hjepa.visualization.figures.figure import Figure, Omitted
+from hjepa.visualization.figures.figure import Figure
 from hjepa.visualization.figures.picture_grid import PictureGrid
 from hjepa.visualization.figures.rollout import spread
 from hjepa.visualization.figures.style import Picture, Theme

@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from hjepa.version import __version__
 from hjepa.visualization.figures.figure import Omitted
-from hjepa.visualization.report.pictures import DrawnFigure, data_uri
+from hjepa.visualization.report.pictures import QUALITIES, DrawnFigure, data_uri
 from hjepa.visualization.report.tables import controls_table, levels_table
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from hjepa.health.verdict import Verdict
     from hjepa.visualization.report.hover import HoverMap
 
+LARGEST = 7_900_000
+"""Characters of a report, nearly all of which are single bytes."""
 _CODE = re.compile(r"`([^`]+)`")
 _PAPER = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 
@@ -59,7 +61,14 @@ class Report:
     hover: HoverMap | None = None
 
     def html(self) -> str:
-        """The page."""
+        """The page; below 8 MB, with figures compressed more if needed."""
+        for quality in QUALITIES:
+            page = self._render(quality)
+            if len(page) <= LARGEST:
+                break
+        return page
+
+    def _render(self, quality: int) -> str:
         return (
             templates()
             .get_template("report.html.j2")
@@ -70,6 +79,7 @@ class Report:
                 protocol=str((self.evidence.results or {}).get("protocol") or ""),
                 version=__version__,
                 today=datetime.now(UTC).date().isoformat(),
+                quality=quality,
             )
         )
 
