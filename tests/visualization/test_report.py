@@ -276,7 +276,7 @@ def test_text_of_a_run_is_escaped():
     assert "script" not in page.tags
     assert page.images[0]["alt"] == hostile
     assert (page.images[0]["width"], page.images[0]["height"]) == ("675", "150")
-    assert page.images[0]["style"] == "width:50.0%"
+    assert page.images[0]["style"] == "--share:50.0%"
     assert text.startswith("<!doctype html>")
     # Title, heading, subtitle, both sides of the summary and so on: every place shows the words as they are.
     assert words(text).count(hostile) >= 15

@@ -6,7 +6,6 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +24,7 @@ _COLUMNS = 40
 # The sheet may take this many bytes of the report; it is compressed more if it is larger.
 _LARGEST_SHEET = 1_200_000
 _QUALITIES = (85, 70, 50, 30)
-_LONGEST_NAME = 40
+_LONGEST_NAME = 32
 
 
 @dataclass(frozen=True)
@@ -99,8 +98,8 @@ def _whole(points: NDArray[np.float32]) -> list[list[int]]:
 
 
 def _short(name: str) -> str:
-    last = PurePosixPath(name).name or name
-    return last if len(last) <= _LONGEST_NAME else last[: _LONGEST_NAME - 1] + "…"
+    """An identifier, or the end of a long one."""
+    return name if len(name) <= _LONGEST_NAME else "…" + name[1 - _LONGEST_NAME :]
 
 
 def _jpeg(sheet: NDArray[np.uint8]) -> str:
