@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import shutil
@@ -57,10 +58,8 @@ class Chromium:
     def close(self) -> None:
         """End the browser."""
         self._session = None
-        try:
+        with contextlib.suppress(OSError, RuntimeError):
             self.call("Browser.close")
-        except (OSError, RuntimeError):
-            pass
         try:
             self._process.wait(timeout=20)
         except subprocess.TimeoutExpired:
@@ -112,7 +111,9 @@ class Chromium:
 
     def show(self, page: Path, *, width: int, height: int, scheme: str) -> None:
         """Load a page in a window of this size (CSS pixels) with a colour scheme, ``light`` or ``dark``."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self._events.clear()
         self.call("Page.navigate", url=page.resolve().as_uri())

@@ -17,7 +17,9 @@ SIZES = {"phone": (390, 844), "desk": (1280, 900)}
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
     program = find_chromium()
     if program is None:
-        pytest.skip(f"no Chromium ({', '.join(NAMES)}), so the report was not opened in a browser; Debian package: chromium")
+        pytest.skip(
+            f"no Chromium ({', '.join(NAMES)}), so the report was not opened in a browser; Debian package: chromium"
+        )
     found = Chromium(program, tmp_path_factory.mktemp("profile"))
     yield found
     found.close()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.health.conftest import TINY
 
 from hjepa.config import load_config
 from hjepa.runs.load import load_run
@@ -19,7 +20,6 @@ from hjepa.visualization.figures.style import DARK, LIGHT, to_png
 from hjepa.visualization.material import Material
 from hjepa.visualization.predictions import Predicted, nearest_cells, own_share, predict
 from hjepa.visualization.split_images import SplitImages
-from tests.health.conftest import TINY
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +191,9 @@ def test_predictions_without_a_length_get_that_of_targets(material) -> None:
     run.config = config
     scaled = Material(run, material.home, config).scaled(predicted)
     width = material.geometry.embed_dim
-    torch.testing.assert_close(scaled.predictions[0].norm(dim=-1).flatten(), torch.full((scaled.predictions[0][..., 0].numel(),), width**0.5))
+    torch.testing.assert_close(
+        scaled.predictions[0].norm(dim=-1).flatten(), torch.full((scaled.predictions[0][..., 0].numel(),), width**0.5)
+    )
 
 
 @pytest.mark.parametrize("which", ["material", "pooled"])

@@ -93,7 +93,7 @@ def decoder_figure(
         title="Decoded features",
         caption=(
             f"A small network (two layers, trained for {decoding.trained_on:,} training images on frozen target features) turns the features "
-            f"of one cell into the pixels of this cell. Per level: {shown.what}, decoded from their true features."
+            f"of one cell into the pixels of this cell. Per level: {shown.what}, decoded from the features of the whole image."
             f"{predictions} On held-out images, the decoded truth explains {shares} of the variance of pixels around the mean picture{hidden}. "
             f"{shown.images.display_note()}"
         ).strip(),
@@ -143,7 +143,8 @@ class _DecoderFigure:
         if self.seen is not None:
             grid.title(1, "seen")
         for start, level in zip(starts, self.levels, strict=True):
-            grid.title(start + each - 1, f"level {level}\ntruth", color=theme.levels[level], fit=True)
+            second = "truth" if self.filled else "decoded"
+            grid.title(start + each - 1, f"level {level}\n{second}", color=theme.levels[level], fit=True)
             if level in self.filled:
                 grid.title(start, f"level {level}\nprediction", color=theme.levels[level], fit=True)
         for row, picture in enumerate(self.pictures):

@@ -58,7 +58,7 @@ def _neighbours_of(own: ImageSource, theirs: Gallery, images: ImageSource, galle
     """Pictures that are not in the gallery, with their neighbours in it."""
     count = min(_QUERIES, len(theirs))
     by_features, by_pixels = (
-        nearest_neighbours(wanted[:count], among, k)[1]
+        nearest_neighbours(among, wanted[:count], k)[1]
         for wanted, among in ((theirs.trained, gallery.trained), (theirs.pixels, gallery.pixels))
     )
     names = own.names(theirs.rows[:count])

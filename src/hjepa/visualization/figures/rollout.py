@@ -60,7 +60,8 @@ def rollout_figure(shown: Shown, trained: Encoder, untrained: Encoder) -> Figure
             "step is the token itself). For the outlined patch: which input patches its features come from after "
             f"{'block' if len(depths) == 1 else 'blocks'} {', '.join(map(str, depths))}. On the right, the mean over all "
             f"patches after block {depths[-1]}, for the trained and the untrained encoder. Scales as for attention: the "
-            f"maximum is in multiples of an even spread over {math.prod(grid)} patches. {shown.images.display_note()}"
+            f"maximum is in multiples of an even spread over {math.prod(grid)} patches; the patch itself does not count for it, its "
+            f"own share is given in per cent. {shown.images.display_note()}"
         ).strip(),
         look_for=(
             "regions that grow with depth and follow the object. Rollout ignores the MLPs and the sizes of values, so it "
@@ -115,8 +116,9 @@ class _RolloutFigure:
             if name:
                 canvas.label(row, 0, name, color=theme.muted)
             for number, column in enumerate(self.columns, start=1):
-                canvas.show(row, number, heat(picture, column.maps[row], self.grid))
-                canvas.label(row, number, strength(column.maps[row]), color=theme.muted)
+                own = self.query if column.of_one_patch else None
+                canvas.show(row, number, heat(picture, column.maps[row], self.grid, own))
+                canvas.label(row, number, strength(column.maps[row], own), color=theme.muted)
                 if column.of_one_patch:
                     mark_cell(canvas, row, number, self.query, self.grid)
         return canvas.figure
