@@ -189,11 +189,17 @@ def test_predictions_without_a_length_get_that_of_targets(material) -> None:
     config = load_config(TINY, {"loss.type": "cosine"})
     run = load_run(material.home, device="cpu")
     run.config = config
-    scaled = Material(run, material.home, config).scaled(predicted)
-    width = material.geometry.embed_dim
-    torch.testing.assert_close(
-        scaled.predictions[0].norm(dim=-1).flatten(), torch.full((scaled.predictions[0][..., 0].numel(),), width**0.5)
-    )
+    given = Material(run, material.home, config)
+    scaled = given.scaled(given.counted)
+    for level, prediction in enumerate(scaled.predictions):
+        truth = given.counted.truths(level)
+        lengths = prediction.norm(dim=-1)
+        assert float(lengths.std()) < 1e-4
+        # Of all lengths of these directions, the chosen one is closest to the targets.
+        errors = [float((factor * prediction - truth).square().sum()) for factor in (0.9, 1.0, 1.1)]
+        assert errors[1] == min(errors)
+        cosine = F.cosine_similarity(prediction, given.counted.predictions[level], dim=-1)
+        torch.testing.assert_close(cosine, torch.ones_like(cosine))
 
 
 @pytest.mark.parametrize("which", ["material", "pooled"])

@@ -28,6 +28,8 @@ from hjepa.visualization.split_images import ImageSource, SplitImages
 from hjepa.zoo.files import is_packed
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from hjepa.config import Config
     from hjepa.masking import MaskSampler
     from hjepa.models import Encoder
@@ -207,12 +209,22 @@ class Material:
         return Decoding(decoders, len(training), mean, shares)
 
     def scaled(self, predicted: Predicted) -> Predicted:
-        """Predictions with the length of targets, if the loss compares directions only and leaves the length free."""
+        """Predictions with a length for the decoder, if the loss compares directions only and leaves the length free: per
+        level the one that brings unit predictions closest to the targets of held-out images (least squares). Shorter than
+        targets, since a prediction that is not certain is an average."""
         loss = self.run.config.loss
         if not (loss.normalize_embeddings or loss.type in ("cosine", "infonce")):
             return predicted
-        levels = [F.normalize(p, dim=-1) * p.shape[-1] ** 0.5 for p in predicted.predictions]
+        levels = [
+            F.normalize(prediction, dim=-1) * best_length(self.counted.predictions[level], self.counted.truths(level))
+            for level, prediction in enumerate(predicted.predictions)
+        ]
         return Predicted(predicted.context, predicted.index, levels, predicted.targets)
+
+
+def best_length(predictions: Tensor, targets: Tensor) -> float:
+    """The length of predictions [..., D] of which only the direction is known, that is closest to targets [..., D]."""
+    return max(0.0, float((F.normalize(predictions, dim=-1) * targets).sum(dim=-1).mean()))
 
 
 def require_umap() -> None:
