@@ -202,7 +202,14 @@ def test_predictions_without_a_length_get_that_of_targets(material) -> None:
         torch.testing.assert_close(cosine, torch.ones_like(cosine))
 
 
-@pytest.mark.parametrize("which", ["material", "pooled"])
+@pytest.fixture(scope="module")
+def wide(unlabelled_run):
+    """Images wider than high, few of them."""
+    run = load_run(unlabelled_run, device="cpu")
+    return Material(run, unlabelled_run, run.config)
+
+
+@pytest.mark.parametrize("which", ["material", "pooled", "wide"])
 @pytest.mark.parametrize("name", ["predictions", "patches", "decoder", "highres", "cka"])
 def test_figures_of_several_kinds_of_levels_draw_in_both_themes(which, name, request) -> None:
     given = request.getfixturevalue(which)

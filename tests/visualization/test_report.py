@@ -31,6 +31,7 @@ from hjepa.visualization.report.tables import controls_table, levels_table
 
 NAMES = [kind.name for kind in KINDS if kind.name != "umap"]
 FIGURES = [f"{name}.png" for name in NAMES]
+QUICK = [f"{kind.name}.png" for kind in KINDS if not kind.slow]
 VOID = {"meta", "img", "source", "br"}
 
 
@@ -134,15 +135,17 @@ def test_report_describes_the_run(labelled, labelled_run):
 
 
 def test_without_a_report_only_figures(labelled_run, tmp_path):
-    paths = visualize(labelled_run / "checkpoints" / "last.pth", output_dir=tmp_path / "a" / "b", device="cpu")
-    assert [p.name for p in paths] == FIGURES
+    paths = visualize(
+        labelled_run / "checkpoints" / "last.pth", output_dir=tmp_path / "a" / "b", quick=True, device="cpu"
+    )
+    assert [p.name for p in paths] == QUICK
     assert not (tmp_path / "a" / "b" / "report.html").exists()
 
 
 def test_one_level_without_labels_stopped_early(unlabelled_run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(unlabelled_run, folder)
-    paths = visualize(folder, generate_report=True, device="cpu")
+    paths = visualize(folder, quick=True, generate_report=True, device="cpu")
     assert paths[0] == folder / "figures" / "curves.png"
     assert paths[-1] == folder / "report.html"
     text = words(paths[-1].read_text(encoding="utf-8"))
@@ -152,8 +155,11 @@ def test_one_level_without_labels_stopped_early(unlabelled_run, tmp_path):
     assert f"hjepa train --output-dir {folder} --resume auto" in text
     assert "no labels" in text
     assert "t-SNE is omitted" in text
+    # The short report names what the whole one adds.
+    assert "Decoded features" in text
+    assert f"hjepa visualize {folder} --generate-report" in text
     # The run folder itself as output folder means the same places.
-    assert visualize(folder, output_dir=folder, device="cpu") == paths[:-1]
+    assert visualize(folder, output_dir=folder, quick=True, device="cpu") == paths[:-1]
 
 
 def test_an_evaluation_without_labels(unlabelled_run, tmp_path):
@@ -163,25 +169,25 @@ def test_an_evaluation_without_labels(unlabelled_run, tmp_path):
     rank = {"trained": 3.0, "untrained": 3.2, "levels": [{"level": 0, "trained": 3.0, "untrained": 3.2}]}
     results = {"linear_probe": skipped, "knn": skipped, "rank": rank, "cka": [[1.0]], "chance": None, "step": 2}
     (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
-    text = words(visualize(folder, generate_report=True, device="cpu")[-1].read_text(encoding="utf-8"))
+    text = words(visualize(folder, quick=True, generate_report=True, device="cpu")[-1].read_text(encoding="utf-8"))
     assert "Linear probe and k-NN were skipped: no labels" in text
     assert "because there are no labels" in text
 
 
 def test_pooled_levels(pooled_run, tmp_path):
-    paths = visualize(pooled_run, output_dir=tmp_path, generate_report=True, device="cpu")
+    paths = visualize(pooled_run, output_dir=tmp_path, quick=True, generate_report=True, device="cpu")
     text = words(paths[-1].read_text(encoding="utf-8"))
     Page(paths[-1].read_text(encoding="utf-8"))
     assert "3 levels \N{MIDDLE DOT} 1 epoch " in text
     assert "Muon (AdamW for the rest), learning rate" in text
     assert "pooled 4\N{MULTIPLICATION SIGN}4" in text
     assert "hierarchical blocks" in text
-    assert [p.name for p in paths[:-1]] == FIGURES
+    assert [p.name for p in paths[:-1]] == QUICK
 
 
 def test_every_level_has_its_colour(deep_run, tmp_path):
-    paths = visualize(deep_run, output_dir=tmp_path, generate_report=True, device="cpu")
-    assert [p.name for p in paths[:-1]] == FIGURES
+    paths = visualize(deep_run, output_dir=tmp_path, quick=True, generate_report=True, device="cpu")
+    assert [p.name for p in paths[:-1]] == QUICK
     page = paths[-1].read_text(encoding="utf-8")
     for theme, variables in zip((LIGHT, DARK), re.findall(r"--level0: .*?}", page, flags=re.DOTALL), strict=True):
         colours = re.findall(r"--level(\d): (#[0-9a-f]{6})", variables)
@@ -197,8 +203,8 @@ def test_a_run_folder_without_records(unlabelled_run, tmp_path, caplog):
     shutil.copytree(unlabelled_run, folder)
     for name in ("metrics.jsonl", "environment.json"):
         (folder / name).unlink()
-    paths = visualize(folder, generate_report=True, device="cpu")
-    assert [p.name for p in paths] == [*FIGURES[2:], "report.html"]
+    paths = visualize(folder, quick=True, generate_report=True, device="cpu")
+    assert [p.name for p in paths] == [*QUICK[2:], "report.html"]
     assert "omitted figure curves" in caplog.text
     text = words(paths[-1].read_text(encoding="utf-8"))
     assert "has no training records" in text
@@ -209,8 +215,10 @@ def test_images_at_a_new_path(unlabelled_run, pictures, tmp_path):
     folder, moved = tmp_path / "run", tmp_path / "moved"
     shutil.copytree(unlabelled_run, folder)
     shutil.copytree(pictures, moved)
-    paths = visualize(folder, output_dir=tmp_path / "out", device="cpu", overrides=[f"data.data_path={moved}"])
-    assert len(paths) == len(FIGURES)
+    paths = visualize(
+        folder, output_dir=tmp_path / "out", quick=True, device="cpu", overrides=[f"data.data_path={moved}"]
+    )
+    assert len(paths) == len(QUICK)
     with pytest.raises(UserError, match=r"^model\.depth: cannot be changed for figures"):
         visualize(folder, overrides={"model.depth": 1})
     with pytest.raises(UserError, match=r"did you mean data\.data_path"):

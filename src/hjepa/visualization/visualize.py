@@ -120,11 +120,16 @@ def visualize(
                 light = to_png(section.draw(LIGHT)) if generate_report or file_format == "png" else b""
                 content = to_svg(section.draw(LIGHT)) if file_format == "svg" else light
                 written.append(_write(targets[section.name], content))
+                if figures is not None:
+                    # Without the report, the caption with its numbers would be nowhere.
+                    log.info("%s: %s Look for %s", section.name, section.caption, section.look_for)
                 if generate_report:
                     drawn.append(DrawnFigure(section, light, to_png(section.draw(DARK))))
             progress.advance(note=section.name)
     if generate_report:
-        report = _report(material, results, environment, drawn)
+        everything = choose(None) if quick and figures is None else kinds
+        left_out = tuple(kind.title for kind in everything if kind not in kinds)
+        report = _report(material, results, environment, drawn, left_out)
         written.append(_write(page, report.html().encode("utf-8", "backslashreplace")))
     return written
 
@@ -147,6 +152,7 @@ def _report(
     results: dict[str, Any] | None,
     environment: dict[str, Any] | None,
     drawn: list[DrawnFigure | Omitted],
+    left_out: tuple[str, ...],
 ) -> Report:
     run, description = material.run, material.images.dataset.description
     evidence = Evidence(
@@ -173,6 +179,7 @@ def _report(
         environment=[(name, str(value)) for name, value in (environment or {}).items() if value is not None],
         checkpoint=str(run.checkpoint),
         hover=hover_map(material.images, material.gallery, material.layouts) if mapped else None,
+        left_out=left_out,
     )
 
 

@@ -45,6 +45,7 @@ class Report:
         environment: versions and machine, as pairs of name and value.
         checkpoint: path of the checkpoint.
         hover: the interactive map of the embedding, if any.
+        left_out: titles of figures that the command of a whole report would add.
     """
 
     title: str
@@ -59,6 +60,7 @@ class Report:
     environment: list[tuple[str, str]]
     checkpoint: str
     hover: HoverMap | None = None
+    left_out: tuple[str, ...] = ()
 
     def html(self) -> str:
         """The page; below 8 MB, with figures compressed more if needed."""
