@@ -182,7 +182,7 @@ class Material:
 
     @cached_property
     def decoding(self) -> Decoding:
-        """Decoders of all levels, trained for training images.
+        """Decoders of all levels, trained on training images.
 
         Raises:
             DataError: no training image can be read.
@@ -192,7 +192,7 @@ class Material:
         training = encode_bank(images, model, 0, _DECODER_IMAGES)
         if training is None:
             raise images.unreadable()
-        log.info("figures: training decoders for %d training images", len(training))
+        log.info("figures: training decoders on %d training images", len(training))
         seed = self.run.config.seed
         decoders = [
             train_decoder(cells, training.images, self.geometry, level, seed)

@@ -60,7 +60,7 @@ def attention_figure(shown: Shown, encoder: Encoder) -> Figure | Omitted:
         caption=(
             f"{shown.what.capitalize()}, and where the last of {len(encoder.blocks)} blocks of the encoder looks. For the outlined patch: "
             "one map per head, and their mean. On the right, the attention that each patch receives, averaged over all "
-            "patches and heads, which is what enters the pooled features. Every map has its own scale from 0 (dark) to its "
+            "patches and heads, which decides what enters the pooled features. Every map has its own scale from 0 (dark) to its "
             f"maximum (bright), given in multiples of an even spread over all {math.prod(grid)} patches; below 2\N{MULTIPLICATION SIGN} a map stays darker.{some} {shown.images.display_note()}"
         ).strip(),
         look_for=(

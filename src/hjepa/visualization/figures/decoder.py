@@ -92,7 +92,7 @@ def decoder_figure(
         name="decoder",
         title="Decoded features",
         caption=(
-            f"A small network (two layers, trained for {decoding.trained_on:,} training images on frozen target features) turns the features "
+            f"A small network (two layers, trained on the frozen target features of {decoding.trained_on:,} training images) turns the features "
             f"of one cell into the pixels of this cell. Per level: {shown.what}, decoded from the features of the whole image."
             f"{predictions} On held-out images, the decoded truth explains {shares} of the variance of pixels around the mean picture{hidden}. "
             f"{shown.images.display_note()}"
