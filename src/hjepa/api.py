@@ -216,7 +216,9 @@ def _finish(run_dir: Path, checkpoint: Path, config: Config, console: bool, *, a
             return {}
         if console:
             print_table(results)
-        paths = draw(checkpoint, output_dir=run_dir, generate_report=True, device=config.device, console=console)
+        paths = draw(
+            checkpoint, output_dir=run_dir, generate_report=True, quick=True, device=config.device, console=console
+        )
         log.info("report: %s", next(p for p in paths if p.suffix == ".html"))
     return results
 
@@ -264,14 +266,34 @@ def evaluate(
 def visualize(
     checkpoint: str | Path,
     *,
+    figures: Sequence[str] | None = None,
+    images: str | Path | Sequence[str | Path] = (),
     output_dir: str | Path | None = None,
     generate_report: bool = False,
+    file_format: Literal["png", "svg"] = "png",
+    force: bool = False,
     device: str = "auto",
+    overrides: Overrides = (),
 ) -> list[Path]:
-    """Draw curves, masks, feature maps, neighbours and the embedding of a run; see `hjepa.visualization.visualize`."""
+    """Draw figures of a run, or of one's own pictures, and its report; see `hjepa.visualization.visualize`.
+
+    Example:
+        >>> import hjepa
+        >>> hjepa.visualize("runs/quickstart", figures=["attention", "rollout"])  # doctest: +SKIP
+    """
     from hjepa.visualization import visualize as draw
 
-    return draw(checkpoint, output_dir=output_dir, generate_report=generate_report, device=device)
+    return draw(
+        checkpoint,
+        figures=figures,
+        images=images,
+        output_dir=output_dir,
+        generate_report=generate_report,
+        file_format=file_format,
+        force=force,
+        device=device,
+        overrides=overrides,
+    )
 
 
 def ablate(
