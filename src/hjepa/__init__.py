@@ -14,6 +14,7 @@ from hjepa.version import __version__
 _HOMES = {
     "ablate": "hjepa.api",
     "train": "hjepa.api",
+    "dry_run": "hjepa.api",
     "evaluate": "hjepa.api",
     "visualize": "hjepa.api",
     "embed": "hjepa.api",
@@ -68,6 +69,7 @@ __all__ = [
     "build_splits",
     "compare",
     "create_hjepa",
+    "dry_run",
     "duplicates",
     "embed",
     "evaluate",
@@ -86,6 +88,7 @@ if TYPE_CHECKING:
         ablate,
         analyze,
         compare,
+        dry_run,
         duplicates,
         embed,
         evaluate,

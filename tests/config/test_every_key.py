@@ -93,6 +93,10 @@ def saved_on_red(run: Observed) -> set[str]:
     return {f for f in run.files() if "_red_" in f}
 
 
+def stop_step(run: Observed) -> int:
+    return run.outcome.step
+
+
 def eval_steps(run: Observed) -> list[int]:
     return [e["step"] for e in run.evals]
 
@@ -101,8 +105,9 @@ CROP = {"data.augmentation.random_crop": True}
 VARIANCE = {"loss.variance_loss_weight": 0.1}
 INFONCE = {"loss.type": "infonce", "loss.candidate_images": 8, "loss.candidate_cells": 4}
 RATE = record("lr")
+STOPS = {"training.epochs": 4, "training.early_stopping.monitor": ["health"], "training.early_stopping.patience": 1}
 # Every evaluation is red.
-RED = {"health.cosine": [100.0, 100.0]}
+RED = {"health.cosine": [100.0, 100.0], "health.chance": [100.0, 100.0]}
 
 CASES: dict[str, Case] = {
     "model.encoder_type": Case("vit_tiny_patch2_16", shape("context_encoder.patch_embed.proj.weight")),
@@ -167,6 +172,9 @@ CASES: dict[str, Case] = {
     "training.weight_decay": Case(0.5, weights),
     "training.weight_decay_end": Case(0.5, record("weight_decay")),
     "training.clip_grad": Case(0.01, weights),
+    "training.early_stopping.monitor": Case(["health"], stop_step, {**RED, **STOPS, "training.early_stopping.monitor": []}),
+    "training.early_stopping.patience": Case(2, stop_step, {**RED, **STOPS}),
+    "training.early_stopping.start_epoch": Case(2.0, stop_step, {**RED, **STOPS}),
     "training.accumulation_steps": Case(2, lambda run: run.outcome.step),
     "training.use_amp": Case(True, weights),
     "training.amp_dtype": Case("fp16", weights, {"training.use_amp": True}),
@@ -188,7 +196,11 @@ CASES: dict[str, Case] = {
     "logging.log_frequency": Case(4, lambda run: len(run.records)),
     "logging.tensorboard.enabled": Case(True, lambda run: any("tfevents" in f for f in run.files())),
     "evaluation.eval_frequency": Case(2, eval_steps),
-    "evaluation.online_images": Case(20, lambda run: [e["knn"] for e in run.evals], {"data.subset": 640}),
+    "evaluation.online_images": Case(
+        20,
+        lambda run: [e["knn_queries"] for e in run.evals],
+        {"data.subset": 640, "health.images": 40, "training.epochs": 4, "evaluation.eval_frequency": 4},
+    ),
     "health.images": Case(30, lambda run: run.evals[-1]["knn_queries"]),
     "health.spread": Case([100.0, 100.0], signs),
     "health.rank": Case([100.0, 100.0], signs),
@@ -196,10 +208,11 @@ CASES: dict[str, Case] = {
     "health.cosine": Case([100.0, 100.0], signs),
     "health.position": Case([100.0, 100.0], signs),
     "health.chance": Case([10.0, 10.0], record("health")),
+    "health.diverging": Case([0.0, 0.0], record("health")),
     "health.shrunk": Case([1.0, 1.0], record("health")),
     "health.rise": Case([1.0, 1.0], record("health")),
     "health.rise_of_terms": Case([1.0, 1.0], record("health"), VARIANCE),
-    "health.gradient": Case([0.0, 0.0], record("health")),
+    "health.gradient": Case([0.0, 0.0], record("health"), {"health.chance": [100.0, 100.0]}),
     "health.patience": Case(1, saved_on_red, {**RED, "health.actions": ["save"]}),
     "health.actions": Case(["save"], saved_on_red, RED),
     "seed": Case(1, weights),
@@ -208,6 +221,7 @@ CASES: dict[str, Case] = {
 
 # Keys with their own test in this file.
 ELSEWHERE = {
+    "training.early_stopping.min_delta": "test_a_small_rise_of_knn_does_not_postpone_an_early_stop",
     "model.gradient_checkpointing": "test_gradient_checkpointing_recomputes_blocks",
     "data.data_path": "test_data_path_and_bad_images",
     "data.bad_images": "test_data_path_and_bad_images",
@@ -242,6 +256,31 @@ ELSEWHERE = {
     "evaluation.final": "test_final_evaluation_and_its_images",
     "evaluation.train_images": "test_final_evaluation_and_its_images",
     "evaluation.test_images": "test_final_evaluation_and_its_images",
+    "evaluation.fine_tune.images": "test_keys_of_fine_tuning_and_the_supervised_control",
+    "evaluation.fine_tune.test_images": "test_keys_of_fine_tuning_and_the_supervised_control",
+    "evaluation.fine_tune.epochs": "test_keys_of_fine_tuning_and_the_supervised_control",
+    "evaluation.fine_tune.batch_size": "test_keys_of_fine_tuning_and_the_supervised_control",
+    "evaluation.fine_tune.lr": "test_keys_of_fine_tuning_and_the_supervised_control",
+    "evaluation.fine_tune.layer_decay": "test_keys_of_fine_tuning_and_the_supervised_control",
+    "evaluation.fine_tune.blocks": "test_keys_of_fine_tuning_and_the_supervised_control",
+    "evaluation.fine_tune.weight_decay": "test_keys_of_fine_tuning_and_the_supervised_control",
+    "evaluation.fine_tune.label_smoothing": "test_keys_of_fine_tuning_and_the_supervised_control",
+    "evaluation.supervised.share": "test_keys_of_fine_tuning_and_the_supervised_control",
+    "evaluation.supervised.lr": "test_keys_of_fine_tuning_and_the_supervised_control",
+    "evaluation.robustness.images": "test_keys_of_robustness_and_dense_tasks",
+    "evaluation.segmentation.dataset": "test_keys_of_robustness_and_dense_tasks",
+    "evaluation.segmentation.data_path": "test_keys_of_robustness_and_dense_tasks",
+    "evaluation.segmentation.train_images": "test_keys_of_robustness_and_dense_tasks",
+    "evaluation.segmentation.test_images": "test_keys_of_robustness_and_dense_tasks",
+    "evaluation.segmentation.epochs": "test_keys_of_robustness_and_dense_tasks",
+    "evaluation.segmentation.lr": "test_keys_of_robustness_and_dense_tasks",
+    "evaluation.detection.dataset": "test_keys_of_robustness_and_dense_tasks",
+    "evaluation.detection.data_path": "test_keys_of_robustness_and_dense_tasks",
+    "evaluation.detection.train_images": "test_keys_of_robustness_and_dense_tasks",
+    "evaluation.detection.test_images": "test_keys_of_robustness_and_dense_tasks",
+    "evaluation.detection.epochs": "test_keys_of_robustness_and_dense_tasks",
+    "evaluation.detection.lr": "test_keys_of_robustness_and_dense_tasks",
+    "evaluation.detection.encoder": "test_keys_of_robustness_and_dense_tasks",
     "health.knn": "test_a_fall_of_knn_beyond_its_limit_is_a_sign",
     "health.webhook": "test_alerts_use_their_settings",
     "health.email.to": "test_alerts_use_their_settings",
@@ -257,6 +296,18 @@ ELSEWHERE = {
     "distributed.timeout": "test_strategy_and_timeout_of_two_processes",
     "device": "test_device",
 }
+
+
+def test_a_small_rise_of_knn_does_not_postpone_an_early_stop() -> None:
+    from hjepa.training.early_stopping import EarlyStopping
+
+    def stops(least: float) -> bool:
+        keys = {"monitor": ["knn"], "patience": 1, "min_delta": least}
+        rule = EarlyStopping(tiny_config({f"training.early_stopping.{k}": v for k, v in keys.items()}).training.early_stopping)
+        records = [{"step": n, "epoch": float(n), "health": "green", "knn": 0.1 * n} for n in (1, 2)]
+        return [rule.see(record) for record in records][-1]
+
+    assert (stops(0.0), stops(0.2)) == (False, True)
 
 
 def test_every_key_has_a_test() -> None:
@@ -629,6 +680,107 @@ def test_final_evaluation_and_its_images(tmp_path: Path) -> None:
     without = train(tiny_config(), output_dir=tmp_path / "without", console=False)
     assert not without.results
     assert not (tmp_path / "without" / "results.json").exists()
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
+    """Evaluate a tiny run by one protocol, with changed keys below `evaluation`."""
+    from hjepa.evaluation import evaluate
+    from hjepa.training import run_training
+
+    folder = tmp_path_factory.mktemp("protocols")
+    run_training(tiny_config({"training.max_steps": 2}), output_dir=folder / "run", console=False)
+    small = {
+        "evaluation.train_images": 60,
+        "evaluation.test_images": 30,
+        "evaluation.fine_tune.images": 32,
+        "evaluation.fine_tune.epochs": 1,
+        "evaluation.segmentation.train_images": 20,
+        "evaluation.segmentation.test_images": 6,
+        "evaluation.segmentation.epochs": 1,
+    }
+
+    def evaluated(protocol: str, **changes: Any) -> dict[str, Any]:
+        keys = small | {f"evaluation.{protocol}.{key}": value for key, value in changes.items()}
+        found = evaluate(folder / "run", eval_type=protocol, device="cpu", output=folder / "r.json", overrides=keys)
+        part: dict[str, Any] = found[protocol]
+        return part
+
+    evaluated.folder = folder / "run"  # type: ignore[attr-defined]
+    return evaluated
+
+
+def test_keys_of_fine_tuning_and_the_supervised_control(evaluated: Any) -> None:
+    from hjepa.config.protocols import FineTuneConfig, SupervisedConfig
+    from hjepa.evaluation.prepare import view_of
+    from hjepa.evaluation.tuning.classifier import Classifier
+    from hjepa.evaluation.tuning.fine_tune import recipe_of
+    from hjepa.evaluation.tuning.supervised import supervised_encoder
+    from hjepa.evaluation.tuning.training import train_classifier
+
+    part = evaluated("fine_tune", images=24, test_images=7, blocks=1)
+    assert (part["images"], part["test_images"]) == (24, 7)
+    assert "last_blocks" in part
+    assert "last_blocks" not in evaluated("fine_tune", blocks=0)
+
+    trained = load_run(evaluated.folder, device="cpu")
+    images = build_splits(trained.config.data, trained.config.seed).train
+
+    def tuned(**changes: Any) -> bytes:
+        settings = FineTuneConfig(**{"epochs": 2, "batch_size": 8, "lr": 1e-2, "layer_decay": 0.8, **changes})
+        model = Classifier(trained.encoder, 6, 0)
+        recipe = recipe_of(settings, 32)
+        view = view_of(trained, trained.config)
+        train_classifier(model, images, trained.config.data, view, recipe, seed=0)
+        return b"".join(value.detach().numpy().tobytes() for value in model.parameters())
+
+    base = tuned()
+    changes = {"epochs": 3, "batch_size": 16, "lr": 1e-3, "layer_decay": 0.5, "weight_decay": 0.5, "label_smoothing": 0}
+    assert all(tuned(**{key: value}) != base for key, value in changes.items())
+
+    def supervised(**changes: Any) -> bytes:
+        keys = trained.config.evaluation.model_copy(update={"supervised": SupervisedConfig(**changes)})
+        config = trained.config.model_copy(update={"evaluation": keys})
+        encoder, _ = supervised_encoder(trained, config, images, torch.arange(64), torch.device("cpu"))
+        return b"".join(value.numpy().tobytes() for value in encoder.parameters())
+
+    assert len({supervised(), supervised(share=2), supervised(lr=1e-4)}) == 3
+
+
+def test_keys_of_robustness_and_dense_tasks(evaluated: Any) -> None:
+    assert evaluated("robustness", images=5)["images"] == 5
+    base = evaluated("segmentation")
+    part = evaluated("segmentation", train_images=15, test_images=4)
+    assert (part["train_images"], part["images"]) == (15, 4)
+    assert evaluated("segmentation", lr=0.5)["linear"] != base["linear"]
+    assert evaluated("segmentation", epochs=6)["linear"] != base["linear"]
+    for protocol, dataset in (("segmentation", "voc"), ("detection", "coco")):
+        with pytest.raises(UserError, match=f"evaluation.{protocol}.data_path: missing"):
+            evaluated(protocol, dataset=dataset)
+        with pytest.raises(UserError, match="/gone is not a folder"):
+            evaluated(protocol, dataset=dataset, data_path="/gone")
+
+    from hjepa.config.protocols import DetectionConfig
+    from hjepa.data.dense import build_dense
+    from hjepa.evaluation.dense.detection import train_detector
+    from hjepa.evaluation.prepare import view_of
+
+    pytest.importorskip("pycocotools")
+    small = {"train_images": 16, "test_images": 3, "epochs": 1}
+    part = evaluated("detection", **small)
+    assert (part["train_images"], part["images"]) == (16, 3)
+    trained = load_run(evaluated.folder, device="cpu")
+    sizes = {"train_images": 18, "test_images": 1, "seed": 0}
+    scenes = build_dense("shape_scenes", None, "boxes", image_size=(16, 16), channels=3, **sizes)
+
+    def detector(**changes: Any) -> bytes:
+        settings = DetectionConfig(**{"epochs": 1, **changes})
+        model = train_detector(
+            trained.encoder, scenes.train, torch.arange(16), 6, settings, view_of(trained, trained.config), 0
+        )
+        return b"".join(value.detach().numpy().tobytes() for value in model.parameters())
+
+    assert len({detector(), detector(lr=1e-2), detector(epochs=2), detector(encoder="fine_tuned")}) == 4
 
 
 def test_distributed(run: Run, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Controls that are evaluated on request: encoders of timm and torchvision, with pretrained or random weights.
+"""Controls that are evaluated on request: encoders of timm and torchvision, and the run's own trained with labels.
 
 To add a kind, write a function from a `Request` to a `NamedEncoder` and list it in `KINDS`.
 """
@@ -6,6 +6,7 @@ To add a kind, write a function from a `Request` to a `NamedEncoder` and list it
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,7 @@ def parts_of(name: str) -> tuple[str, str | None]:
 
 def _timm(request: Request) -> NamedEncoder:
     try:
-        import timm
+        timm: Any = importlib.import_module("timm")
     except ModuleNotFoundError:
         raise UserError(f"control {request.name}: timm is not installed; pip install 'hjepa[timm]'") from None
     _check_name(request, timm.list_models() + timm.list_pretrained())
@@ -165,8 +166,30 @@ def _torchvision(request: Request) -> NamedEncoder:
     return _named(request, model, (size, size), mean, std, about)
 
 
-KINDS: dict[str, Callable[[Request], NamedEncoder]] = {"timm": _timm, "torchvision": _torchvision}
+def _supervised(request: Request) -> NamedEncoder:
+    from hjepa.evaluation.tuning.supervised import supervised_encoder
+
+    encoder, about = supervised_encoder(
+        request.run, request.config, request.splits.train, request.train_rows, request.device
+    )
+    return NamedEncoder(
+        request.name,
+        lambda images: encoder.extract_features(images, depths=encoder.depths),
+        encoder.geometry.height_width,
+        request.run.mean,
+        request.run.std,
+        {"name": request.name, **about},
+    )
+
+
+KINDS: dict[str, Callable[[Request], NamedEncoder]] = {
+    "timm": _timm,
+    "torchvision": _torchvision,
+    "supervised": _supervised,
+}
 """By the part before the colon."""
+WITHOUT_MODEL = ("supervised",)
+"""Kinds that are a name by themselves."""
 
 
 def _named(
@@ -187,7 +210,7 @@ def _named(
     scale = torch.tensor(std, device=request.device).view(-1, 1, 1)
 
     def read(images: Tensor) -> Tensor:
-        features = encoder((images.expand(-1, _CHANNELS, -1, -1) - shift) / scale)
+        features: Tensor = encoder((images.expand(-1, _CHANNELS, -1, -1) - shift) / scale)
         return features if features.ndim == 2 else features.flatten(2).mean(dim=2)
 
     parameters = sum(p.numel() for p in model.parameters())

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hjepa.config import Config, load_config, parse_override
+from hjepa.config.protocols import SECTIONS
 from hjepa.data.build import list_images
 from hjepa.data.dataset import EncodedPixels
 from hjepa.data.image_sample import OWN_SOURCES, ImageSample, occurs_in, sample_images
 from hjepa.errors import DataError, UserError
-from hjepa.evaluation.on_request import KINDS, kind_of, parts_of
+from hjepa.evaluation.on_request import KINDS, WITHOUT_MODEL, kind_of, parts_of
 
 if TYPE_CHECKING:
     from hjepa.config import DataConfig
@@ -46,6 +47,7 @@ _CHANGEABLE = (
     "data.validation_fraction",
     "evaluation.train_images",
     "evaluation.test_images",
+    *(f"evaluation.{section}.{key}" for section, model in SECTIONS.items() for key in model.model_fields),
 )
 
 
@@ -126,9 +128,12 @@ def check_controls(controls: Sequence[str]) -> tuple[tuple[str, ...], tuple[str,
         if name in CONTROLS:
             continue
         if kind_of(name) not in KINDS:
-            more = ", ".join(f"{kind}:NAME" for kind in KINDS)
+            more = ", ".join(kind if kind in WITHOUT_MODEL else f"{kind}:NAME" for kind in KINDS)
             raise UserError(f"controls: unknown value {name!r}; use {', '.join(CONTROLS)}, {more}")
-        if not parts_of(name)[0]:
+        if kind_of(name) in WITHOUT_MODEL:
+            if name != kind_of(name):
+                raise UserError(f"controls: unknown value {name!r}; {kind_of(name)} takes no model, leave out the rest")
+        elif not parts_of(name)[0]:
             raise UserError(f"controls: {name!r} names no model; for example {kind_of(name)}:resnet18")
         requested.append(name)
     return tuple(name for name in CONTROLS if name in controls), tuple(dict.fromkeys(requested))

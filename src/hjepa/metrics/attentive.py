@@ -6,6 +6,7 @@ and each query reads its own slice of one value projection.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -68,7 +69,7 @@ def attention(queries: Tensor, tokens: Tensor) -> Tensor:
 
     The mean of the tokens may stay in them, since it adds the same to all products of a query.
     """
-    return (tokens @ (queries.T / tokens.shape[-1] ** 0.5)).softmax(dim=1).transpose(1, 2)
+    return (tokens @ (queries.T / math.sqrt(tokens.shape[-1]))).softmax(dim=1).transpose(1, 2)
 
 
 class AttentiveProbe(nn.Module):
@@ -99,7 +100,7 @@ def _logits(probes: Sequence[AttentiveProbe], levels: Sequence[Tensor]) -> list[
         values = tokens.float()
         pools = [cast(AttentivePooling, probe.pooling[number]) for probe in probes]
         weight = attention(torch.cat([pool.query * pool.scale for pool in pools]), values)
-        pooled = (weight @ values).split([len(pool.query) for pool in pools], dim=1)
+        pooled = torch.split(weight @ values, [len(pool.query) for pool in pools], dim=1)
         for own, pool, part in zip(features, pools, pooled, strict=True):
             own.append(pool.read(part))
     return [probe.head(torch.cat(own, dim=1)) for probe, own in zip(probes, features, strict=True)]
@@ -168,7 +169,7 @@ def attentive_probe(
 @torch.inference_mode()
 def predict(probe: AttentiveProbe, levels: Sequence[Tensor], device: torch.device) -> Tensor:
     """Logits [N, C] on the host of tokens [N, cells, D] per level."""
-    blocks = zip(*(tokens.split(BATCH) for tokens in levels), strict=True)
+    blocks = zip(*(torch.split(tokens, BATCH) for tokens in levels), strict=True)
     return torch.cat([probe([block.to(device) for block in part]).cpu() for part in blocks])
 
 
@@ -205,7 +206,7 @@ def _train(
             target = labels[batch].to(device)
             loss = torch.stack([F.cross_entropy(logits, target) for logits in _logits(probes, tokens)]).sum()
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
             optimiser.step()
             step += 1
     for probe in probes:
@@ -224,7 +225,7 @@ def _moments(tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation per dimension over images and cells, [D] each on the host."""
     width = tokens.shape[-1]
     total = torch.zeros(2, width, dtype=torch.float64)
-    for block in tokens.split(BATCH):
+    for block in torch.split(tokens, BATCH):
         flat = block.cpu().reshape(-1, width).double()
         total += torch.stack([flat.sum(dim=0), flat.square().sum(dim=0)])
     mean, square = total / (tokens.shape[0] * tokens.shape[1])

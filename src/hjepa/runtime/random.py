@@ -35,6 +35,8 @@ class Purpose(IntEnum):
     """Training images whose labels are withheld."""
     COLOURS = 8
     """Greyscale, blur and solarising."""
+    CORRUPTIONS = 9
+    """Noise, directions and distortions of corrupted test images."""
     EPISODES = 10
     """Classes and images of few-shot episodes."""
     FEW_LABELS = 11

@@ -7,11 +7,15 @@ from collections.abc import Sequence
 
 from hjepa.errors import UserError
 from hjepa.evaluation.protocols.attentive import ATTENTIVE
+from hjepa.evaluation.protocols.detection import DETECTION
 from hjepa.evaluation.protocols.few_shot import FEW_SHOT
+from hjepa.evaluation.protocols.fine_tune import FINE_TUNE
 from hjepa.evaluation.protocols.knn import KNN
 from hjepa.evaluation.protocols.linear_probe import LINEAR_PROBE
 from hjepa.evaluation.protocols.protocol import Block, Protocol
 from hjepa.evaluation.protocols.quality import QUALITY
+from hjepa.evaluation.protocols.robustness import ROBUSTNESS
+from hjepa.evaluation.protocols.segmentation import SEGMENTATION
 
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
@@ -20,7 +24,11 @@ PROTOCOLS: dict[str, Protocol] = {
         KNN,
         ATTENTIVE,
         FEW_SHOT,
+        FINE_TUNE,
         QUALITY,
+        ROBUSTNESS,
+        SEGMENTATION,
+        DETECTION,
     )
 }
 """By name, in the order in which they run and are printed."""
