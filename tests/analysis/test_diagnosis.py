@@ -17,6 +17,7 @@ from hjepa.analysis.recommend import recommend
 
 STEPS = range(500, 20_001, 500)
 CHECKS = range(2000, 20_001, 2000)
+EXPLODED = {"loss": 40.0, "loss__level_0": 20.0, "loss__level_1": 20.0}
 
 
 def state(root: Path) -> str:
@@ -51,7 +52,7 @@ def cases() -> dict[str, tuple[list[dict[str, Any]] | None, list[dict[str, Any]]
             None,
             [evaluation(s, **({"knn": 0.5} if s < 15_000 else {"knn": 0.2, "rank": 10.0})) for s in CHECKS],
         ),
-        "diverging": ([train_record(s, loss=0.2 if s < 3000 else 40.0) for s in STEPS], None),
+        "diverging": ([train_record(s, **(EXPLODED if s >= 3000 else {})) for s in STEPS], None),
         "stuck": (
             [train_record(s, loss__level_0=0.45, loss__level_1=0.4) for s in STEPS],
             [evaluation(s, std=0.6, rank=8.01, lidar=6.0, knn=0.2) for s in CHECKS],
@@ -74,6 +75,25 @@ def test_a_rank_that_training_has_not_raised_is_named_once_it_had_time(folder: F
     early = [s for s in CHECKS if s <= 4000]
     train = [train_record(s) for s in STEPS if s <= 4000]
     assert state(folder(train, [evaluation(s, **flat) for s in early])) == "healthy"
+
+
+def test_a_collapse_that_left_few_dimensions_is_no_mere_dimension_collapse(folder: Folder) -> None:
+    sign = {
+        "light": "red", "figure": "cosine", "where": "level 0", "value": 0.01, "limit": 0.05,
+        "text": "the 1 - cosine between images at level 0 is 0.005",
+    }  # fmt: skip
+    few = {"rank": 3.0, "lidar": 2.0}
+    first = evaluation(2000, std=0.02, cosine=0.995, rank=2.0, signs=[sign])
+    rest = [evaluation(s, **few) for s in CHECKS if s > 2000]
+    found = diagnose(read_history(folder(None, [first, *rest])))
+    assert found.state == "collapsed"
+    assert found.evidence[0].startswith("at step 2000, ")
+    recovered = [evaluation(s) for s in CHECKS if s > 2000]
+    assert state(folder(None, [first, *recovered])) == "healthy"
+
+
+def test_a_term_of_its_own_that_jumps_is_no_divergence_while_levels_are_predicted(folder: Folder) -> None:
+    assert state(folder([train_record(s, loss=0.2 if s < 3000 else 40.0) for s in STEPS], None)) == "healthy"
 
 
 def test_updates_that_are_skipped_mean_divergence_and_a_few_do_not(folder: Folder) -> None:

@@ -17,6 +17,7 @@ from hjepa.analysis.history import History
 from hjepa.analysis.stability import stability
 from hjepa.health.evidence import listing
 from hjepa.health.feature_rules import AT_CHANCE, DEAD_RANK, POSITION, SHRUNK_TARGETS, WELL_BELOW_CHANCE
+from hjepa.health.light import Light
 from hjepa.runs.records import level_keys, series
 
 State = Literal[
@@ -69,6 +70,8 @@ _NO_GAIN, _LIDAR_LOST = 1.1, 0.8
 _SHARE_OF_BEST = 0.5
 # Share of the width below which a rank that has not grown in training is low.
 _LOW_RANK = 0.15
+# Figures that are red when features or targets are the same for all images.
+_SAME = ("spread", "cosine", "shrunk")
 # Share of the run before which only what is certainly wrong is named.
 _EARLY = 0.1
 
@@ -125,7 +128,10 @@ def _diverging(history: History) -> list[str]:
     if len(losses) >= 4 and losses[0] > 0:
         # The beginning is one record: a run that diverges has left it by the second.
         start, end = losses[0], _mean(losses[-max(1, len(losses) // 10) :])
-        if end > _GROWN * start:
+        # A total may jump by a term of its own while every level is predicted well; that term is shown by `stability.terms`.
+        ratios = history.evidence().loss_over_chance()
+        predicted = bool(ratios) and max(ratios.values()) < WELL_BELOW_CHANCE
+        if end > _GROWN * start and not predicted:
             found.append(f"the loss grew from {start:.3g} to {end:.3g}")
     for level, key in enumerate(level_keys(history.records.train, "loss")):
         _, values = series(history.records.train, key)
@@ -178,7 +184,21 @@ def _collapsed(history: History) -> list[str]:
         found.append(f"effective rank of {_levels(dead)}: {numbers} of {history.geometry.embed_dim}")
     if shrunk and (found or not history.measures()):
         found += shrunk
+    if not found:
+        found = _never_recovered(history)
     return found if not _late(history) else []
+
+
+def _never_recovered(history: History) -> list[str]:
+    """A collapse early in the run that left few dimensions, though the features of images differ again."""
+    few = _few_dimensions(history)
+    if not few:
+        return []
+    for step, signs in history.signs:
+        red = [sign for sign in signs if sign.light is Light.RED and sign.figure in _SAME]
+        if red:
+            return [f"at step {step}, {red[0].text}", *few]
+    return []
 
 
 def _same_for_all(history: History) -> list[str]:
@@ -240,9 +260,10 @@ def _position(history: History) -> list[str]:
     return found
 
 
-def _dimension(history: History) -> list[str]:
+def _few_dimensions(history: History) -> list[str]:
+    """Levels whose effective rank or LiDAR rank is in the red."""
     limits = history.config.health
-    found, still = [], []
+    found = []
     ranks, width = _ranks(history), history.geometry.embed_dim
     for level, measure in enumerate(history.measures()):
         rank, lidar = measure["rank"], measure["lidar"]
@@ -253,7 +274,18 @@ def _dimension(history: History) -> list[str]:
             )
         elif _below(lidar, limits.lidar[1]):
             found.append(f"LiDAR rank at level {level}: {_percent(lidar)} of the untrained encoder's")
-        elif (
+    return found
+
+
+def _dimension(history: History) -> list[str]:
+    found = _few_dimensions(history)
+    if found:
+        return found
+    still = []
+    ranks, width = _ranks(history), history.geometry.embed_dim
+    for level, measure in enumerate(history.measures()):
+        rank, lidar = measure["rank"], measure["lidar"]
+        if (
             rank is not None
             and rank < _NO_GAIN
             and _below(lidar, _LIDAR_LOST)
@@ -263,8 +295,6 @@ def _dimension(history: History) -> list[str]:
                 f"effective rank at level {level} is {ranks[level]:.1f} of {width}, {_percent(rank)} of the untrained encoder's, "
                 f"and the LiDAR rank {_percent(lidar)}: training has added no direction"
             )
-    if found:
-        return found + still
     ratios = history.evidence().loss_over_chance()
     learned = bool(ratios) and max(ratios.values()) < WELL_BELOW_CHANCE
     done = history.epoch >= 0.5 * float(history.config.training.epochs)
