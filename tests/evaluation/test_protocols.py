@@ -26,7 +26,11 @@ FROZEN = ("linear_probe", "attentive", "few_shot", "quality")
 @pytest.fixture(scope="module")
 def results(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     output = tmp_path_factory.mktemp("protocols") / "r.json"
-    found = evaluate(run_dir, eval_type=FROZEN, device="cpu", output=output)
+    with pytest.MonkeyPatch.context() as patch:  # fewer repetitions, so that the test is quick
+        patch.setattr("hjepa.evaluation.protocols.few_shot.REPEATS", 2)
+        patch.setattr("hjepa.evaluation.protocols.few_shot.EPISODES", 30)
+        patch.setattr("hjepa.metrics.attentive.FEWEST_STEPS", 10)
+        found = evaluate(run_dir, eval_type=FROZEN, device="cpu", output=output)
     assert json.loads(output.read_text()) == found
     return found
 

@@ -26,7 +26,20 @@ def needle(images: int, seed: int) -> tuple[Tensor, Tensor]:
 
 def test_pooling_starts_as_the_mean() -> None:
     tokens = torch.randn(3, 7, 12)
-    assert torch.allclose(AttentivePooling(12, 4)(tokens), tokens.mean(dim=1), atol=1e-5)
+    mean, std = torch.randn(12), torch.rand(12) + 0.5
+    probe = AttentiveProbe([mean], [std], 12)
+    torch.nn.init.eye_(probe.head.weight)
+    assert torch.allclose(probe([tokens]), (tokens.mean(dim=1) - mean) / std, atol=1e-5)
+
+
+def test_it_attends_to_standardised_tokens() -> None:
+    tokens = 5 + 3 * torch.randn(4, 9, 8)
+    mean, std = torch.full((8,), 5.0), torch.full((8,), 3.0)
+    pool = AttentivePooling(mean, std, 2)
+    torch.nn.init.normal_(pool.query)
+    scores = (tokens - mean) / std @ pool.query.T / 8**0.5
+    expected = scores.softmax(dim=1).transpose(1, 2)
+    assert torch.allclose(pool.attention(tokens), expected, atol=1e-5)
 
 
 def test_it_finds_what_the_mean_over_tokens_hides() -> None:
@@ -39,8 +52,8 @@ def test_it_finds_what_the_mean_over_tokens_hides() -> None:
     assert linear < 0.55
     assert attentive > 0.9
     assert set(found.validation) == {0.01, 0.1}
-    weight = found.probe.pooling[0].attention((test - found.probe.mean_0) * found.probe.scale_0)
-    assert torch.allclose(weight.sum(dim=2), torch.ones(len(test), weight.shape[1]), atol=1e-4)
+    weight = found.probe.pooling[0].attention(test)
+    assert torch.allclose(weight.sum(dim=2), torch.ones(500, weight.shape[1]), atol=1e-4)
 
 
 def test_without_attention_it_agrees_with_logistic_regression() -> None:

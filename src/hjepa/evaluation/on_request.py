@@ -6,6 +6,7 @@ To add a kind, write a function from a `Request` to a `NamedEncoder` and list it
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,7 @@ def parts_of(name: str) -> tuple[str, str | None]:
 
 def _timm(request: Request) -> NamedEncoder:
     try:
-        import timm
+        timm: Any = importlib.import_module("timm")
     except ModuleNotFoundError:
         raise UserError(f"control {request.name}: timm is not installed; pip install 'hjepa[timm]'") from None
     _check_name(request, timm.list_models() + timm.list_pretrained())
@@ -209,7 +210,7 @@ def _named(
     scale = torch.tensor(std, device=request.device).view(-1, 1, 1)
 
     def read(images: Tensor) -> Tensor:
-        features = encoder((images.expand(-1, _CHANNELS, -1, -1) - shift) / scale)
+        features: Tensor = encoder((images.expand(-1, _CHANNELS, -1, -1) - shift) / scale)
         return features if features.ndim == 2 else features.flatten(2).mean(dim=2)
 
     parameters = sum(p.numel() for p in model.parameters())

@@ -6,9 +6,11 @@ and each query reads its own slice of one value projection.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import cast
 
 import numpy as np
 import torch
@@ -31,59 +33,77 @@ _WARMUP = 0.1  # share of the steps
 
 
 class AttentivePooling(nn.Module):
-    """Learned queries that pool the tokens of one level.
+    """Learned queries that pool the standardised tokens of one level.
 
     Queries start at zero and the value projection at the identity, so that pooling starts as the mean over tokens.
 
     Args:
-        width: D of the tokens.
-        queries: M, divides D.
+        mean: [D] float, subtracted from the tokens.
+        std: [D] float, by which they are divided; a constant dimension is ignored.
+        queries: M, reduced to a number that divides D.
     """
 
-    def __init__(self, width: int, queries: int) -> None:
-        super().__init__()
-        self.query = nn.Parameter(torch.zeros(queries, width))
-        self.value = nn.Parameter(torch.eye(width).view(queries, width // queries, width))
+    mean: Tensor
+    scale: Tensor
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Pool tokens [B, N, D] to [B, D]: M slices of width D / M side by side."""
-        scores = tokens @ self.query.T / tokens.shape[-1] ** 0.5
-        pooled = scores.softmax(dim=1).transpose(1, 2) @ tokens  # [B, M, D]
-        return torch.einsum("bmd,msd->bms", pooled, self.value).flatten(1)
+    def __init__(self, mean: Tensor, std: Tensor, queries: int) -> None:
+        super().__init__()
+        width = len(mean)
+        count = next(n for n in range(min(queries, width), 0, -1) if width % n == 0)
+        self.register_buffer("mean", mean.float())
+        self.register_buffer("scale", torch.where(std > 1e-6 * mean.abs(), 1 / std, 0.0).float())
+        self.query = nn.Parameter(torch.zeros(count, width))
+        self.value = nn.Parameter(torch.eye(width).view(count, width // count, width))
 
     def attention(self, tokens: Tensor) -> Tensor:
-        """Weight of every token for every query, [B, M, N]; sums to 1 over tokens."""
-        return (tokens @ self.query.T / tokens.shape[-1] ** 0.5).softmax(dim=1).transpose(1, 2)
+        """Weight of every token of [B, N, D] for every query, [B, M, N]; sums to 1 over tokens."""
+        return attention(self.query * self.scale, tokens)
+
+    def read(self, pooled: Tensor) -> Tensor:
+        """From tokens averaged by each query [B, M, D] to features [B, D]: M slices of width D / M side by side."""
+        return torch.einsum("bmd,msd->bms", (pooled - self.mean) * self.scale, self.value).flatten(1)
+
+
+def attention(queries: Tensor, tokens: Tensor) -> Tensor:
+    """Softmax over tokens [B, N, D] of their products with queries [M, D]: [B, M, N].
+
+    The mean of the tokens may stay in them, since it adds the same to all products of a query.
+    """
+    return (tokens @ (queries.T / math.sqrt(tokens.shape[-1]))).softmax(dim=1).transpose(1, 2)
 
 
 class AttentiveProbe(nn.Module):
-    """Standardised tokens of one or several levels, pooled by attention each, and a linear classifier on all of them.
+    """Pools the tokens of one or several levels by attention each, and classifies the result linearly.
 
     Args:
-        mean: per level [D], subtracted from the tokens.
-        std: per level [D]; 0 for a constant dimension, which is ignored.
+        mean, std: per level [D], of the training tokens.
         num_classes: C.
-        queries: queries per level, reduced to a number that divides the width.
+        queries: queries per level.
     """
 
     def __init__(self, mean: Sequence[Tensor], std: Sequence[Tensor], num_classes: int, queries: int = QUERIES) -> None:
         super().__init__()
-        for number, (m, s) in enumerate(zip(mean, std, strict=True)):
-            self.register_buffer(f"mean_{number}", m.float())
-            self.register_buffer(f"scale_{number}", torch.where(s > 1e-6 * m.abs(), 1 / s, 0.0).float())
-        widths = [len(m) for m in mean]
-        self.pooling = nn.ModuleList(AttentivePooling(w, _dividing(w, queries)) for w in widths)
-        self.head = nn.Linear(sum(widths), num_classes)
+        self.pooling = nn.ModuleList(AttentivePooling(m, s, queries) for m, s in zip(mean, std, strict=True))
+        self.head = nn.Linear(sum(len(m) for m in mean), num_classes)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
         """Logits [B, C] of tokens [B, N, D] per level; the levels may differ in N."""
-        pooled = []
-        for number, (pool, tokens) in enumerate(zip(self.pooling, levels, strict=True)):
-            mean, scale = self.get_buffer(f"mean_{number}"), self.get_buffer(f"scale_{number}")
-            pooled.append(pool((tokens.float() - mean) * scale))
-        return self.head(torch.cat(pooled, dim=1))
+        return _logits([self], levels)[0]
+
+
+def _logits(probes: Sequence[AttentiveProbe], levels: Sequence[Tensor]) -> list[Tensor]:
+    """Logits [B, C] of several probes, whose queries read the tokens in one product."""
+    features: list[list[Tensor]] = [[] for _ in probes]
+    for number, tokens in enumerate(levels):
+        values = tokens.float()
+        pools = [cast(AttentivePooling, probe.pooling[number]) for probe in probes]
+        weight = attention(torch.cat([pool.query * pool.scale for pool in pools]), values)
+        pooled = torch.split(weight @ values, [len(pool.query) for pool in pools], dim=1)
+        for own, pool, part in zip(features, pools, pooled, strict=True):
+            own.append(pool.read(part))
+    return [probe.head(torch.cat(own, dim=1)) for probe, own in zip(probes, features, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -149,7 +169,7 @@ def attentive_probe(
 @torch.inference_mode()
 def predict(probe: AttentiveProbe, levels: Sequence[Tensor], device: torch.device) -> Tensor:
     """Logits [N, C] on the host of tokens [N, cells, D] per level."""
-    blocks = zip(*(tokens.split(BATCH) for tokens in levels), strict=True)
+    blocks = zip(*(torch.split(tokens, BATCH) for tokens in levels), strict=True)
     return torch.cat([probe([block.to(device) for block in part]).cpu() for part in blocks])
 
 
@@ -184,9 +204,9 @@ def _train(
                 group["lr"] = rate
             tokens = [level[batch].to(device) for level in levels]
             target = labels[batch].to(device)
-            loss = torch.stack([F.cross_entropy(probe(tokens), target) for probe in probes]).sum()
+            loss = torch.stack([F.cross_entropy(logits, target) for logits in _logits(probes, tokens)]).sum()
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
             optimiser.step()
             step += 1
     for probe in probes:
@@ -205,13 +225,8 @@ def _moments(tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation per dimension over images and cells, [D] each on the host."""
     width = tokens.shape[-1]
     total = torch.zeros(2, width, dtype=torch.float64)
-    for block in tokens.split(BATCH):
+    for block in torch.split(tokens, BATCH):
         flat = block.cpu().reshape(-1, width).double()
         total += torch.stack([flat.sum(dim=0), flat.square().sum(dim=0)])
     mean, square = total / (tokens.shape[0] * tokens.shape[1])
     return mean, (square - mean.square()).clamp_min(0).sqrt()
-
-
-def _dividing(width: int, queries: int) -> int:
-    """The largest number of queries, at most ``queries``, that divides the width."""
-    return next(n for n in range(min(queries, width), 0, -1) if width % n == 0)

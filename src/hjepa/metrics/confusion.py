@@ -54,8 +54,8 @@ def class_scores(matrix: Tensor) -> list[ClassScores]:
     both = predicted + support
     f1 = torch.where(both > 0, 2 * right / both.clamp_min(1), 0.0)
     return [
-        ClassScores(*values, support=int(count))
-        for *values, count in zip(precision.tolist(), recall.tolist(), f1.tolist(), support.tolist(), strict=True)
+        ClassScores(p, r, f, int(count))
+        for p, r, f, count in zip(precision.tolist(), recall.tolist(), f1.tolist(), support.tolist(), strict=True)
     ]
 
 

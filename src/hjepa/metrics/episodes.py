@@ -68,7 +68,7 @@ def episode_accuracy(features: Tensor, episodes: Episodes) -> Tensor:
     check_features(features)
     found = []
     for support, query in zip(
-        episodes.support.split(_EPISODES_AT_ONCE), episodes.query.split(_EPISODES_AT_ONCE), strict=True
+        torch.split(episodes.support, _EPISODES_AT_ONCE), torch.split(episodes.query, _EPISODES_AT_ONCE), strict=True
     ):
         _, ways, queries = query.shape
         centroids = features[support.to(features.device)].mean(dim=2)  # [e, N, D]

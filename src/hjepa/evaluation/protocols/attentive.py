@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("hjepa")
 
-TRAIN_IMAGES = 6000
+TRAIN_IMAGES = 4000
 """Training images at most: the probe passes over them several times."""
 TOKEN_BYTES = 2**30
 """Memory for the tokens of the training images of one encoder."""
