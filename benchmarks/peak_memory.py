@@ -9,8 +9,6 @@ resident memory of that process minus its peak before the model was built; on a 
 from __future__ import annotations
 
 import multiprocessing
-import resource
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import torch
 
 from benchmarks.report import Rows, configuration, parser, show, write
 from hjepa.benchmark.step import TimedStep
+from hjepa.runtime.memory import peak_memory
 
 FLOAT32 = "training.use_amp=false"
 CASES: dict[str, list[str]] = {
@@ -31,7 +30,7 @@ CASES: dict[str, list[str]] = {
 def measure(name: str, overrides: list[str], steps: int) -> dict[str, Any]:
     """Peak and calculated bytes of some training steps. Runs in its own process."""
     config = configuration(name, overrides)
-    before = _resident_peak()
+    before = peak_memory(torch.device("cpu")) or 0
     step = TimedStep(config, synthetic=True)
     cuda = step.device.type == "cuda"
     for _ in range(steps):
@@ -40,22 +39,11 @@ def measure(name: str, overrides: list[str], steps: int) -> dict[str, Any]:
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     kept = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
     return {
-        "peak": torch.cuda.max_memory_allocated(step.device) if cuda else _resident_peak() - before,
+        "peak": (peak_memory(step.device) or 0) - (0 if cuda else before),
         # Weight, gradient and two moments; the moving average has only weights.
         "state": 4 * trained + kept,
         "batch": config.data.batch_size,
     }
-
-
-def _resident_peak() -> int:
-    """Highest resident memory of this process so far, in bytes."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        # On Linux a child process inherits the figure of `getrusage` from its parent; VmHWM is the process's own.
-        line = next(text for text in status.read_text(encoding="utf-8").splitlines() if text.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hjepa.config import Config, batch_advice, load_config
-from hjepa.errors import EmptySplitError
+from hjepa.errors import EmptySplitError, UserError
 
 if TYPE_CHECKING:
+    from hjepa.benchmark.dry_run import DryRun
     from hjepa.research import StudyOutcome
     from hjepa.zoo import PretrainedEncoder
 
@@ -31,6 +32,7 @@ class RunResult:
         step: optimiser steps done.
         completed: whether all epochs are done.
         interrupted: whether it was stopped on request.
+        stopped_early: why ``training.early_stopping`` ended it; None if it did not.
         results: contents of ``results.json``, empty when there was no final evaluation.
     """
 
@@ -40,6 +42,7 @@ class RunResult:
     completed: bool
     interrupted: bool
     results: dict[str, Any] = field(default_factory=dict)
+    stopped_early: str | None = None
 
 
 def train(
@@ -52,6 +55,7 @@ def train(
     seed: int | None = None,
     resume: str | Path | None = None,
     overrides: Overrides = (),
+    profile: int | None = None,
     console: bool = True,
 ) -> RunResult:
     """Pretrain a model, evaluate it against its controls and write the report.
@@ -64,6 +68,7 @@ def train(
         resume: `auto` to continue an unfinished run in the run folder, or a checkpoint or run folder to continue from, in
             that run's own folder unless ``output_dir`` or ``logging.log_dir`` is given.
         overrides: ``["section.key=value", ...]`` or a mapping from dotted keys to values.
+        profile: steps to profile after the first ones; writes ``profile.md`` and a trace for Perfetto to the run folder.
         console: show progress on standard output.
 
     Raises:
@@ -79,13 +84,22 @@ def train(
     from hjepa.training import run_training
 
     advice = None if resume is not None else batch_advice("quickstart" if config is None else config, resolved)
-    outcome = run_training(resolved, output_dir=output_dir, resume=resume, console=console, advice=advice)
+    if profile is not None and profile < 1:
+        raise UserError(f"--profile: {profile} steps; use 1 or more")
+    outcome = run_training(
+        resolved, output_dir=output_dir, resume=resume, console=console, advice=advice, profile=profile
+    )
     results: dict[str, Any] = {}
-    if outcome.is_main and outcome.completed and resolved.evaluation.final:
+    checkpoint = outcome.checkpoint
+    if outcome.stopped_early is not None:
+        # The run ended because later checkpoints are no better.
+        checkpoint = checkpoint.with_name("best_model" + checkpoint.suffix)
+    ended = outcome.completed or outcome.stopped_early is not None
+    if outcome.is_main and ended and resolved.evaluation.final:
         from hjepa.runtime.threads import threads_of
 
         with threads_of(outcome.processes):
-            results = _finish(outcome.run_dir, outcome.checkpoint, resolved, console, again=not outcome.already_done)
+            results = _finish(outcome.run_dir, checkpoint, resolved, console, again=not outcome.already_done)
     return RunResult(
         run_dir=outcome.run_dir,
         checkpoint=outcome.checkpoint,
@@ -93,6 +107,41 @@ def train(
         completed=outcome.completed,
         interrupted=outcome.interrupted,
         results=results,
+        stopped_early=outcome.stopped_early,
+    )
+
+
+def dry_run(
+    config: Config | str | Path | Mapping[str, Any] | None = None,
+    *,
+    output_dir: str | Path | None = None,
+    device: str | None = None,
+    epochs: float | None = None,
+    max_steps: int | None = None,
+    seed: int | None = None,
+    overrides: Overrides = (),
+) -> DryRun:
+    """Say what `train` would do and what it would take, from a few real steps; writes nothing.
+
+    Args:
+        config, output_dir, device, epochs, max_steps, seed, overrides: as for `train`.
+
+    Raises:
+        UserError: invalid configuration or data.
+
+    Example:
+        >>> import hjepa
+        >>> plan = hjepa.dry_run("quickstart")  # doctest: +SKIP
+        >>> plan.as_dict()["steps"]  # doctest: +SKIP
+        420
+    """
+    resolved = _resolve(config, output_dir, device, epochs, max_steps, seed, None, overrides)
+    from hjepa.benchmark.dry_run import dry_run as measure
+
+    return measure(
+        resolved,
+        output_dir=output_dir,
+        advice=batch_advice("quickstart" if config is None else config, resolved),
     )
 
 
@@ -167,7 +216,9 @@ def _finish(run_dir: Path, checkpoint: Path, config: Config, console: bool, *, a
             return {}
         if console:
             print_table(results)
-        paths = draw(checkpoint, output_dir=run_dir, generate_report=True, device=config.device, console=console)
+        paths = draw(
+            checkpoint, output_dir=run_dir, generate_report=True, quick=True, device=config.device, console=console
+        )
         log.info("report: %s", next(p for p in paths if p.suffix == ".html"))
     return results
 
@@ -215,14 +266,34 @@ def evaluate(
 def visualize(
     checkpoint: str | Path,
     *,
+    figures: Sequence[str] | None = None,
+    images: str | Path | Sequence[str | Path] = (),
     output_dir: str | Path | None = None,
     generate_report: bool = False,
+    file_format: Literal["png", "svg"] = "png",
+    force: bool = False,
     device: str = "auto",
+    overrides: Overrides = (),
 ) -> list[Path]:
-    """Draw curves, masks, feature maps, neighbours and the embedding of a run; see `hjepa.visualization.visualize`."""
+    """Draw figures of a run, or of one's own pictures, and its report; see `hjepa.visualization.visualize`.
+
+    Example:
+        >>> import hjepa
+        >>> hjepa.visualize("runs/quickstart", figures=["attention", "rollout"])  # doctest: +SKIP
+    """
     from hjepa.visualization import visualize as draw
 
-    return draw(checkpoint, output_dir=output_dir, generate_report=generate_report, device=device)
+    return draw(
+        checkpoint,
+        figures=figures,
+        images=images,
+        output_dir=output_dir,
+        generate_report=generate_report,
+        file_format=file_format,
+        force=force,
+        device=device,
+        overrides=overrides,
+    )
 
 
 def ablate(
@@ -277,3 +348,109 @@ def load_pretrained(source: str | Path, *, device: str = "cpu") -> PretrainedEnc
     from hjepa.zoo import load_pretrained as load
 
     return load(source, device=device)
+
+
+def embed(
+    source: str | Path,
+    data: str | Path,
+    output: str | Path,
+    *,
+    level: int | str = "all",
+    pool: Literal["mean", "max"] = "mean",
+    normalize: bool = False,
+    device: str = "auto",
+    batch_size: int | None = None,
+    force: bool = False,
+    overrides: Overrides = (),
+) -> dict[str, Any]:
+    """Write one vector for every image of a data set to Parquet or NumPy; see `hjepa.embeddings.embed`."""
+    from hjepa.embeddings import embed as run_embed
+
+    return run_embed(
+        source,
+        data,
+        output,
+        level=level,
+        pool=pool,
+        normalize=normalize,
+        device=device,
+        batch_size=batch_size,
+        force=force,
+        overrides=overrides,
+    )
+
+
+def similar(
+    source: str | Path,
+    pictures: Sequence[str | Path],
+    data: str | Path,
+    *,
+    k: int = 10,
+    level: int | str | None = None,
+    output: Sequence[str | Path] = (),
+    device: str = "auto",
+    force: bool = False,
+    overrides: Overrides = (),
+) -> dict[str, Any]:
+    """Find the images that are most similar to some pictures; see `hjepa.embeddings.similar`."""
+    from hjepa.embeddings import similar as run_similar
+
+    return run_similar(
+        source, pictures, data, k=k, level=level, output=output, device=device, force=force, overrides=overrides
+    )
+
+
+def duplicates(
+    source: str | Path,
+    data: str | Path,
+    *,
+    threshold: float | None = None,
+    outliers: int = 20,
+    level: int | str | None = None,
+    output: Sequence[str | Path] = (),
+    device: str = "auto",
+    force: bool = False,
+    overrides: Overrides = (),
+) -> dict[str, Any]:
+    """Find near copies and outliers in a set of images; see `hjepa.embeddings.duplicates`."""
+    from hjepa.embeddings import duplicates as run_duplicates
+
+    return run_duplicates(
+        source,
+        data,
+        threshold=threshold,
+        outliers=outliers,
+        level=level,
+        output=output,
+        device=device,
+        force=force,
+        overrides=overrides,
+    )
+
+
+def analyze(run: str | Path, *, output: str | Path | None = None, force: bool = False) -> dict[str, Any]:
+    """Tell how a run is doing or how it went, and what to do next; see `hjepa.analysis.analyze`."""
+    from hjepa.analysis import analyze as run_analysis
+
+    return run_analysis(run, output=output, force=force)
+
+
+def compare(
+    runs: Sequence[str | Path],
+    *,
+    output: str | Path | Sequence[str | Path] | None = None,
+    cka: bool = False,
+    device: str = "auto",
+    force: bool = False,
+) -> dict[str, Any]:
+    """Compare runs on one page, differing keys first; see `hjepa.analysis.compare`."""
+    from hjepa.analysis import compare as run_comparison
+
+    return run_comparison(runs, output=output, cka=cka, device=device, force=force)
+
+
+def watch(run: str | Path, *, once: bool = False) -> None:
+    """Show a running run in the terminal, from its files; see `hjepa.analysis.watch`."""
+    from hjepa.analysis import watch as run_watch
+
+    run_watch(run, once=once)

@@ -93,6 +93,10 @@ def saved_on_red(run: Observed) -> set[str]:
     return {f for f in run.files() if "_red_" in f}
 
 
+def stop_step(run: Observed) -> int:
+    return run.outcome.step
+
+
 def eval_steps(run: Observed) -> list[int]:
     return [e["step"] for e in run.evals]
 
@@ -101,8 +105,9 @@ CROP = {"data.augmentation.random_crop": True}
 VARIANCE = {"loss.variance_loss_weight": 0.1}
 INFONCE = {"loss.type": "infonce", "loss.candidate_images": 8, "loss.candidate_cells": 4}
 RATE = record("lr")
+STOPS = {"training.epochs": 4, "training.early_stopping.monitor": ["health"], "training.early_stopping.patience": 1}
 # Every evaluation is red.
-RED = {"health.cosine": [100.0, 100.0]}
+RED = {"health.cosine": [100.0, 100.0], "health.chance": [100.0, 100.0]}
 
 CASES: dict[str, Case] = {
     "model.encoder_type": Case("vit_tiny_patch2_16", shape("context_encoder.patch_embed.proj.weight")),
@@ -167,6 +172,9 @@ CASES: dict[str, Case] = {
     "training.weight_decay": Case(0.5, weights),
     "training.weight_decay_end": Case(0.5, record("weight_decay")),
     "training.clip_grad": Case(0.01, weights),
+    "training.early_stopping.monitor": Case(["health"], stop_step, {**RED, **STOPS, "training.early_stopping.monitor": []}),
+    "training.early_stopping.patience": Case(2, stop_step, {**RED, **STOPS}),
+    "training.early_stopping.start_epoch": Case(2.0, stop_step, {**RED, **STOPS}),
     "training.accumulation_steps": Case(2, lambda run: run.outcome.step),
     "training.use_amp": Case(True, weights),
     "training.amp_dtype": Case("fp16", weights, {"training.use_amp": True}),
@@ -188,7 +196,11 @@ CASES: dict[str, Case] = {
     "logging.log_frequency": Case(4, lambda run: len(run.records)),
     "logging.tensorboard.enabled": Case(True, lambda run: any("tfevents" in f for f in run.files())),
     "evaluation.eval_frequency": Case(2, eval_steps),
-    "evaluation.online_images": Case(20, lambda run: [e["knn"] for e in run.evals], {"data.subset": 640}),
+    "evaluation.online_images": Case(
+        20,
+        lambda run: [e["knn_queries"] for e in run.evals],
+        {"data.subset": 640, "health.images": 40, "training.epochs": 4, "evaluation.eval_frequency": 4},
+    ),
     "health.images": Case(30, lambda run: run.evals[-1]["knn_queries"]),
     "health.spread": Case([100.0, 100.0], signs),
     "health.rank": Case([100.0, 100.0], signs),
@@ -196,10 +208,11 @@ CASES: dict[str, Case] = {
     "health.cosine": Case([100.0, 100.0], signs),
     "health.position": Case([100.0, 100.0], signs),
     "health.chance": Case([10.0, 10.0], record("health")),
+    "health.diverging": Case([0.0, 0.0], record("health")),
     "health.shrunk": Case([1.0, 1.0], record("health")),
     "health.rise": Case([1.0, 1.0], record("health")),
     "health.rise_of_terms": Case([1.0, 1.0], record("health"), VARIANCE),
-    "health.gradient": Case([0.0, 0.0], record("health")),
+    "health.gradient": Case([0.0, 0.0], record("health"), {"health.chance": [100.0, 100.0]}),
     "health.patience": Case(1, saved_on_red, {**RED, "health.actions": ["save"]}),
     "health.actions": Case(["save"], saved_on_red, RED),
     "seed": Case(1, weights),
@@ -208,6 +221,7 @@ CASES: dict[str, Case] = {
 
 # Keys with their own test in this file.
 ELSEWHERE = {
+    "training.early_stopping.min_delta": "test_a_small_rise_of_knn_does_not_postpone_an_early_stop",
     "model.gradient_checkpointing": "test_gradient_checkpointing_recomputes_blocks",
     "data.data_path": "test_data_path_and_bad_images",
     "data.bad_images": "test_data_path_and_bad_images",
@@ -282,6 +296,18 @@ ELSEWHERE = {
     "distributed.timeout": "test_strategy_and_timeout_of_two_processes",
     "device": "test_device",
 }
+
+
+def test_a_small_rise_of_knn_does_not_postpone_an_early_stop() -> None:
+    from hjepa.training.early_stopping import EarlyStopping
+
+    def stops(least: float) -> bool:
+        keys = {"monitor": ["knn"], "patience": 1, "min_delta": least}
+        rule = EarlyStopping(tiny_config({f"training.early_stopping.{k}": v for k, v in keys.items()}).training.early_stopping)
+        records = [{"step": n, "epoch": float(n), "health": "green", "knn": 0.1 * n} for n in (1, 2)]
+        return [rule.see(record) for record in records][-1]
+
+    assert (stops(0.0), stops(0.2)) == (False, True)
 
 
 def test_every_key_has_a_test() -> None:

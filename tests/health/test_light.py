@@ -161,11 +161,35 @@ def test_a_loss_at_chance_is_amber_and_one_above_it_red() -> None:
     (sign,) = run(level_0=0.5)
     assert (sign.light, sign.figure, sign.where) == (Light.AMBER, "chance", "loss/level_0")
     # Above chance from the start, as an untrained predictor is: still amber.
-    assert {s.light for s in run(level_0=0.8)} == {Light.AMBER}
+    (sign,) = run(level_0=0.8)
+    assert sign.light is Light.AMBER
+    assert "below which it has never been" in sign.text
     lost = Run()
     for _ in range(40):
         lost(level_0=0.3)
     assert ("chance", Light.RED) in {(s.figure, s.light) for s in lost(level_0=0.8)}
+
+
+def test_a_level_that_never_falls_below_chance_is_red_after_half_of_the_run() -> None:
+    run = Run()
+    lights = [max((s.light for s in run(level_0=0.6)), default=Light.GREEN) for _ in range(200)]
+    assert (lights[18], lights[19], lights[98], lights[99]) == (Light.GREEN, Light.AMBER, Light.AMBER, Light.RED)
+
+
+def test_a_loss_far_above_chance_is_red_from_the_first_record_on() -> None:
+    (sign,) = Run()(level_0=8.0)
+    assert (sign.light, sign.figure, sign.where) == (Light.RED, "diverging", "loss/level_0")
+    # The reason stays the same while the targets become alike, which large weights lead to.
+    run = Run()
+    run(level_0=0.6)
+    assert run(level_0=8.0, chance=0.001)[0].figure == "diverging"
+
+
+def test_collapsed_targets_are_not_taken_for_a_diverging_loss() -> None:
+    run = Run()
+    run(level_0=0.6)
+    # A hundred times the chance level, because there is next to none.
+    assert not [s for s in run(level_0=0.1, chance=0.001) if s.figure == "diverging"]
 
 
 def test_targets_that_become_alike() -> None:
@@ -221,3 +245,16 @@ def test_the_worst_sign_is_the_light() -> None:
     health = Health((amber,)).and_([red])
     assert (health.light, health.reason) == (Light.RED, "alike")
     assert [Sign.from_dict(sign.as_dict()) for sign in health.signs] == [red, amber]
+
+
+def test_no_accuracy_of_a_few_images_is_a_fall() -> None:
+    course = Course(LIMITS)
+    assert course.evaluation(0.075, 40) == []
+    assert course.evaluation(0.0, 40) == []
+    assert [sign.figure for sign in course.evaluation(0.0, 4000)] == ["knn"]
+
+
+def test_the_most_telling_of_equal_signs_is_the_reason() -> None:
+    signs = [Sign(Light.RED, figure, "", 0.0, 1.0, figure) for figure in ("gradient", "shrunk", "rank", "spread")]
+    amber = Sign(Light.AMBER, "position", "", 0.0, 1.0, "position")
+    assert [s.figure for s in Health().and_([amber, *signs]).signs] == ["spread", "rank", "shrunk", "gradient", "position"]

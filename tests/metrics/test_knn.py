@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from hjepa.metrics import accuracy, knn_predict, nearest_neighbours
+from hjepa.metrics import accuracy, knn_predict, leave_one_out, nearest_neighbours
 from hjepa.metrics import knn as knn_module
 
 
@@ -139,3 +139,32 @@ def test_bad_input_is_refused():
         knn_predict(train[None], labels, train, k=1)
     with pytest.raises(ValueError, match="floating-point"):
         knn_predict(train.long(), labels, train, k=1)
+
+
+def test_leaving_one_out_equals_scikit_learn():
+    features, labels = clusters(300, 12, 6, seed=2, spread=1.5)
+    # Without X, scikit-learn too leaves each row out of its own neighbours.
+    reference = KNeighborsClassifier(n_neighbors=7, metric="cosine", algorithm="brute").fit(
+        features.numpy(), labels.numpy()
+    )
+    votes = labels.numpy()[reference.kneighbors(return_distance=False)]
+    counts = np.stack([(votes == c).sum(axis=1) for c in range(6)], axis=1)
+    top_two = np.sort(counts, axis=1)[:, -2:]
+    clear = top_two[:, 1] > top_two[:, 0]
+    assert clear.sum() > 100
+    predicted = leave_one_out(features, labels, k=7)
+    assert np.array_equal(predicted.numpy()[clear], counts.argmax(axis=1)[clear])
+
+
+def test_an_image_never_votes_for_itself_even_among_copies():
+    # Ten copies, of which one has another label: nobody else shares it.
+    labels = torch.tensor([1, *[0] * 9])
+    assert leave_one_out(torch.ones(10, 4), labels, k=3).tolist() == [0] * 10
+    # More copies than neighbours are searched, so that some do not find themselves.
+    assert leave_one_out(torch.ones(400, 4), torch.zeros(400, dtype=torch.int64), k=2).tolist() == [0] * 400
+
+
+@pytest.mark.parametrize("k", [0, 10])
+def test_leaving_one_out_refuses_an_impossible_k(k):
+    with pytest.raises(ValueError, match="k:"):
+        leave_one_out(torch.ones(10, 4), torch.zeros(10, dtype=torch.int64), k=k)

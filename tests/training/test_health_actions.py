@@ -10,13 +10,17 @@ import pytest
 import torch
 from tests.conftest import Observed, Run
 
+from hjepa.data import Batch
 from hjepa.errors import HealthError
+from hjepa.masking import Masks
+from hjepa.methods import HJepa, StepOutput, register
 from hjepa.runs.checkpoint import read_checkpoint
 from hjepa.runs.records import read_records
 from hjepa.training.watch import FACTOR, MOST_REWINDS, Remedies
 
 # Every evaluation is red: features would have to be a hundred times as far apart as those of the untrained encoder.
-RED = {"health.cosine": [100.0, 100.0], "health.patience": 1}
+# Nothing else is judged: so short a run never falls below its chance level.
+RED = {"health.cosine": [100.0, 100.0], "health.chance": [100.0, 100.0], "health.patience": 1}
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -42,15 +46,49 @@ def test_every_record_has_a_light_and_evaluations_say_why(run: Run) -> None:
             assert f"{name}/level_1" in evaluation
     assert "-> red at step 6: the 1 - cosine between images at level" in seen.log
     assert "(health.cosine: red below 100)" in seen.log
+    # Records of training say it too, until the next evaluation.
+    assert all("cosine" in {sign["figure"] for sign in r["signs"]} for r in seen.records if r["step"] > 6)
     # Without actions nothing changes.
     assert not actions(seen.folder)
     assert torch.equal(seen.weights, run().weights)
 
 
 def test_a_healthy_run_is_never_red(run: Run) -> None:
-    seen = run({"training.epochs": 6})
-    assert "red" not in {line.get("health") for line in lines(seen.folder)}
+    seen = run({"training.epochs": 20, "training.lr": 5e-3})
+    assert not [line for line in lines(seen.folder) if line.get("health") == "red"]
     assert seen.state["health"]["monitor"]["untrained"][1]["rank"] > 1
+
+
+@register("late_collapse")
+class LateCollapse(HJepa):
+    """After half of the run, the loss of level 1 is raised instead of lowered."""
+
+    def forward(self, batch: Batch, plan: Masks, step: int) -> StepOutput:
+        assert self.horizon is not None
+        late = step >= self.horizon.total_steps // 2
+        self.objective.level_weights.copy_(torch.tensor([1.0, -2.0 if late else 1.0]))
+        return super().forward(batch, plan, step)
+
+
+def test_a_late_collapse_is_seen_though_the_total_falls(run: Run) -> None:
+    keys = {
+        "method": "late_collapse",
+        "training.epochs": 20,
+        "training.lr": 5e-3,
+        "training.lr_schedule": "constant",
+        "model.ema.momentum": 0.9,
+        "model.ema.momentum_end": 0.9,
+    }
+    seen = run(keys)
+    half = len(seen.records) // 2
+    before, after = seen.records[:half], seen.records[half:]
+    # The total alone looks like progress.
+    assert max(r["loss"] for r in after[3:]) < min(r["loss"] for r in before)
+    assert "red" not in {r["health"] for r in before}
+    assert after[-1]["health"] == "red"
+    found = {(sign["figure"], sign["where"]) for r in after for sign in r.get("signs", ()) if sign["light"] == "red"}
+    assert ("rise", "loss/level_1") in found
+    assert all(where != "loss/level_0" for figure, where in found if figure == "rise")
 
 
 def test_red_is_saved_apart(run: Run) -> None:
@@ -103,7 +141,8 @@ def test_a_run_goes_back_to_the_last_good_checkpoint(run: Run) -> None:
     later = next((i for i in range(1, 4) if spreads[i] < min(spreads[:i])), None)
     assert later is not None, spreads
     limit = (min(spreads[:later]) + spreads[later]) / 2
-    keys = {"training.epochs": 4, "health.patience": 1, "health.actions": ["rewind"], "health.spread": [limit, limit]}
+    keys = {"training.epochs": 4, **RED, "health.actions": ["rewind"]}
+    keys |= {"health.cosine": [0.0, 0.0], "health.spread": [limit, limit]}
     seen = run(keys)
     first = actions(seen.folder)[0]
     assert (first["at"], first["step"], first["actions"]) == (6 * (later + 1), 6 * later, ["rewind"])

@@ -99,12 +99,13 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_by_bit(run: Run, keys: di
     resumed = run(keys, folder=part.folder, resume="auto")
     assert resumed.outcome.step == whole.outcome.step
     equal_states(whole.state, resumed.state)
-    timeless = [
-        {k: v for k, v in r.items() if k not in ("time", "images_per_second", "data_wait")} for r in whole.records
-    ]
-    again = [
-        {k: v for k, v in r.items() if k not in ("time", "images_per_second", "data_wait")} for r in resumed.records
-    ]
+    timeless, again = (
+        [
+            {k: v for k, v in r.items() if k not in ("time", "images_per_second", "data_wait") and "system/" not in k}
+            for r in seen.records
+        ]
+        for seen in (whole, resumed)
+    )
     assert timeless == again
 
 
@@ -287,23 +288,20 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path: Path, number: signal.Sign
     assert state["step"] > 0
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_two_processes_equal_one(tmp_path: Path, optimizer: str) -> None:
+def test_two_processes_equal_one(tmp_path: Path) -> None:
     regularised = {**TINY["loss"]} if "loss" in TINY else {}
     regularised |= {"variance_loss_weight": 0.1, "covariance_loss_weight": 0.1}
-    training = {"epochs": 1, "warmup_epochs": 0.5, "max_steps": 4, "optimizer": optimizer}
+    training = {"epochs": 1, "warmup_epochs": 0.5, "max_steps": 4, "optimizer": "muon"}
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     config = write_config(tmp_path, training=training, loss=regularised)
     run_training(load_config(config, {"data.batch_size": 32}), output_dir=tmp_path / "one", console=False)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "hjepa"]
-    # Check the end of the run once, since it does not depend on the optimiser.
-    evaluated = optimizer == "muon"
-    final = [f"evaluation.final={evaluated}", "evaluation.train_images=48", "evaluation.test_images=40"]
+    final = ["evaluation.final=true", "evaluation.train_images=48", "evaluation.test_images=40"]
     two = [*launcher, "train", "--config", str(config), "--output-dir", str(tmp_path / "two"), *final]
     result = subprocess.run(two, capture_output=True, text=True, env=environment, timeout=300)
     assert result.returncode == 0, result.stderr
     # The other process has exited, so the evaluation may use its thread.
-    assert ("controls (CPU threads: 2)" in (tmp_path / "two" / "training.log").read_text()) == evaluated
+    assert "controls (CPU threads: 2)" in (tmp_path / "two" / "training.log").read_text()
     typed = json.loads((tmp_path / "two" / "environment.json").read_text())["command"]
     assert typed.startswith("torchrun --nproc-per-node 2 -m hjepa train --config ")
     a = read_checkpoint(tmp_path / "one" / "checkpoints" / "last.pth")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from hjepa.errors import UserError
 
 
 def train(
@@ -29,19 +31,39 @@ def train(
             "logging.log_dir is given; auto: the run in the output folder.",
         ),
     ] = None,
+    profile: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="[STEPS]",
+            help="Profile this many steps (10 if no number is given) after the first five: profile.md and a trace for "
+            "Perfetto in the run folder.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Take a few steps, say what the run would do and what it would take, and write nothing.",
+        ),
+    ] = False,
 ) -> None:
     """Pretrain on images without labels, evaluate against controls and write a report."""
-    from hjepa.api import train as run
+    import hjepa
 
-    result = run(
-        config,
-        output_dir=output_dir,
-        device=device,
-        epochs=int(epochs) if epochs is not None and epochs.is_integer() else epochs,
-        max_steps=max_steps,
-        seed=seed,
-        resume=resume,
-        overrides=overrides or (),
-    )
+    keys: dict[str, Any] = {
+        "output_dir": output_dir,
+        "device": device,
+        "epochs": int(epochs) if epochs is not None and epochs.is_integer() else epochs,
+        "max_steps": max_steps,
+        "seed": seed,
+        "overrides": overrides or (),
+    }
+    if dry_run:
+        if resume is not None or profile is not None:
+            raise UserError("--dry-run: describes a new run from its first step; leave out --resume and --profile")
+        typer.echo(str(hjepa.dry_run(config, **keys)))
+        return
+    result = hjepa.train(config, **keys, resume=resume, profile=profile)
     if result.interrupted:
         raise typer.Exit(130)

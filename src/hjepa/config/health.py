@@ -73,6 +73,8 @@ class HealthConfig(Section):
     features that the position of a cell explains."""
     chance: Above = (0.97, 1.1)
     """Amber and red above this ratio of a level's loss to its chance level, after the warm-up."""
+    diverging: Above = (3.0, 10.0)
+    """Amber and red above this ratio of a level's loss to its highest chance level so far, from the first record on."""
     shrunk: Below = (0.2, 0.05)
     """Amber and red below this share of a level's highest chance level so far: its targets have become alike. Not used
     with InfoNCE, whose chance level does not depend on the targets."""

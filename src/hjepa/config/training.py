@@ -11,6 +11,20 @@ from hjepa.config.base import Section
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
+class EarlyStoppingConfig(Section):
+    """When to end a run before its last epoch. The learning rate has not decayed then, which the log says."""
+
+    monitor: list[Literal["knn", "health"]] = Field(default_factory=list)
+    """What ends the run: `knn`: online k-NN has not reached a new best; `health`: the light was red. Nothing when empty."""
+    patience: int = Field(default=3, ge=1)
+    """Online evaluations in a row after which the run ends."""
+    min_delta: float = Field(default=0.0, ge=0, lt=1)
+    """Rise of the k-NN accuracy (0 to 1) that counts as a new best. With a thousand images, a difference of 0.02 may be
+    noise."""
+    start_epoch: float = Field(default=0.0, ge=0)
+    """Evaluations before this epoch are not counted."""
+
+
 class TrainingConfig(Section):
     """The training loop."""
 
@@ -72,3 +86,5 @@ class TrainingConfig(Section):
     """CPU threads. When not given: `OMP_NUM_THREADS` if set, otherwise one for each physical core that the process may use
     (affinity and container quota are respected), divided among the processes on the machine; a resumed run keeps its
     number."""
+    early_stopping: EarlyStoppingConfig = Field(default_factory=EarlyStoppingConfig)
+    """When to end a run before its last epoch."""

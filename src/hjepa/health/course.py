@@ -19,8 +19,9 @@ _GRADIENTS, _FEWEST_GRADIENTS = 50, 8
 _WINDOW = 0.05
 # A term that fell to less than this share of its first value is compared with that share: ratios of almost nothing jump.
 _FLOOR = 0.05
-# Share of the run before which a loss at its chance level says nothing.
-_EARLY = 0.1
+# Share of the run before which a loss at its chance level says nothing, and after which a level that was never below it is
+# stuck.
+_EARLY, _HALF = 0.1, 0.5
 
 
 @dataclass
@@ -80,7 +81,9 @@ class Course:
 
     def record(self, interval: Interval) -> list[Sign]:
         """Judge a record of training; returns what is not green."""
-        signs = self._losses(interval) + self._targets(interval.chance)
+        for name, level in interval.chance.items():
+            self._highest_chance[name] = max(level, self._highest_chance.get(name, level))
+        signs = self._diverging(interval) + self._losses(interval) + self._targets(interval.chance)
         if interval.gradient is not None:
             signs += self._gradient(interval.gradient)
         self._last_progress = interval.progress
@@ -95,8 +98,8 @@ class Course:
         """
         self._best_knn = max(self._best_knn, knn)
         best = self._best_knn
-        # Two standard errors of a difference between two accuracies.
-        noise = 2 * math.sqrt(2 * max(knn * (1 - knn), 0.01) / max(1, queries))
+        # Two standard errors of a difference between two accuracies; of 0 % of a few images nothing follows.
+        noise = 2 * math.sqrt(2 * max(knn * (1 - knn), best * (1 - best), 0.01) / max(1, queries))
         if best <= 0 or best - knn <= noise:
             return []
         fall = (best - knn) / best
@@ -121,6 +124,16 @@ class Course:
         self._last_progress = state["progress"]
         self._best_knn = state["knn"]
 
+    def _diverging(self, interval: Interval) -> list[Sign]:
+        signs: list[Sign] = []
+        for name in interval.chance:
+            value, highest = interval.terms.get(name, math.nan), self._highest_chance[name]
+            if highest > 0 and math.isfinite(value):
+                # The highest, because collapsed targets make any loss many times their chance level.
+                text = f"{name} is {value / highest:.1f} times the highest chance level"
+                signs += above("diverging", name, value / highest, self.limits.diverging, text)
+        return signs
+
     def _losses(self, interval: Interval) -> list[Sign]:
         signs: list[Sign] = []
         step = interval.progress - self._last_progress
@@ -137,7 +150,7 @@ class Course:
             term = self._terms.setdefault(name, _Term(watched, watched, watched))
             term.add(watched, smoothing)
             if level > 0 and interval.progress >= _EARLY:
-                signs += self._against_chance(name, watched, term.lowest)
+                signs += self._against_chance(name, watched, term.lowest, interval.progress)
             # The total rises with the chance level of its parts, which are watched one by one.
             if name != "loss" or len(interval.terms) == 1:
                 limits = self.limits.rise if level > 0 else self.limits.rise_of_terms
@@ -146,21 +159,19 @@ class Course:
                 signs += above(figure, name, term.rise, limits, text)
         return signs
 
-    def _against_chance(self, name: str, share: float, lowest: float) -> list[Sign]:
+    def _against_chance(self, name: str, share: float, lowest: float, progress: float) -> list[Sign]:
         amber, red = self.limits.chance
-        # An untrained predictor starts above chance: red is for a level that was below and lost it.
-        return above(
-            "chance",
-            name,
-            share,
-            (amber, red if lowest <= amber else math.inf),
-            f"{name} is at {share:.0%} of its chance level",
-        )
+        text = f"{name} is at {share:.0%} of its chance level"
+        if lowest > amber:
+            text += ", below which it has never been"
+            # An untrained predictor starts above chance: it has half of the run to fall below.
+            red = red if progress >= _HALF else math.inf
+        return above("chance", name, share, (amber, red), text)
 
     def _targets(self, chance: Mapping[str, float]) -> list[Sign]:
         signs: list[Sign] = []
         for name, level in chance.items():
-            highest = self._highest_chance[name] = max(level, self._highest_chance.get(name, level))
+            highest = self._highest_chance[name]
             if self.infonce or highest <= 0:
                 continue
             share = level / highest

@@ -77,7 +77,7 @@ class Health:
     """The state of a run.
 
     Attributes:
-        signs: what is not green, worst first.
+        signs: what is not green, worst first, and of equal ones the most telling first.
     """
 
     signs: tuple[Sign, ...] = ()
@@ -93,8 +93,16 @@ class Health:
         return self.signs[0].text if self.signs else ""
 
     def and_(self, signs: Sequence[Sign]) -> Health:
-        """This state with further signs."""
-        return Health(tuple(sorted([*self.signs, *signs], key=lambda sign: -sign.light)))
+        """This state with further signs, of equal ones the most telling first."""
+        return Health(tuple(sorted([*self.signs, *signs], key=lambda sign: (-sign.light, _telling(sign.figure)))))
+
+
+# What explains the others comes first: where all images have the same features, their rank and the targets shrink as well.
+_TELLING = ("finite", "diverging", "position", "spread", "cosine", "rank", "lidar", "shrunk", "rise", "chance")
+
+
+def _telling(figure: str) -> int:
+    return _TELLING.index(figure) if figure in _TELLING else len(_TELLING)
 
 
 def below(figure: str, where: str, value: float, limits: tuple[float, float], text: str) -> list[Sign]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -67,6 +68,11 @@ class LevelMeasures:
         return {f"{name}/level_{level}": value for name, value in values.items() if value is not None}
 
 
+def record_of(levels: Sequence[LevelMeasures]) -> dict[str, float]:
+    """The measures of all levels by the names used in records."""
+    return {name: value for number, level in enumerate(levels) for name, value in level.record(number).items()}
+
+
 @dataclass
 class _Level:
     """What is kept of the cell features of one level.
@@ -74,12 +80,14 @@ class _Level:
     Attributes:
         pooled: averages over all cells, [b, D] per batch.
         parts: averages over each part of the cells, [b, q, D] per batch; empty for fewer than two cells.
-        sums: per position the sum over images, [cells, D] float64.
-        squares: sum of all squares.
+        shift: per position the mean of the first batch, [cells, D] on the device of the features; None before it.
+        sums: per position the sum over images of the difference to `shift`, [cells, D] float64.
+        squares: sum of the squares of these differences.
     """
 
     pooled: list[Tensor] = field(default_factory=list)
     parts: list[Tensor] = field(default_factory=list)
+    shift: Tensor | None = None
     sums: Tensor | None = None
     squares: float = 0.0
 
@@ -102,16 +110,7 @@ class Measuring:
         if not self._levels:
             self._levels = [_Level() for _ in levels]
         for kept, cells in zip(self._levels, levels, strict=True):
-            cells = cells.detach().float()
-            kept.pooled.append(cells.mean(dim=1).cpu())
-            if cells.shape[1] < 2:
-                continue
-            kept.parts.append(torch.stack([cells[:, part].mean(dim=1) for part in _parts(cells.shape[1])], dim=1).cpu())
-            # In float64: the variances are small differences of large sums. Apple's GPUs have none, so on the host.
-            summed = cells.cpu().double()
-            own = summed.sum(dim=0)
-            kept.sums = own if kept.sums is None else kept.sums + own
-            kept.squares += float(summed.square().sum())
+            _add(kept, cells.detach().float())
 
     def pooled(self, level: int) -> Tensor:
         """Averages over cells, [N, D] float32 on the host."""
@@ -154,20 +153,46 @@ class Measuring:
         )
 
 
-def _parts(cells: int) -> list[Tensor]:
-    """Cells of each part: the same random division for all images, so that what depends on position varies within."""
+def _add(kept: _Level, cells: Tensor) -> None:
+    """Add cell features [b, cells, D] of one level. Only averages leave the device."""
+    kept.pooled.append(cells.mean(dim=1).cpu())
+    if cells.shape[1] < 2:
+        return
+    # One matrix product, which is faster than gathering the cells of each part.
+    kept.parts.append((_averages(cells.shape[1]).to(cells.device) @ cells).cpu())
+    if kept.shift is None:
+        kept.shift = cells.mean(dim=0)
+    # Differences to a mean are small where the variance is, so that float32 loses nothing of it.
+    rest = cells - kept.shift
+    own = rest.sum(dim=0).cpu().double()
+    kept.sums = own if kept.sums is None else kept.sums + own
+    kept.squares += float(rest.square_().sum())
+
+
+@functools.cache
+def _averages(cells: int) -> Tensor:
+    """Matrix [q, cells] that averages the cells of each part.
+
+    The same random division for all images, so that what depends on position varies within an image.
+    """
     order = torch.randperm(cells, generator=torch.Generator().manual_seed(cells))
-    return list(order.tensor_split(min(_PARTS, cells)))
+    parts = order.tensor_split(min(_PARTS, cells))
+    matrix = torch.zeros(len(parts), cells)
+    for row, part in zip(matrix, parts, strict=True):
+        row[part] = 1 / len(part)
+    return matrix
 
 
 def _position(kept: _Level, images: int) -> float | None:
     """`hjepa.metrics.position_share` from sums instead of all cell features."""
     assert kept.sums is not None
-    cells = len(kept.sums)
-    mean = kept.sums / images
-    means = float(mean.square().sum())
-    within = (kept.squares - images * means) / ((images - 1) * cells)
-    total = (kept.squares - images * cells * float(mean.mean(dim=0).square().sum())) / (images * cells - 1)
-    if total <= 1e-12 * kept.squares / (images * cells):
+    assert kept.shift is not None
+    moved = kept.sums / images
+    means = kept.shift.cpu().double() + moved
+    cells = len(means)
+    inside = max(0.0, kept.squares - images * float(moved.square().sum()))
+    between = images * float((means - means.mean(dim=0)).square().sum())
+    within, total = inside / ((images - 1) * cells), (inside + between) / (images * cells - 1)
+    if total <= 1e-12 * float(means.square().sum()) / cells:
         return None
     return min(1.0, max(0.0, 1 - within / total))

@@ -67,6 +67,15 @@ def stopped_early(e: Evidence) -> Finding | None:
         return Finding(
             "note", f"This is an earlier checkpoint: step {e.step} of a run that reached step {e.last_step}."
         )
+    if e.records.early_stop is not None and e.records.early_stop["step"] == e.step:
+        stop = e.records.early_stop
+        return Finding(
+            "note",
+            f"The run was stopped early at step {e.step} of {total}: {stop['reason']}. The learning rate was still at "
+            f"{stop['lr_over_peak']:.0%} of its peak.",
+            f"Features usually gain most while the learning rate decays: compare with a run of "
+            f"`training.epochs={e.epochs or 0:.3g}`, whose schedule ends here.",
+        )
     return Finding(
         "note",
         f"The run stopped at step {e.step} of {total} ({e.step / total:.0%}): its schedules are unfinished, so all numbers "

@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 RESERVED = frozenset(
     {
         "kind", "step", "epoch", "time", "loss", "lr", "weight_decay", "grad_norm", "skipped", "bad_images",
-        "images_per_second", "data_wait", "health", "light",
+        "images_per_second", "data_wait", "health", "light", "signs",
     }
 )  # fmt: skip
 """Keys of a training record that the loop writes; ``loss`` is the total."""
+SYSTEM = "system/"
+"""How keys begin that say what a run uses of its machine."""
 
 
 def check_names(names: Iterable[str]) -> None:
@@ -36,7 +38,7 @@ def check_names(names: Iterable[str]) -> None:
     Raises:
         ValueError: such a name, which would replace the loop's value in the records or be replaced by it.
     """
-    taken = sorted(RESERVED.intersection(names))
+    taken = sorted(name for name in names if name in RESERVED or name.startswith(SYSTEM))
     if taken:
         raise ValueError(
             f"a method cannot record {', '.join(map(repr, taken))}: the name is reserved, as the training loop records its "

@@ -4,7 +4,7 @@ from hjepa.metrics.calibration import Calibration, calibration, fit_temperature
 from hjepa.metrics.cka import cka_matrix, linear_cka
 from hjepa.metrics.confusion import ClassScores, class_scores, confusion_matrix, frequent_confusions
 from hjepa.metrics.episodes import Episodes, centred_unit, draw_episodes, episode_accuracy, interval
-from hjepa.metrics.knn import accuracy, knn_predict, nearest_neighbours
+from hjepa.metrics.knn import accuracy, knn_predict, leave_one_out, nearest_neighbours
 from hjepa.metrics.lidar import lidar
 from hjepa.metrics.linear_probe import (
     L2_VALUES,
@@ -42,6 +42,7 @@ __all__ = [
     "frequent_confusions",
     "interval",
     "knn_predict",
+    "leave_one_out",
     "lidar",
     "linear_cka",
     "linear_probe",

@@ -112,6 +112,38 @@ def knn_predict(
     return {n: _vote(similarities[:, :n], votes[:, :n], classes, temperature if weighted else None) for n in wanted}
 
 
+def leave_one_out(features: Tensor, labels: Tensor, *, k: int = 20) -> Tensor:
+    """Predict the class of each row by a uniform vote among its nearest other rows (see `knn_predict`).
+
+    Every image serves as a query and as a reference of all others, so that N images give an estimate from N queries and
+    N - 1 references.
+
+    Args:
+        features: [N, D].
+        labels: [N] int64, 0 or more.
+        k: number of neighbours, at most N - 1.
+
+    Returns:
+        the predicted classes, [N] int64.
+
+    Raises:
+        ValueError: shapes that do not match, a negative label, or k outside 1 to N - 1.
+    """
+    check_features(features)
+    rows = features.shape[0]
+    if labels.shape != features.shape[:1] or int(labels.min()) < 0:
+        raise ValueError(f"labels: expected {rows} labels of 0 or more")
+    if not 1 <= k < rows:
+        raise ValueError(f"k: {k} neighbours of {rows - 1} other images; use 1 to {rows - 1}")
+    similarities, neighbours = nearest_neighbours(features, features, k + 1)
+    own = neighbours == torch.arange(rows, device=neighbours.device)[:, None]
+    # An image is not always its own nearest: copies are as near. If it is not among them at all, the last one goes.
+    own[:, -1] |= ~own.any(dim=1)
+    similarities, neighbours = (values[~own].view(rows, k) for values in (similarities, neighbours))
+    labels = labels.to(neighbours.device)
+    return _vote(similarities, labels[neighbours], int(labels.max()) + 1, None)
+
+
 def _vote(similarities: Tensor, votes: Tensor, classes: int, temperature: float | None) -> Tensor:
     empty = similarities.new_zeros(len(votes), classes)
     if temperature is not None:

@@ -49,6 +49,8 @@ def lidar(samples: Tensor, *, ridge: float = 1e-4, eps: float = 1e-7) -> float:
     within.diagonal().add_(ridge * (scale if scale > 0 else between / width))
     factor = torch.linalg.cholesky(within)
     whitened = torch.linalg.solve_triangular(factor, centred.T, upper=False)
-    share = torch.linalg.svdvals(whitened).square()
+    # The squared singular values, from the smaller of the two Gram matrices, which is several times faster.
+    square = whitened @ whitened.T if width <= images else whitened.T @ whitened
+    share = torch.linalg.eigvalsh(square).clamp_min(0)
     share = share / share.sum() + eps
     return float((-(share * share.log()).sum()).exp().clamp(1, min(images - 1, width)))

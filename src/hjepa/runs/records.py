@@ -21,6 +21,7 @@ class Records:
         unreadable: number of lines that are not valid JSON (a killed run may leave a partial line).
         health: of actions on a red light, in the order in which they were taken.
         untrained: measures of the untrained encoder; None in runs of earlier versions.
+        early_stop: why and where `training.early_stopping` ended the run; None if it went on since, or was not ended.
     """
 
     train: list[dict[str, Any]] = field(default_factory=list)
@@ -28,6 +29,7 @@ class Records:
     unreadable: int = 0
     health: list[dict[str, Any]] = field(default_factory=list)
     untrained: dict[str, Any] | None = None
+    early_stop: dict[str, Any] | None = None
 
     def until(self, step: int) -> Records:
         """The records up to a step, for an earlier checkpoint."""
@@ -37,6 +39,7 @@ class Records:
             self.unreadable,
             [r for r in self.health if r["at"] <= step],
             self.untrained,
+            self.early_stop if self.early_stop is not None and self.early_stop["step"] <= step else None,
         )
 
     @property
@@ -83,7 +86,7 @@ def read_records(path: Path) -> Records:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
-    by_kind: dict[str, dict[int, dict[str, Any]]] = {"train": {}, "eval": {}, "untrained": {}}
+    by_kind: dict[str, dict[int, dict[str, Any]]] = {"train": {}, "eval": {}, "untrained": {}, "early_stop": {}}
     health: list[dict[str, Any]] = []
     unreadable = 0
     for line in filter(str.strip, lines):
@@ -100,7 +103,9 @@ def read_records(path: Path) -> Records:
         except (ValueError, KeyError, TypeError):
             unreadable += 1
     train, evaluations = ([by_kind[kind][step] for step in sorted(by_kind[kind])] for kind in ("train", "eval"))
-    return Records(train, evaluations, unreadable, health, by_kind["untrained"].get(0))
+    last = max([record["step"] for record in train + evaluations], default=0)
+    stopped = by_kind["early_stop"].get(last)
+    return Records(train, evaluations, unreadable, health, by_kind["untrained"].get(0), stopped)
 
 
 def read_json(path: Path, remedy: str) -> dict[str, Any] | None:

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from hjepa.data import eval_batches
-from hjepa.health.measures import LevelMeasures, Measuring
+from hjepa.health.measures import LevelMeasures, Measuring, record_of
 from hjepa.health.thresholds import HEALTHY_RANK
-from hjepa.metrics import accuracy, knn_predict, rankme
+from hjepa.metrics import accuracy, leave_one_out, rankme
 from hjepa.models import distinct_levels
 from hjepa.runtime.random import Purpose, stream
+from hjepa.training.online_budget import FEWEST, affordable_images
+from hjepa.training.precision import Precision
 
 if TYPE_CHECKING:
     from hjepa.config import Config
@@ -25,12 +27,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("hjepa")
 
-# A training step costs about three times the encoding of its images, so encoding 9 % of the images trained on between
-# two evaluations takes 3 % of the time.
-_SHARE_OF_IMAGES = 0.09
-_FEWEST = 40
 _K = 20
-# Three references and one query.
+_CPU_BATCH = 64
 _FEWEST_FOR_KNN = 4
 
 
@@ -47,13 +45,18 @@ class OnlineResult:
     levels: list[LevelMeasures]
     values: dict[str, float]
 
+    def __str__(self) -> str:
+        """The numbers of all levels together, for the log."""
+        knn = f"k-NN {self.values['knn']:.1%}  " if "knn" in self.values else ""
+        return f"{knn}effective rank {self.values['rank']:.1f}"
+
 
 class OnlineEvaluation:
     """Evaluates an encoder on fixed images of the training split, never on test images.
 
-    Health is measured on ``health.images`` validation images, which are also the queries of k-NN; the references of
-    k-NN are ``evaluation.online_images`` other training images. So k-NN ranks runs like the final evaluation on
-    validation images does. If so many images would take more than 3 % of the time, fewer are used.
+    Health is measured on ``health.images`` validation images. For k-NN, up to ``evaluation.online_images`` further
+    training images are encoded, and each of all images is classified by the others, so that none is read for one purpose
+    only. `hjepa.training.online_budget` says how many images take at most 3 % of the time.
 
     Args:
         config: the configuration.
@@ -62,8 +65,8 @@ class OnlineEvaluation:
         device: where the model is.
 
     Attributes:
-        queries: rows whose features are measured, int64 ascending.
-        references: other rows, int64 ascending; empty without labels.
+        measured: rows whose features are measured, int64 ascending.
+        further: other rows, for k-NN, int64 ascending; empty without labels.
     """
 
     def __init__(
@@ -78,7 +81,7 @@ class OnlineEvaluation:
         self.dataset = dataset
         self.normalisation = (mean, std)
         self.device = device
-        affordable = max(_FEWEST, int(_SHARE_OF_IMAGES * len(dataset) * config.evaluation.eval_frequency))
+        self._precision = Precision(config.training, device)
         order = stream(Purpose.ONLINE, config.seed).permutation(len(dataset))
         labels = None if dataset.labels is None else dataset.labels.numpy()
         withheld = dataset.division.withheld
@@ -87,15 +90,13 @@ class OnlineEvaluation:
         order = np.concatenate([order[held[order]], order[~held[order]]])
         # k-NN needs labels. If too few images have one, unlabelled ones are kept for the other measures.
         known = np.ones(len(order), dtype=bool) if labels is None else labels[order] >= 0
-        order = order[known] if known.sum() >= _FEWEST else order
-        with_labels = labels is not None and bool((labels[order] >= 0).all())
-        # A quarter at least is left for references.
-        most = max(1, len(order) - len(order) // 4) if with_labels else len(order)
-        queries = min(config.health.images, affordable, most)
-        self.queries = torch.from_numpy(np.sort(dataset.first(order, queries)))
-        rest = order[~np.isin(order, self.queries.numpy()) & ~held[order]] if with_labels else order[:0]
-        count = min(config.evaluation.online_images, max(_FEWEST, affordable - queries), len(rest))
-        self.references = torch.from_numpy(np.sort(dataset.first(rest, count) if count else rest[:0]))
+        order = order[known] if known.sum() >= FEWEST else order
+        self._labelled = labels is not None and bool((labels[order] >= 0).all())
+        measured, together = affordable_images(config, len(dataset), dataset.channels)
+        self.measured = torch.from_numpy(np.sort(dataset.first(order, min(measured, len(order)))))
+        rest = order[~np.isin(order, self.measured.numpy())] if self._labelled else order[:0]
+        count = min(config.evaluation.online_images, together - measured, len(rest))
+        self.further = torch.from_numpy(np.sort(dataset.first(rest, count) if count else rest[:0]))
         self._skipped_said = False
 
     @torch.no_grad()  # not inference mode: FSDP could not train parameters gathered in it
@@ -103,24 +104,22 @@ class OnlineEvaluation:
         """Evaluate. Values that need more images are left out, with a warning the first time."""
         measuring, rows = self._measuring(encoder)
         levels = measuring.measures()
-        values = {name: value for number, level in enumerate(levels) for name, value in level.record(number).items()}
+        values = record_of(levels)
         if not all(level.finite for level in levels):
             log.warning("online evaluation: the features are not finite; the model has diverged")
             return OnlineResult(levels, values | {"rank": 0.0})
-        asks = self._together(encoder, [measuring.pooled(number) for number in range(len(levels))])
-        values["rank"] = rankme(asks)
-        self._say_what_is_skipped(len(asks))
+        features = self._together(encoder, [measuring.pooled(number) for number in range(len(levels))])
+        values["rank"] = rankme(features)
+        self._say_what_is_skipped(len(features))
         if self._has_knn:
-            found = [(index, [cells.mean(dim=1).float().cpu() for cells in levels])
-                     for index, levels in self._levels(encoder, self.references)]  # fmt: skip
-            pooled = [torch.cat(level) for level in zip(*(levels for _, levels in found), strict=True)]
-            references = self._together(encoder, pooled)
+            if len(self.further):
+                more, further = self._pooled(encoder, self.further)
+                features, rows = torch.cat([features, more]), torch.cat([rows, further])
             labels = self.dataset.labels
             assert labels is not None
-            known = labels[torch.cat([index for index, _ in found])]
-            k = min(_K, len(references))
-            values["knn"] = accuracy(knn_predict(references, known, asks, k=k)[k], labels[rows])
-            values["knn_queries"] = len(asks)
+            labels = labels[rows]
+            predicted = leave_one_out(features.to(self.device), labels, k=min(_K, len(features) - 1))
+            values |= {"knn": accuracy(predicted, labels), "knn_queries": len(features)}
         return OnlineResult(levels, values)
 
     @torch.no_grad()
@@ -128,17 +127,34 @@ class OnlineEvaluation:
         """Measures of the features of every level."""
         return self._measuring(encoder)[0].measures()
 
+    @torch.no_grad()
+    def encode_some(self, encoder: Encoder, images: int) -> int:
+        """Encode some of the images and forget them, to find out how long it takes.
+
+        Returns:
+            how many were encoded.
+        """
+        return sum(len(index) for index, _ in self._levels(encoder, self.measured[:images]))
+
     def _measuring(self, encoder: Encoder) -> tuple[Measuring, Tensor]:
-        """Features of the queries, and the rows of those that could be read."""
+        """Features of the images to measure, and the rows of those that could be read."""
         measuring, rows = Measuring(), []
-        for index, levels in self._levels(encoder, self.queries):
+        for index, levels in self._levels(encoder, self.measured):
             measuring.add(levels)
             rows.append(index)
         return measuring, torch.cat(rows)
 
+    def _pooled(self, encoder: Encoder, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Features for k-NN, and the rows of the images that could be read."""
+        found = [
+            (self._together(encoder, [cells.float().mean(dim=1).cpu() for cells in levels]), index)
+            for index, levels in self._levels(encoder, rows)
+        ]
+        return torch.cat([features for features, _ in found]), torch.cat([index for _, index in found])
+
     @property
     def _has_knn(self) -> bool:
-        return len(self.references) + len(self.queries) >= _FEWEST_FOR_KNN and len(self.references) > 0
+        return self._labelled and len(self.measured) + len(self.further) >= _FEWEST_FOR_KNN
 
     def _say_what_is_skipped(self, images: int) -> None:
         skipped = ["k-NN"] if self.dataset.labels is not None and not self._has_knn else []
@@ -164,12 +180,16 @@ class OnlineEvaluation:
             encoder.geometry.height_width,
             mean=mean,
             std=std,
-            batch_size=max(self.config.data.batch_size, 64),
+            # Beyond this a CPU only leaves its caches.
+            batch_size=_CPU_BATCH if self.device.type == "cpu" else max(self.config.data.batch_size, _CPU_BATCH),
             num_workers=self.config.data.num_workers,
             device=self.device,
         )
         for batch in batches:
-            yield batch.indices.cpu(), list(encoder.levels(batch.images))
+            # In the precision of training: the encoding takes most of the time.
+            with self._precision.autocast():
+                levels = encoder.levels(batch.images)
+            yield batch.indices.cpu(), levels
         encoder.train(was_training)
 
 

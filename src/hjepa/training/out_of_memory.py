@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -120,6 +121,23 @@ class MicroBatches:
         if rung is None:
             raise UserError(f"{why}; {_SMALLER}")
         self._take(rung, why)
+        return True
+
+    def restore(self, state: dict[str, Any]) -> bool:
+        """Keep smaller micro-batches that a run switched to, unless the configuration has changed them.
+
+        Args:
+            state: contents of the checkpoint.
+
+        Returns:
+            whether they are smaller now.
+        """
+        before = state["config"]["data"]["batch_size"], state["config"]["training"]["accumulation_steps"]
+        used = state["micro_batch"]["batch_size"], state["micro_batch"]["accumulation_steps"]
+        if before != (self.batch_size, self.steps) or before == used:
+            return False
+        log.info("continuing with micro-batches of %d x %d; memory ran out with %d x %d", *used, *before)
+        self.batch_size, self.steps = used
         return True
 
     def _take(self, rung: tuple[int, int], why: str) -> None:

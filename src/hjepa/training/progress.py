@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
+from typing import Any, Protocol
 
 log = logging.getLogger("hjepa")
 
 _COLOURS = {"green": "green", "amber": "yellow", "red": "red"}
+
+
+class Display(Protocol):
+    """What the loop tells about its progress."""
+
+    def advance(self, step: int) -> None:
+        """Report that a step is done."""
+
+    def report(self, record: dict[str, Any], seconds_left: float) -> None:
+        """Report that a logging interval is done."""
+
+    def close(self) -> None:
+        """The run has ended."""
 
 
 class Progress:

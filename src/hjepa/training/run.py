@@ -6,7 +6,6 @@ import contextlib
 import functools
 import logging
 import os
-import shutil
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from hjepa.data import build_dataset
 from hjepa.errors import UserError
 from hjepa.methods import find_method
-from hjepa.runs.checkpoint import remove_leftovers, require_space
+from hjepa.runs.checkpoint import remove_leftovers
 from hjepa.runs.folder import RunFolder, locate
 from hjepa.runs.locate import Start, find_checkpoint, newest_usable, read_start
 from hjepa.runs.ownership import folder_to_continue, holds_another_run, is_inside, refuse_another_run
@@ -25,16 +24,16 @@ from hjepa.runs.sharded import settle_leftovers
 from hjepa.runtime import distribution
 from hjepa.runtime.device import configure_backend, resolve_device
 from hjepa.training.build import assemble
+from hjepa.training.disk import check_space
 from hjepa.training.distributed.strategy import check_strategy
 from hjepa.training.interrupt import StopRequest
 from hjepa.training.loggers import LogFile
 from hjepa.training.precision import settle_precision
-from hjepa.training.progress import Progress, duration
+from hjepa.training.profiling import Profiling
+from hjepa.training.progress import Display, Progress, duration
 from hjepa.training.same_model import refuse_another_model
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from hjepa.config import Config
     from hjepa.data import ImageDataset
     from hjepa.training.trainer import Trainer
@@ -51,8 +50,9 @@ class Outcome:
         checkpoint: the newest checkpoint.
         step: optimiser steps done.
         completed: whether all epochs are done.
-        interrupted: whether it stopped before its last step.
+        interrupted: whether it was stopped on request before its last step.
         already_done: whether the run had finished before.
+        stopped_early: why ``training.early_stopping`` ended it before its last step; None if it did not.
         is_main: whether this process writes the files.
         processes: training processes on this machine.
     """
@@ -63,6 +63,7 @@ class Outcome:
     completed: bool
     interrupted: bool = False
     already_done: bool = False
+    stopped_early: str | None = None
     is_main: bool = True
     processes: int = 1
 
@@ -74,6 +75,7 @@ def run_training(
     resume: str | Path | None = None,
     console: bool = True,
     advice: str | None = None,
+    profile: int | None = None,
 ) -> Outcome:
     """Train and write a run folder.
 
@@ -84,6 +86,7 @@ def run_training(
             continue in the run's own folder unless ``output_dir`` or ``logging.log_dir`` is given.
         console: show progress on standard output.
         advice: advice on the configuration, written to the log.
+        profile: steps to profile, see `hjepa.training.profiling`.
 
     Raises:
         UserError: a mistake in the configuration, the data or the folder; nothing was overwritten.
@@ -122,7 +125,7 @@ def run_training(
         before = None if start is None else start.state["config"]["training"].get("use_amp")
         config = settle_precision(config, device, before)
         check_strategy(config, world.size)
-        return _train(config, folder, device, world, start, console and world.is_main, run)
+        return _train(config, folder, device, world, start, console and world.is_main, run, profile)
 
 
 def _train(
@@ -133,6 +136,7 @@ def _train(
     begin: Start | None,
     console: bool,
     run: str,
+    profile: int | None,
 ) -> Outcome:
     for note in () if begin is None else begin.notes:
         log.warning("%s", note)
@@ -146,17 +150,23 @@ def _train(
     if world.is_main:
         # After all checks, so that a refused run leaves the description of the folder as it was.
         folder.describe(config, device, world.size, run)
-        _check_space(folder, trainer.method, config.checkpoint.keep_best_n)
+        check_space(folder, trainer.method, config.checkpoint.keep_best_n)
     _announce(trainer, dataset)
     with StopRequest() as stop:
-        progress = Progress(trainer.step, trainer.last_step, bar=None if console else False)
+        progress: Display = Progress(trainer.step, trainer.last_step, bar=None if console else False)
+        if profile is not None and world.is_main:
+            progress = Profiling(trainer, progress, profile, folder.root)
         try:
             trainer.run(stop, progress)
         finally:
             progress.close()
             trainer.close()
-    outcome = _outcome(trainer, folder, interrupted=trainer.step < trainer.last_step)
-    if outcome.interrupted:
+    early = trainer.early.reason if trainer.step < trainer.last_step else None
+    early = distribution.from_main(early)
+    outcome = _outcome(trainer, folder, interrupted=trainer.step < trainer.last_step and early is None, early=early)
+    if outcome.stopped_early is not None:
+        log.info("resume with: hjepa train --resume %s --output-dir %s", outcome.checkpoint, folder.root)
+    elif outcome.interrupted:
         log.info("stopped at step %d of %d; saved %s", trainer.step, trainer.last_step, outcome.checkpoint)
         log.info("resume with: hjepa train --resume %s --output-dir %s", outcome.checkpoint, folder.root)
     else:
@@ -164,7 +174,14 @@ def _train(
     return outcome
 
 
-def _outcome(trainer: Trainer, folder: RunFolder, *, interrupted: bool = False, already_done: bool = False) -> Outcome:
+def _outcome(
+    trainer: Trainer,
+    folder: RunFolder,
+    *,
+    interrupted: bool = False,
+    already_done: bool = False,
+    early: str | None = None,
+) -> Outcome:
     return Outcome(
         run_dir=folder.root,
         checkpoint=folder.last,
@@ -172,6 +189,7 @@ def _outcome(trainer: Trainer, folder: RunFolder, *, interrupted: bool = False, 
         completed=trainer.step >= trainer.schedules.total_steps,
         interrupted=interrupted,
         already_done=already_done,
+        stopped_early=early,
         is_main=trainer.world.is_main,
         processes=trainer.world.local_size,
     )
@@ -249,22 +267,15 @@ def _keep_threads(config: Config, state: dict[str, Any]) -> None:
         log.warning("%d CPU threads, %d in the checkpoint: results will agree only up to rounding", now, before)
 
 
-def _check_space(folder: RunFolder, method: nn.Module, keep: int) -> None:
-    """Raise `UserError` if not even one checkpoint fits on the disk; warn if not all those to be kept will fit."""
-    # Weights, and two moments for each trained weight.
-    size = sum(p.numel() * p.element_size() * (3 if p.requires_grad else 1) for p in method.parameters())
-    require_space(folder.checkpoints, size, folder.checkpoints / "last.pth")
-    # Those to keep, plus last.pth, the best, the newest, and the one being written.
-    needed = size * (keep + 4)
-    free = shutil.disk_usage(folder.checkpoints).free
-    if free < needed:
-        log.warning(
-            "%s: checkpoints will need about %.0f MB, but only %.0f MB are free; lower checkpoint.keep_best_n or free some "
-            "space",
-            folder.checkpoints,
-            needed / 1e6,
-            free / 1e6,
-        )
+def schedule_warnings(config: Config) -> list[str]:
+    """What is unusual about the schedules of a configuration."""
+    training = config.training
+    if training.warmup_epochs < training.epochs:
+        return []
+    return [
+        f"training.warmup_epochs={training.warmup_epochs:g} covers all {training.epochs:g} epochs: the learning rate never "
+        "decays"
+    ]
 
 
 def _announce(trainer: Trainer, dataset: ImageDataset) -> None:
@@ -279,12 +290,8 @@ def _announce(trainer: Trainer, dataset: ImageDataset) -> None:
         training.lr * schedules.lr_factor,
         trainer.device,
     )
-    if training.warmup_epochs >= training.epochs:
-        log.warning(
-            "training.warmup_epochs=%g covers all %g epochs: the learning rate never decays",
-            training.warmup_epochs,
-            training.epochs,
-        )
+    for warning in schedule_warnings(trainer.config):
+        log.warning("%s", warning)
     if world.size > 1:
         log.info(
             "%s: %d processes x %d images x %d micro-batches = %d images per update; learning rate %.3g x %.3g "

@@ -13,14 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from hjepa.errors import DivergenceError, HealthError
+from hjepa.health.measures import record_of
 from hjepa.methods import Horizon
 from hjepa.runs.load import load_weights
 from hjepa.runs.locate import read_start
 from hjepa.runs.sharded import load_shards, read_sharded
 from hjepa.runtime import distribution
+from hjepa.runtime.usage import Usage
 from hjepa.training import nonfinite
 from hjepa.training.distributed.state import gather_process_states, restore_process_state
 from hjepa.training.distributed.strategy import Strategy, let_go, spread, synchronise_gradients
+from hjepa.training.early_stopping import EarlyStopping
 from hjepa.training.online import OnlineEvaluation, score
 from hjepa.training.optim.build import build_optimizer, load_optimizer, set_hyperparameters
 from hjepa.training.optim.schedules import Schedules
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
     from hjepa.methods import Method
     from hjepa.training.interrupt import StopRequest
     from hjepa.training.loggers import MetricSink
-    from hjepa.training.progress import Progress
+    from hjepa.training.progress import Display
     from hjepa.training.saving import Retention
     from hjepa.training.watch import HealthWatch
 
@@ -113,6 +116,8 @@ class Trainer:
         )
         self.update = Update(self.method, self.optimizer, self.precision, config.training, parts.strategy, self.skips)
         self.watch = parts.watch
+        self.early = EarlyStopping(config.training.early_stopping)
+        self.usage = Usage(parts.retention.folder, self.device)
         self.step = 0
         self.loss = float("nan")
         self._values: dict[str, float] = {}
@@ -127,7 +132,7 @@ class Trainer:
 
     # -- the algorithm -------------------------------------------------------------------------------------------
 
-    def run(self, stop: StopRequest, progress: Progress) -> bool:
+    def run(self, stop: StopRequest, progress: Display) -> bool:
         """Train to the last step, or until a stop is requested. Returns whether the last step was reached."""
         self.method.train()
         self._agree_on_micro_batches()
@@ -149,7 +154,7 @@ class Trainer:
                     progress.report(self._record(norm), self._seconds_left())
             if self._look_after():
                 batches = self.loader.batches(self.step, self.last_step)
-            if distribution.any_process(stop.requested):
+            if distribution.any_process(stop.requested or self.early.reason is not None):
                 break
         self._save_last()
         if self._saves:
@@ -350,15 +355,14 @@ class Trainer:
             self._values = result.values
             let_go(self.network)
         if self.world.is_main:
-            seconds = time.perf_counter() - started
-            values = self._values
+            seconds = {"seconds": time.perf_counter() - started}
             judged = self.watch.evaluation(result, counts=self._evaluates_here)
-            record = {"kind": "eval", "step": self.step, "epoch": self._epoch(), "time": self.elapsed} | values
-            self._write(record | judged | {"seconds": seconds})
-            knn = f"k-NN {values['knn']:.1%}  " if "knn" in values else ""
-            log.info(
-                "step %d  online: %seffective rank %.1f  health %s", self.step, knn, values["rank"], judged["health"]
-            )
+            record = self._place("eval") | result.values | judged | seconds
+            self._write(record)
+            log.info("step %d  online: %s  health %s", self.step, result, judged["health"])
+            if self._evaluates_here and self.early.see(record) and self.step < self.last_step:
+                rates = self.lr(self.step - 1), self.schedules.peak_lr
+                self._write(self.early.record(self._place("early_stop"), *rates, self.last_step))
             # Throughput excludes the time of evaluation.
             self._interval.started += time.perf_counter() - started
         distribution.barrier()
@@ -378,14 +382,13 @@ class Trainer:
         """Measure the features before the first step; those of the run are compared with them."""
         if self.step:
             return
+        started = time.perf_counter()
         if self.parts.strategy == "fsdp":
             self._pass_forward()
         if self.world.is_main or self.parts.strategy == "fsdp":
             levels = self.watch.monitor.untrained = self.parts.online.measures(self.method.encoder)
-            values = {
-                name: value for number, level in enumerate(levels) for name, value in level.record(number).items()
-            }
-            self._write({"kind": "untrained", "step": 0, "epoch": 0.0, "time": 0.0} | values)
+            seconds = {"seconds": time.perf_counter() - started}
+            self._write({"kind": "untrained", "step": 0, "epoch": 0.0, "time": 0.0} | record_of(levels) | seconds)
             let_go(self.network)
         distribution.barrier()
 
@@ -414,7 +417,7 @@ class Trainer:
         back = "rewind" in actions and self._rewind()
         done = [action for action in actions if action != "rewind" or back]
         # After a rewind the step is that of the checkpoint, so that a resumed run keeps the record.
-        record = {"kind": "health", "step": self.step, "epoch": self._epoch(), "time": self.elapsed, "at": at}
+        record = self._place("health") | {"at": at}
         signs = [sign.as_dict() for sign in health.signs]
         self._write(record | {"light": int(health.light), "signs": signs, "actions": done})
         log.warning("health: actions at step %d: %s", at, ", ".join(done) or "none")
@@ -479,9 +482,7 @@ class Trainer:
         seconds = max(1e-9, time.perf_counter() - interval.started)
         steps = self.step - self._interval_step
         self.loss = means["loss"]
-        record: dict[str, Any] = {"kind": "train", "step": self.step, "epoch": self._epoch(), "time": self.elapsed}
-        record |= means
-        record |= {
+        record = self._place("train") | means | {
             "lr": self.lr(self.step - 1),
             **self.method.hyperparameters(self.step - 1),
             "weight_decay": self.schedules.weight_decay(self.step - 1),
@@ -490,6 +491,7 @@ class Trainer:
             "bad_images": len(self.loader.dataset.bad_files),
             "images_per_second": steps * self.loader.global_batch / seconds,
             "data_wait": interval.waiting / seconds,
+            **self.usage.read(),
         }
         terms = {name: means[name] for name in interval.sums}
         progress = self.step / self.schedules.total_steps
@@ -502,6 +504,10 @@ class Trainer:
         if self.world.is_main:
             for sink in self.parts.sinks:
                 sink.write(record)
+
+    def _place(self, kind: str) -> dict[str, Any]:
+        """What every record begins with."""
+        return {"kind": kind, "step": self.step, "epoch": self._epoch(), "time": self.elapsed}
 
     def _epoch(self) -> float:
         return self.step / self.schedules.steps_per_epoch
@@ -542,6 +548,7 @@ class Trainer:
             "run": self.parts.run,
             "online": dict(self._values),
             "health": self.watch.state(),
+            "early_stopping": self.early.state(),
             "seconds": self.elapsed,
             "run_dir": str(self.parts.run_dir),
         }
@@ -572,19 +579,12 @@ class Trainer:
         self.skips.in_a_row = state["skipped_in_a_row"]
         first = {"random": state["random"], "interval": state["interval"]}
         restore_process_state([first, *state.get("processes", ())], self._interval, self.device, self.world)
-        self._restore_micro_batch(state)
+        if self.micro.restore(state):
+            self.loader.split(self.micro.batch_size, self.micro.steps)
         self._values = dict(state["online"])
         if "health" in state:  # checkpoints of earlier versions have none
             self.watch.restore(state["health"])
             self._change(self.watch.remedies)
+        self.early.restore(state.get("early_stopping", {}))
         self._seconds = state["seconds"]
         self.parts.retention.restore(state.get("retention", {"scores": {}, "best": None}))
-
-    def _restore_micro_batch(self, state: dict[str, Any]) -> None:
-        """Keep smaller micro-batches that a run switched to, unless the configuration has changed them."""
-        before = state["config"]["data"]["batch_size"], state["config"]["training"]["accumulation_steps"]
-        used = state["micro_batch"]["batch_size"], state["micro_batch"]["accumulation_steps"]
-        if before == (self.micro.batch_size, self.micro.steps) != used:
-            log.info("continuing with micro-batches of %d x %d; memory ran out with %d x %d", *used, *before)
-            self.micro.batch_size, self.micro.steps = used
-            self.loader.split(*used)

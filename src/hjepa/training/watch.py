@@ -91,7 +91,8 @@ class HealthWatch:
                 resumed run takes the same actions.
 
         Returns:
-            what to add to the record: ``health`` (green, amber or red) and ``light`` (0, 1 or 2).
+            what to add to the record: ``health`` (green, amber or red), ``light`` (0, 1 or 2), and unless it is green
+            ``signs``, those of the last evaluation included.
         """
         if not self._is_main:
             return {}
@@ -99,13 +100,13 @@ class HealthWatch:
         chance = {f"loss/{name[len(prefix) :]}": record[name] for name in record if name.startswith(prefix)}
         warm = record["epoch"] >= self._warmup
         health = self._monitor(counts).record(Interval(terms, chance, record["grad_norm"], progress, warm))
-        return _light(health)
+        return _light(health) | ({"signs": _signs(health)} if health.signs else {})
 
     def evaluation(self, result: OnlineResult, *, counts: bool) -> dict[str, Any]:
         """Judge an online evaluation; returns what to add to its record, with the ``signs`` that are not green."""
         values = result.values
         health = self._monitor(counts).evaluation(result.levels, values.get("knn"), int(values.get("knn_queries", 0)))
-        return _light(health) | {"signs": [sign.as_dict() for sign in health.signs]}
+        return _light(health) | {"signs": _signs(health)}
 
     def _monitor(self, counts: bool) -> Monitor:
         return self.monitor if counts else copy.deepcopy(self.monitor)
@@ -147,6 +148,10 @@ class HealthWatch:
     def close(self) -> None:
         """Wait for alerts on their way."""
         self._alerts.close()
+
+
+def _signs(health: Health) -> list[dict[str, Any]]:
+    return [sign.as_dict() for sign in health.signs]
 
 
 def _light(health: Health) -> dict[str, Any]:

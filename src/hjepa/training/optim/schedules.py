@@ -40,6 +40,11 @@ class Schedules:
         ratio = self.global_batch / REFERENCE_BATCH
         return {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[self.config.training.lr_scaling]
 
+    @property
+    def peak_lr(self) -> float:
+        """The highest learning rate, which the warm-up ends with."""
+        return self.config.training.lr * self.lr_factor
+
     def lr(self, step: int) -> float:
         """Learning rate of the update at ``step`` (0-based); the warm-up includes step 0."""
         t = self.config.training
