@@ -16,7 +16,8 @@ def evaluate(
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[SECTION.KEY=VALUE]...", help="Keys that select or load images (data.*, evaluation.*)."
+            metavar="[SECTION.KEY=VALUE]...",
+            help="Keys that select or load images or set up a protocol (data.*, evaluation.*).",
         ),
     ] = None,
     checkpoint: Annotated[
@@ -55,7 +56,7 @@ def evaluate(
     control: Annotated[
         list[str] | None,
         typer.Option(
-            help="Compare also with timm:NAME or torchvision:NAME (@random or @FILE for other weights); naming any of "
+            help="Compare also with supervised, timm:NAME or torchvision:NAME (@random or @FILE for other weights); naming any of "
             "untrained, pixels, pca leaves out the others of these three."
         ),
     ] = None,
