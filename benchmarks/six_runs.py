@@ -32,14 +32,14 @@ class PositionShortcut(HJepa):
     """
 
     def forward(self, batch: Batch, plan: Masks, step: int) -> StepOutput:
-        """Add the variance between images, and subtract the variance between positions."""
+        """Add the share of the variance that position does not explain."""
         output = super().forward(batch, plan, step)
         assert self.horizon is not None
-        weight = 30.0 * max(0.0, step / self.horizon.total_steps - 0.35)
+        weight = 5.0 if step > 0.35 * self.horizon.total_steps else 0.0
         for cells in self.model.context_encoder.levels(batch.images):
             cells = cells.float()
             content, place = cells.var(dim=0).mean(), cells.mean(dim=0).var(dim=0).mean()
-            output.total = output.total + weight * (content - place.clamp_max(0.5))
+            output.total = output.total + weight * content / (content + place)
         return output
 
 

@@ -11,8 +11,8 @@ from tests.conftest import tiny_config
 
 from hjepa.config import Config, load_config
 from hjepa.data import build_dataset
-from hjepa.metrics import accuracy, knn_predict
 from hjepa.methods import build_method
+from hjepa.metrics import accuracy, knn_predict
 from hjepa.training.cost import training_cost
 from hjepa.training.online import OnlineEvaluation
 from hjepa.training.online_budget import FEWEST, SHARE_OF_TIME, affordable_images
@@ -63,7 +63,7 @@ def test_every_image_is_classified_by_all_others() -> None:
     # The features of the images themselves, one k-NN per image.
     dataset = evaluation.dataset
     assert dataset.labels is not None
-    features, read = evaluation._pooled(encoder, rows)
+    features, read = evaluation.pooled(encoder, rows)
     labels = dataset.labels[read]
     predicted = []
     for row in range(len(read)):

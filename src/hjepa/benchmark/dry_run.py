@@ -116,7 +116,10 @@ class DryRun:
             ("memory", memory),
             ("online evaluations", f"{self.evaluations}, {duration(self.evaluation_seconds)} in all"),
             ("time", f"{duration(self.seconds)} (from {self.timed_steps} steps; expect a third more or less)"),
-            ("disk", f"{disk / 1e6:.0f} MB: {self.checkpoints} checkpoints of {self.checkpoint_bytes / 1e6:.1f} MB at most"),
+            (
+                "disk",
+                f"{disk / 1e6:.0f} MB: {self.checkpoints} checkpoints of {self.checkpoint_bytes / 1e6:.1f} MB at most",
+            ),
             ("run folder", self.folder),
             ("afterwards", self.then),
         ]
@@ -208,7 +211,9 @@ def _evaluations(trainer: Trainer) -> tuple[int, float]:
 def _about_folder(last: Path, checkpoints: Path, needed: int) -> list[str]:
     found = []
     if last.exists():
-        found.append(f"{last}: a run is already there; train would refuse without --resume auto or another --output-dir")
+        found.append(
+            f"{last}: a run is already there; train would refuse without --resume auto or another --output-dir"
+        )
     existing = checkpoints.resolve()
     while not existing.exists():
         existing = existing.parent

@@ -76,7 +76,9 @@ class EarlyStopping:
         state, knn = self._state, record.get("knn")
         state.red = state.red + 1 if record.get("health") == "red" else 0
         if knn is None and "knn" in self.config.monitor and state.best is None and not state.without_gain:
-            log.warning("training.early_stopping.monitor: knn needs labels, of which there are none; it is not followed")
+            log.warning(
+                "training.early_stopping.monitor: knn needs labels, of which there are none; it is not followed"
+            )
         if knn is not None and (state.best is None or knn > state.best + self.config.min_delta):
             state.best, state.best_step, state.without_gain = knn, int(record["step"]), 0
         else:

@@ -482,17 +482,21 @@ class Trainer:
         seconds = max(1e-9, time.perf_counter() - interval.started)
         steps = self.step - self._interval_step
         self.loss = means["loss"]
-        record = self._place("train") | means | {
-            "lr": self.lr(self.step - 1),
-            **self.method.hyperparameters(self.step - 1),
-            "weight_decay": self.schedules.weight_decay(self.step - 1),
-            "grad_norm": norm.item() if norm is not None and math.isfinite(norm) else None,
-            "skipped": self.skips.count,
-            "bad_images": len(self.loader.dataset.bad_files),
-            "images_per_second": steps * self.loader.global_batch / seconds,
-            "data_wait": interval.waiting / seconds,
-            **self.usage.read(),
-        }
+        record = (
+            self._place("train")
+            | means
+            | {
+                "lr": self.lr(self.step - 1),
+                **self.method.hyperparameters(self.step - 1),
+                "weight_decay": self.schedules.weight_decay(self.step - 1),
+                "grad_norm": norm.item() if norm is not None and math.isfinite(norm) else None,
+                "skipped": self.skips.count,
+                "bad_images": len(self.loader.dataset.bad_files),
+                "images_per_second": steps * self.loader.global_batch / seconds,
+                "data_wait": interval.waiting / seconds,
+                **self.usage.read(),
+            }
+        )
         terms = {name: means[name] for name in interval.sums}
         progress = self.step / self.schedules.total_steps
         record |= self.watch.record(record, terms, progress, counts=self._records_here)
