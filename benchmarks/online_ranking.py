@@ -7,7 +7,7 @@ k-NN accuracy on validation images in `results_validation.json`, which uses all 
 
 Three estimates are compared: every image classified by all others, with as many images as the limit on time allows for the
 run; the same with `health.images` alone, which is all that the quick start can afford; and, with the same images as the
-first, those of `health.images` classified by the further ones, as versions up to 2.1 did. Runs are compared in pairs within
+first, those of `health.images` classified by the further ones, as earlier versions did. Runs are compared in pairs within
 a study. A pair is in wrong order if the estimates rank it the other way round, and clear if the final accuracies differ by
 more than two standard errors.
 """
