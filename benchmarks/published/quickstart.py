@@ -4,32 +4,43 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.published.overview import QUICK, QUICK_FLOAT
+from benchmarks.published.overview import QUICK, QUICK_TIMED
 from benchmarks.published.readings import Published, cell_of
 from benchmarks.published.text import change, joined, minutes, points, spread, table
 
 # Studies of cheaper steps, the shortest first; the cost of a step was measured with the cells of the first.
 CHEAPER = ("quickstart_cheaper_short", "quickstart_cheaper")
-# Float32: the seeds, and seed 0 repeated.
-FLOATS = (QUICK_FLOAT[0], "quickstart/seed_0_again", *QUICK_FLOAT[1:])
+# The preset before, whose predictor had two blocks of 128: five seeds in bf16; four in float32, and seed 0 repeated.
+BEFORE = tuple(f"quickstart/two_blocks/bf16/seed_{seed}" for seed in range(5))
+BEFORE_FLOAT = tuple(f"quickstart/two_blocks/float32/seed_{seed}" for seed in ("0", "0_again", "1", "2", "3"))
 HEADER = (
     "seed", "linear, all levels", "untrained", "gain", "linear, last level", "k-NN-20, all levels", "training", "files",
 )  # fmt: skip
 
 
-def bf16(published: Published) -> str:
-    """Five seeds in bf16, with their mean."""
-    return _seeds(published, QUICK, mean=True)
+def seeds(published: Published) -> str:
+    """Five seeds, with their mean."""
+    return _seeds(published, QUICK, mean=True, timed=False)
 
 
-def float32(published: Published) -> str:
-    """Four seeds in float32, the first of them twice."""
-    return _seeds(published, FLOATS, mean=False)
+def timed(published: Published) -> str:
+    """A run in each precision on a quiet machine."""
+    return _seeds(published, tuple(QUICK_TIMED.values()), mean=False, names=tuple(QUICK_TIMED))
+
+
+def before_bf16(published: Published) -> str:
+    """The preset before: five seeds in bf16, with their mean."""
+    return _seeds(published, BEFORE, mean=True)
+
+
+def before_float32(published: Published) -> str:
+    """The preset before: four seeds in float32, the first of them twice."""
+    return _seeds(published, BEFORE_FLOAT, mean=False)
 
 
 def levels(published: Published) -> str:
-    """Seed 0 in float32 by level, beside the controls."""
-    tree = published.json("quickstart/results.json")
+    """Seed 0 by level, beside the controls."""
+    tree = published.json(f"{QUICK[0]}/results.json")
     parts = tree["linear_probe"], tree["knn"]
     rows = [["trained, all levels", *(points(100 * part["trained"]) for part in parts)]]
     last = len(parts[0]["levels"]) - 1
@@ -46,14 +57,14 @@ def levels(published: Published) -> str:
 def goals(published: Published) -> str:
     """The target of the quick start, and whether it was met."""
     gains = [_gain(published, folder) for folder in QUICK]
-    slowest = max(published.seconds(folder) or 0 for folder in QUICK)
+    times = [f"{minutes(published.seconds(folder))} in {precision}" for precision, folder in QUICK_TIMED.items()]
     met = sum(gain >= 20 for gain in gains)
     goal = sum(gain >= 30 for gain in gains)
     labels = 100 * published.json("shapes_difficulty.json")["supervised"]
     return (
         "The target was a linear probe 20 points above that of the untrained encoder, after at most four minutes of training. "
-        f"In bf16, {met} of {len(gains)} seeds gain at least 20 points and {goal} at least 30; the slowest took "
-        f"{minutes(slowest)}. The same encoder trained with labels on the same number of images reaches {points(labels)}."
+        f"{met} of {len(gains)} seeds gain at least 20 points and {goal} at least 30; training took "
+        f"{' and '.join(times)}. The same encoder trained with labels on the same number of images reaches {points(labels)}."
     )
 
 
@@ -114,18 +125,34 @@ def _gain(published: Published, folder: str) -> float:
     return 100 * float(tree["trained"] - tree["untrained"])
 
 
-def _seeds(published: Published, folders: tuple[str, ...], *, mean: bool) -> str:
+def _seeds(
+    published: Published, folders: tuple[str, ...], *, mean: bool, timed: bool = True, names: tuple[str, ...] = ()
+) -> str:
+    """One row per run folder.
+
+    Args:
+        mean: add a row with the means.
+        timed: show the times of training.
+        names: shown beside the seed.
+    """
     rows = []
     columns: list[list[float]] = [[], [], [], []]
-    for folder in folders:
+    for number, folder in enumerate(folders):
         reading, tree = published.run(folder), published.json(f"{folder}/results.json")
         gain = _gain(published, folder)
         for column, value in zip(columns, (reading.linear, gain, reading.last, reading.knn), strict=True):
             column.append(value)
         files = f"[results]({folder}/results.json), [environment]({folder}/environment.json)"
         again = ", repeated" if folder.endswith("again") else ""
-        line = [f"{tree['seed']}{again}", points(reading.linear), points(100 * tree["linear_probe"]["untrained"])]
-        line += [change(gain), points(reading.last), points(reading.knn), minutes(published.seconds(folder)), files]
+        name = f", {names[number]}" if names else ""
+        line = [f"{tree['seed']}{again}{name}", points(reading.linear), points(100 * tree["linear_probe"]["untrained"])]
+        line += [
+            change(gain),
+            points(reading.last),
+            points(reading.knn),
+            minutes(published.seconds(folder) if timed else None),
+            files,
+        ]
         rows.append(line)
     if mean:
         linear, gain_, last, knn = columns

@@ -17,6 +17,12 @@ _HOMES = {
     "dry_run": "hjepa.api",
     "evaluate": "hjepa.api",
     "visualize": "hjepa.api",
+    "embed": "hjepa.api",
+    "similar": "hjepa.api",
+    "duplicates": "hjepa.api",
+    "analyze": "hjepa.api",
+    "compare": "hjepa.api",
+    "watch": "hjepa.api",
     "RunResult": "hjepa.api",
     "load_config": "hjepa.config",
     "Config": "hjepa.config",
@@ -56,22 +62,42 @@ __all__ = [
     "UserError",
     "__version__",
     "ablate",
+    "analyze",
     "build_dataloader",
     "build_dataset",
     "build_model",
     "build_splits",
+    "compare",
     "create_hjepa",
     "dry_run",
+    "duplicates",
+    "embed",
     "evaluate",
     "load_config",
     "load_pretrained",
     "load_run",
+    "similar",
     "train",
     "visualize",
+    "watch",
 ]
 
 if TYPE_CHECKING:
-    from hjepa.api import RunResult, ablate, dry_run, evaluate, load_pretrained, train, visualize
+    from hjepa.api import (
+        RunResult,
+        ablate,
+        analyze,
+        compare,
+        dry_run,
+        duplicates,
+        embed,
+        evaluate,
+        load_pretrained,
+        similar,
+        train,
+        visualize,
+        watch,
+    )
     from hjepa.config import Config, DataConfig, LossConfig, MaskingConfig, ModelConfig, TrainingConfig, load_config
     from hjepa.data import Splits, build_dataloader, build_dataset, build_splits
     from hjepa.errors import UserError

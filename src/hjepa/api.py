@@ -216,7 +216,9 @@ def _finish(run_dir: Path, checkpoint: Path, config: Config, console: bool, *, a
             return {}
         if console:
             print_table(results)
-        paths = draw(checkpoint, output_dir=run_dir, generate_report=True, device=config.device, console=console)
+        paths = draw(
+            checkpoint, output_dir=run_dir, generate_report=True, quick=True, device=config.device, console=console
+        )
         log.info("report: %s", next(p for p in paths if p.suffix == ".html"))
     return results
 
@@ -227,10 +229,11 @@ def evaluate(
     split: Literal["validation", "test"] = "test",
     dataset: str | None = None,
     data_path: str | Path | None = None,
-    eval_type: Literal["all", "linear_probe", "knn"] = "all",
+    eval_type: str | Sequence[str] = ("linear_probe", "knn"),
     k_values: Sequence[int] | None = None,
     levels: Sequence[int] | None = None,
     depths: Sequence[int] | None = None,
+    controls: Sequence[str] = ("untrained", "pixels", "pca"),
     batch_size: int | None = None,
     device: str = "auto",
     output: str | Path | None = None,
@@ -252,6 +255,7 @@ def evaluate(
         k_values=k_values,
         levels=levels,
         depths=depths,
+        controls=controls,
         batch_size=batch_size,
         device=device,
         output=output,
@@ -262,14 +266,34 @@ def evaluate(
 def visualize(
     checkpoint: str | Path,
     *,
+    figures: Sequence[str] | None = None,
+    images: str | Path | Sequence[str | Path] = (),
     output_dir: str | Path | None = None,
     generate_report: bool = False,
+    file_format: Literal["png", "svg"] = "png",
+    force: bool = False,
     device: str = "auto",
+    overrides: Overrides = (),
 ) -> list[Path]:
-    """Draw curves, masks, feature maps, neighbours and the embedding of a run; see `hjepa.visualization.visualize`."""
+    """Draw figures of a run, or of one's own pictures, and its report; see `hjepa.visualization.visualize`.
+
+    Example:
+        >>> import hjepa
+        >>> hjepa.visualize("runs/quickstart", figures=["attention", "rollout"])  # doctest: +SKIP
+    """
     from hjepa.visualization import visualize as draw
 
-    return draw(checkpoint, output_dir=output_dir, generate_report=generate_report, device=device)
+    return draw(
+        checkpoint,
+        figures=figures,
+        images=images,
+        output_dir=output_dir,
+        generate_report=generate_report,
+        file_format=file_format,
+        force=force,
+        device=device,
+        overrides=overrides,
+    )
 
 
 def ablate(
@@ -324,3 +348,109 @@ def load_pretrained(source: str | Path, *, device: str = "cpu") -> PretrainedEnc
     from hjepa.zoo import load_pretrained as load
 
     return load(source, device=device)
+
+
+def embed(
+    source: str | Path,
+    data: str | Path,
+    output: str | Path,
+    *,
+    level: int | str = "all",
+    pool: Literal["mean", "max"] = "mean",
+    normalize: bool = False,
+    device: str = "auto",
+    batch_size: int | None = None,
+    force: bool = False,
+    overrides: Overrides = (),
+) -> dict[str, Any]:
+    """Write one vector for every image of a data set to Parquet or NumPy; see `hjepa.embeddings.embed`."""
+    from hjepa.embeddings import embed as run_embed
+
+    return run_embed(
+        source,
+        data,
+        output,
+        level=level,
+        pool=pool,
+        normalize=normalize,
+        device=device,
+        batch_size=batch_size,
+        force=force,
+        overrides=overrides,
+    )
+
+
+def similar(
+    source: str | Path,
+    pictures: Sequence[str | Path],
+    data: str | Path,
+    *,
+    k: int = 10,
+    level: int | str | None = None,
+    output: Sequence[str | Path] = (),
+    device: str = "auto",
+    force: bool = False,
+    overrides: Overrides = (),
+) -> dict[str, Any]:
+    """Find the images that are most similar to some pictures; see `hjepa.embeddings.similar`."""
+    from hjepa.embeddings import similar as run_similar
+
+    return run_similar(
+        source, pictures, data, k=k, level=level, output=output, device=device, force=force, overrides=overrides
+    )
+
+
+def duplicates(
+    source: str | Path,
+    data: str | Path,
+    *,
+    threshold: float | None = None,
+    outliers: int = 20,
+    level: int | str | None = None,
+    output: Sequence[str | Path] = (),
+    device: str = "auto",
+    force: bool = False,
+    overrides: Overrides = (),
+) -> dict[str, Any]:
+    """Find near copies and outliers in a set of images; see `hjepa.embeddings.duplicates`."""
+    from hjepa.embeddings import duplicates as run_duplicates
+
+    return run_duplicates(
+        source,
+        data,
+        threshold=threshold,
+        outliers=outliers,
+        level=level,
+        output=output,
+        device=device,
+        force=force,
+        overrides=overrides,
+    )
+
+
+def analyze(run: str | Path, *, output: str | Path | None = None, force: bool = False) -> dict[str, Any]:
+    """Tell how a run is doing or how it went, and what to do next; see `hjepa.analysis.analyze`."""
+    from hjepa.analysis import analyze as run_analysis
+
+    return run_analysis(run, output=output, force=force)
+
+
+def compare(
+    runs: Sequence[str | Path],
+    *,
+    output: str | Path | Sequence[str | Path] | None = None,
+    cka: bool = False,
+    device: str = "auto",
+    force: bool = False,
+) -> dict[str, Any]:
+    """Compare runs on one page, differing keys first; see `hjepa.analysis.compare`."""
+    from hjepa.analysis import compare as run_comparison
+
+    return run_comparison(runs, output=output, cka=cka, device=device, force=force)
+
+
+def watch(run: str | Path, *, once: bool = False) -> None:
+    """Show a running run in the terminal, from its files; see `hjepa.analysis.watch`."""
+    from hjepa.analysis import watch as run_watch
+
+    run_watch(run, once=once)

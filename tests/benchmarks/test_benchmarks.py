@@ -278,6 +278,8 @@ def test_all_runs_every_measurement_once(tmp_path: Path, capsys: pytest.CaptureF
             "scaling_model",
             "selection_bias",
             "shapes_difficulty",
+            "online_ranking",
+            "six_runs",
             "two_nodes",
             "work",
             "world_size",

@@ -258,6 +258,31 @@ ELSEWHERE = {
     "evaluation.final": "test_final_evaluation_and_its_images",
     "evaluation.train_images": "test_final_evaluation_and_its_images",
     "evaluation.test_images": "test_final_evaluation_and_its_images",
+    "evaluation.fine_tune.images": "test_keys_of_fine_tuning_and_the_supervised_control",
+    "evaluation.fine_tune.test_images": "test_keys_of_fine_tuning_and_the_supervised_control",
+    "evaluation.fine_tune.epochs": "test_keys_of_fine_tuning_and_the_supervised_control",
+    "evaluation.fine_tune.batch_size": "test_keys_of_fine_tuning_and_the_supervised_control",
+    "evaluation.fine_tune.lr": "test_keys_of_fine_tuning_and_the_supervised_control",
+    "evaluation.fine_tune.layer_decay": "test_keys_of_fine_tuning_and_the_supervised_control",
+    "evaluation.fine_tune.blocks": "test_keys_of_fine_tuning_and_the_supervised_control",
+    "evaluation.fine_tune.weight_decay": "test_keys_of_fine_tuning_and_the_supervised_control",
+    "evaluation.fine_tune.label_smoothing": "test_keys_of_fine_tuning_and_the_supervised_control",
+    "evaluation.supervised.share": "test_keys_of_fine_tuning_and_the_supervised_control",
+    "evaluation.supervised.lr": "test_keys_of_fine_tuning_and_the_supervised_control",
+    "evaluation.robustness.images": "test_keys_of_robustness_and_dense_tasks",
+    "evaluation.segmentation.dataset": "test_keys_of_robustness_and_dense_tasks",
+    "evaluation.segmentation.data_path": "test_keys_of_robustness_and_dense_tasks",
+    "evaluation.segmentation.train_images": "test_keys_of_robustness_and_dense_tasks",
+    "evaluation.segmentation.test_images": "test_keys_of_robustness_and_dense_tasks",
+    "evaluation.segmentation.epochs": "test_keys_of_robustness_and_dense_tasks",
+    "evaluation.segmentation.lr": "test_keys_of_robustness_and_dense_tasks",
+    "evaluation.detection.dataset": "test_keys_of_robustness_and_dense_tasks",
+    "evaluation.detection.data_path": "test_keys_of_robustness_and_dense_tasks",
+    "evaluation.detection.train_images": "test_keys_of_robustness_and_dense_tasks",
+    "evaluation.detection.test_images": "test_keys_of_robustness_and_dense_tasks",
+    "evaluation.detection.epochs": "test_keys_of_robustness_and_dense_tasks",
+    "evaluation.detection.lr": "test_keys_of_robustness_and_dense_tasks",
+    "evaluation.detection.encoder": "test_keys_of_robustness_and_dense_tasks",
     "health.knn": "test_a_fall_of_knn_beyond_its_limit_is_a_sign",
     "health.webhook": "test_alerts_use_their_settings",
     "health.email.to": "test_alerts_use_their_settings",
@@ -659,6 +684,107 @@ def test_final_evaluation_and_its_images(tmp_path: Path) -> None:
     without = train(tiny_config(), output_dir=tmp_path / "without", console=False)
     assert not without.results
     assert not (tmp_path / "without" / "results.json").exists()
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
+    """Evaluate a tiny run by one protocol, with changed keys below `evaluation`."""
+    from hjepa.evaluation import evaluate
+    from hjepa.training import run_training
+
+    folder = tmp_path_factory.mktemp("protocols")
+    run_training(tiny_config({"training.max_steps": 2}), output_dir=folder / "run", console=False)
+    small = {
+        "evaluation.train_images": 60,
+        "evaluation.test_images": 30,
+        "evaluation.fine_tune.images": 32,
+        "evaluation.fine_tune.epochs": 1,
+        "evaluation.segmentation.train_images": 20,
+        "evaluation.segmentation.test_images": 6,
+        "evaluation.segmentation.epochs": 1,
+    }
+
+    def evaluated(protocol: str, **changes: Any) -> dict[str, Any]:
+        keys = small | {f"evaluation.{protocol}.{key}": value for key, value in changes.items()}
+        found = evaluate(folder / "run", eval_type=protocol, device="cpu", output=folder / "r.json", overrides=keys)
+        part: dict[str, Any] = found[protocol]
+        return part
+
+    evaluated.folder = folder / "run"  # type: ignore[attr-defined]
+    return evaluated
+
+
+def test_keys_of_fine_tuning_and_the_supervised_control(evaluated: Any) -> None:
+    from hjepa.config.protocols import FineTuneConfig, SupervisedConfig
+    from hjepa.evaluation.prepare import view_of
+    from hjepa.evaluation.tuning.classifier import Classifier
+    from hjepa.evaluation.tuning.fine_tune import recipe_of
+    from hjepa.evaluation.tuning.supervised import supervised_encoder
+    from hjepa.evaluation.tuning.training import train_classifier
+
+    part = evaluated("fine_tune", images=24, test_images=7, blocks=1)
+    assert (part["images"], part["test_images"]) == (24, 7)
+    assert "last_blocks" in part
+    assert "last_blocks" not in evaluated("fine_tune", blocks=0)
+
+    trained = load_run(evaluated.folder, device="cpu")
+    images = build_splits(trained.config.data, trained.config.seed).train
+
+    def tuned(**changes: Any) -> bytes:
+        settings = FineTuneConfig(**{"epochs": 2, "batch_size": 8, "lr": 1e-2, "layer_decay": 0.8, **changes})
+        model = Classifier(trained.encoder, 6, 0)
+        recipe = recipe_of(settings, 32)
+        view = view_of(trained, trained.config)
+        train_classifier(model, images, trained.config.data, view, recipe, seed=0)
+        return b"".join(value.detach().numpy().tobytes() for value in model.parameters())
+
+    base = tuned()
+    changes = {"epochs": 3, "batch_size": 16, "lr": 1e-3, "layer_decay": 0.5, "weight_decay": 0.5, "label_smoothing": 0}
+    assert all(tuned(**{key: value}) != base for key, value in changes.items())
+
+    def supervised(**changes: Any) -> bytes:
+        keys = trained.config.evaluation.model_copy(update={"supervised": SupervisedConfig(**changes)})
+        config = trained.config.model_copy(update={"evaluation": keys})
+        encoder, _ = supervised_encoder(trained, config, images, torch.arange(64), torch.device("cpu"))
+        return b"".join(value.numpy().tobytes() for value in encoder.parameters())
+
+    assert len({supervised(), supervised(share=2), supervised(lr=1e-4)}) == 3
+
+
+def test_keys_of_robustness_and_dense_tasks(evaluated: Any) -> None:
+    assert evaluated("robustness", images=5)["images"] == 5
+    base = evaluated("segmentation")
+    part = evaluated("segmentation", train_images=15, test_images=4)
+    assert (part["train_images"], part["images"]) == (15, 4)
+    assert evaluated("segmentation", lr=0.5)["linear"] != base["linear"]
+    assert evaluated("segmentation", epochs=6)["linear"] != base["linear"]
+    for protocol, dataset in (("segmentation", "voc"), ("detection", "coco")):
+        with pytest.raises(UserError, match=f"evaluation.{protocol}.data_path: missing"):
+            evaluated(protocol, dataset=dataset)
+        with pytest.raises(UserError, match="/gone is not a folder"):
+            evaluated(protocol, dataset=dataset, data_path="/gone")
+
+    from hjepa.config.protocols import DetectionConfig
+    from hjepa.data.dense import build_dense
+    from hjepa.evaluation.dense.detection import train_detector
+    from hjepa.evaluation.prepare import view_of
+
+    pytest.importorskip("pycocotools")
+    small = {"train_images": 16, "test_images": 3, "epochs": 1}
+    part = evaluated("detection", **small)
+    assert (part["train_images"], part["images"]) == (16, 3)
+    trained = load_run(evaluated.folder, device="cpu")
+    sizes = {"train_images": 18, "test_images": 1, "seed": 0}
+    scenes = build_dense("shape_scenes", None, "boxes", image_size=(16, 16), channels=3, **sizes)
+
+    def detector(**changes: Any) -> bytes:
+        settings = DetectionConfig(**{"epochs": 1, **changes})
+        model = train_detector(
+            trained.encoder, scenes.train, torch.arange(16), 6, settings, view_of(trained, trained.config), 0
+        )
+        return b"".join(value.detach().numpy().tobytes() for value in model.parameters())
+
+    assert len({detector(), detector(lr=1e-2), detector(epochs=2), detector(encoder="fine_tuned")}) == 4
 
 
 def test_distributed(run: Run, tmp_path: Path) -> None:

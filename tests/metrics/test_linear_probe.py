@@ -196,3 +196,27 @@ def test_bad_input_is_refused():
         linear_probe(x, y, x, y, num_classes=4, validation_fraction=1.0)
     with pytest.raises(ValueError, match="every class"):
         list(fit_logistic(x, y, [0.1], num_classes=5))
+
+
+def test_few_images_of_many_dimensions_are_solved_in_their_span_with_the_same_result() -> None:
+    generator = torch.Generator().manual_seed(7)
+    labels = torch.arange(30) % 3
+    train = torch.randn(30, 200, generator=generator) + 0.3 * labels[:, None]
+    test, test_labels = torch.randn(50, 200, generator=generator), torch.arange(50) % 3
+    found = linear_probe(train, labels, test, test_labels, num_classes=3, l2_values=[0.1])
+    mean, std = train.mean(dim=0), train.std(dim=0, correction=0)
+    model = LogisticRegression(C=1 / (0.1 * 30), tol=1e-8, max_iter=5000)
+    model.fit(((train - mean) / std).numpy(), labels.numpy())
+    expected = model.predict_proba(((test - mean) / std).numpy())
+    assert np.abs(found.classifier.logits(test).softmax(dim=1).numpy() - expected).max() < 2e-3
+    assert found.validation == {}
+
+
+def test_the_logits_of_held_out_images_come_from_a_probe_that_has_not_seen_them() -> None:
+    generator = torch.Generator().manual_seed(8)
+    labels = torch.arange(200) % 2
+    noise = torch.randn(200, 150, generator=generator)
+    found = linear_probe(noise, labels, noise, labels, num_classes=2, l2_values=[1e-5, 1e-4])
+    assert found.accuracy == 1  # fitted on these
+    assert len(found.held_out_labels) == 20
+    assert (found.held_out_logits.argmax(dim=1) == found.held_out_labels).double().mean() < 0.9

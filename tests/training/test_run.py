@@ -288,23 +288,20 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path: Path, number: signal.Sign
     assert state["step"] > 0
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_two_processes_equal_one(tmp_path: Path, optimizer: str) -> None:
+def test_two_processes_equal_one(tmp_path: Path) -> None:
     regularised = {**TINY["loss"]} if "loss" in TINY else {}
     regularised |= {"variance_loss_weight": 0.1, "covariance_loss_weight": 0.1}
-    training = {"epochs": 1, "warmup_epochs": 0.5, "max_steps": 4, "optimizer": optimizer}
+    training = {"epochs": 1, "warmup_epochs": 0.5, "max_steps": 4, "optimizer": "muon"}
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     config = write_config(tmp_path, training=training, loss=regularised)
     run_training(load_config(config, {"data.batch_size": 32}), output_dir=tmp_path / "one", console=False)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "hjepa"]
-    # Check the end of the run once, since it does not depend on the optimiser.
-    evaluated = optimizer == "muon"
-    final = [f"evaluation.final={evaluated}", "evaluation.train_images=48", "evaluation.test_images=40"]
+    final = ["evaluation.final=true", "evaluation.train_images=48", "evaluation.test_images=40"]
     two = [*launcher, "train", "--config", str(config), "--output-dir", str(tmp_path / "two"), *final]
     result = subprocess.run(two, capture_output=True, text=True, env=environment, timeout=300)
     assert result.returncode == 0, result.stderr
     # The other process has exited, so the evaluation may use its thread.
-    assert ("controls (CPU threads: 2)" in (tmp_path / "two" / "training.log").read_text()) == evaluated
+    assert "controls (CPU threads: 2)" in (tmp_path / "two" / "training.log").read_text()
     typed = json.loads((tmp_path / "two" / "environment.json").read_text())["command"]
     assert typed.startswith("torchrun --nproc-per-node 2 -m hjepa train --config ")
     a = read_checkpoint(tmp_path / "one" / "checkpoints" / "last.pth")

@@ -17,7 +17,7 @@ def run(*arguments):
 def test_prints_the_paths_it_wrote(unlabelled_run, tmp_path):
     result = run(
         "--checkpoint", unlabelled_run, "--output-dir", tmp_path, "--device", "cpu", "--generate-report",
-        "data.num_workers=0",
+        "--figures", "masks,maps", "data.num_workers=0",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert str(tmp_path / "report.html") in result.stdout.splitlines()

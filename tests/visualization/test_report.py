@@ -1,6 +1,8 @@
 """Reports of real runs."""
 
+import base64
 import html
+import io
 import json
 import re
 import shutil
@@ -20,13 +22,16 @@ from hjepa.health.finding import Finding
 from hjepa.health.verdict import judge
 from hjepa.runs.records import Records
 from hjepa.visualization import visualize
+from hjepa.visualization.catalogue import KINDS
 from hjepa.visualization.figures.figure import Figure, Omitted
 from hjepa.visualization.figures.style import DARK, LIGHT, new_figure, to_png
 from hjepa.visualization.report.build import Report, prose
 from hjepa.visualization.report.pictures import DrawnFigure, data_uri
 from hjepa.visualization.report.tables import controls_table, levels_table
 
-FIGURES = ["curves.png", "health.png", "masks.png", "maps.png", "neighbours.png", "embedding.png"]
+NAMES = [kind.name for kind in KINDS if kind.name != "umap"]
+FIGURES = [f"{name}.png" for name in NAMES]
+QUICK = [f"{kind.name}.png" for kind in KINDS if not kind.slow]
 VOID = {"meta", "img", "source", "br"}
 
 
@@ -59,7 +64,7 @@ class Page(HTMLParser):
 
 
 def words(text: str) -> str:
-    body = re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)
+    body = re.sub(r"<(style|script)\b.*?</\1>", "", text, flags=re.DOTALL)
     return html.unescape(re.sub(r"<[^>]+>", " ", body))
 
 
@@ -67,7 +72,7 @@ def words(text: str) -> str:
 def labelled(labelled_run, tmp_path_factory):
     """Figures and report of the labelled run, in a folder of their own."""
     folder = tmp_path_factory.mktemp("report")
-    return visualize(labelled_run, output_dir=folder, generate_report=True, device="cpu")
+    return visualize(labelled_run, figures=NAMES, output_dir=folder, generate_report=True, device="cpu")
 
 
 def test_files_written(labelled):
@@ -82,12 +87,13 @@ def test_report_is_self_contained_and_small(labelled):
     text = labelled[-1].read_text(encoding="utf-8")
     assert len(text.encode()) < 8e6
     page = Page(text)
-    assert "script" not in page.tags
+    # The script of the map is inside the page too.
+    assert not re.search(r"<script[^>]* src=", text)
     assert "link" not in page.tags
     for reference in page.references:
         inside = reference.startswith(("data:image/", "#"))
         assert inside or re.fullmatch(r"https://arxiv\.org/abs/[\d.]+", reference), reference[:80]
-    assert not re.search(r"url\(|@import", text)
+    assert not re.search(r"url\((?!data:image/)|@import|https?://(?!arxiv\.org/abs/|www\.w3\.org/2000/svg)", text)
     for link in (r for r in page.references if r.startswith("#")):
         assert link[1:] in page.ids
     assert len(page.images) == len(FIGURES)
@@ -129,15 +135,17 @@ def test_report_describes_the_run(labelled, labelled_run):
 
 
 def test_without_a_report_only_figures(labelled_run, tmp_path):
-    paths = visualize(labelled_run / "checkpoints" / "last.pth", output_dir=tmp_path / "a" / "b", device="cpu")
-    assert [p.name for p in paths] == FIGURES
+    paths = visualize(
+        labelled_run / "checkpoints" / "last.pth", output_dir=tmp_path / "a" / "b", quick=True, device="cpu"
+    )
+    assert [p.name for p in paths] == QUICK
     assert not (tmp_path / "a" / "b" / "report.html").exists()
 
 
 def test_one_level_without_labels_stopped_early(unlabelled_run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(unlabelled_run, folder)
-    paths = visualize(folder, generate_report=True, device="cpu")
+    paths = visualize(folder, quick=True, generate_report=True, device="cpu")
     assert paths[0] == folder / "figures" / "curves.png"
     assert paths[-1] == folder / "report.html"
     text = words(paths[-1].read_text(encoding="utf-8"))
@@ -147,8 +155,11 @@ def test_one_level_without_labels_stopped_early(unlabelled_run, tmp_path):
     assert f"hjepa train --output-dir {folder} --resume auto" in text
     assert "no labels" in text
     assert "t-SNE is omitted" in text
+    # The short report names what the whole one adds.
+    assert "Decoded features" in text
+    assert f"hjepa visualize {folder} --generate-report" in text
     # The run folder itself as output folder means the same places.
-    assert visualize(folder, output_dir=folder, device="cpu") == paths[:-1]
+    assert visualize(folder, output_dir=folder, quick=True, device="cpu") == paths[:-1]
 
 
 def test_an_evaluation_without_labels(unlabelled_run, tmp_path):
@@ -158,25 +169,25 @@ def test_an_evaluation_without_labels(unlabelled_run, tmp_path):
     rank = {"trained": 3.0, "untrained": 3.2, "levels": [{"level": 0, "trained": 3.0, "untrained": 3.2}]}
     results = {"linear_probe": skipped, "knn": skipped, "rank": rank, "cka": [[1.0]], "chance": None, "step": 2}
     (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
-    text = words(visualize(folder, generate_report=True, device="cpu")[-1].read_text(encoding="utf-8"))
+    text = words(visualize(folder, quick=True, generate_report=True, device="cpu")[-1].read_text(encoding="utf-8"))
     assert "Linear probe and k-NN were skipped: no labels" in text
     assert "because there are no labels" in text
 
 
 def test_pooled_levels(pooled_run, tmp_path):
-    paths = visualize(pooled_run, output_dir=tmp_path, generate_report=True, device="cpu")
+    paths = visualize(pooled_run, output_dir=tmp_path, quick=True, generate_report=True, device="cpu")
     text = words(paths[-1].read_text(encoding="utf-8"))
     Page(paths[-1].read_text(encoding="utf-8"))
     assert "3 levels \N{MIDDLE DOT} 1 epoch " in text
     assert "Muon (AdamW for the rest), learning rate" in text
     assert "pooled 4\N{MULTIPLICATION SIGN}4" in text
     assert "hierarchical blocks" in text
-    assert [p.name for p in paths[:-1]] == FIGURES
+    assert [p.name for p in paths[:-1]] == QUICK
 
 
 def test_every_level_has_its_colour(deep_run, tmp_path):
-    paths = visualize(deep_run, output_dir=tmp_path, generate_report=True, device="cpu")
-    assert [p.name for p in paths[:-1]] == FIGURES
+    paths = visualize(deep_run, output_dir=tmp_path, quick=True, generate_report=True, device="cpu")
+    assert [p.name for p in paths[:-1]] == QUICK
     page = paths[-1].read_text(encoding="utf-8")
     for theme, variables in zip((LIGHT, DARK), re.findall(r"--level0: .*?}", page, flags=re.DOTALL), strict=True):
         colours = re.findall(r"--level(\d): (#[0-9a-f]{6})", variables)
@@ -192,8 +203,8 @@ def test_a_run_folder_without_records(unlabelled_run, tmp_path, caplog):
     shutil.copytree(unlabelled_run, folder)
     for name in ("metrics.jsonl", "environment.json"):
         (folder / name).unlink()
-    paths = visualize(folder, generate_report=True, device="cpu")
-    assert [p.name for p in paths] == [*FIGURES[2:], "report.html"]
+    paths = visualize(folder, quick=True, generate_report=True, device="cpu")
+    assert [p.name for p in paths] == [*QUICK[2:], "report.html"]
     assert "omitted figure curves" in caplog.text
     text = words(paths[-1].read_text(encoding="utf-8"))
     assert "has no training records" in text
@@ -204,8 +215,10 @@ def test_images_at_a_new_path(unlabelled_run, pictures, tmp_path):
     folder, moved = tmp_path / "run", tmp_path / "moved"
     shutil.copytree(unlabelled_run, folder)
     shutil.copytree(pictures, moved)
-    paths = visualize(folder, output_dir=tmp_path / "out", device="cpu", overrides=[f"data.data_path={moved}"])
-    assert len(paths) == len(FIGURES)
+    paths = visualize(
+        folder, output_dir=tmp_path / "out", quick=True, device="cpu", overrides=[f"data.data_path={moved}"]
+    )
+    assert len(paths) == len(QUICK)
     with pytest.raises(UserError, match=r"^model\.depth: cannot be changed for figures"):
         visualize(folder, overrides={"model.depth": 1})
     with pytest.raises(UserError, match=r"did you mean data\.data_path"):
@@ -228,16 +241,21 @@ def test_mistakes_are_one_line_errors(labelled_run, tmp_path):
         visualize(folder, device="cpu")
 
 
-def test_large_figures_are_embedded_as_jpeg():
+def test_figures_are_embedded_without_loss_unless_they_are_large():
     draw = np.random.Generator(np.random.Philox(key=2))
     figure = new_figure(9, LIGHT)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.imshow(draw.integers(0, 255, (1350, 1350, 3), dtype=np.uint8), interpolation="nearest")
     heavy = to_png(figure)
     light = to_png(new_figure(1, LIGHT))
-    assert data_uri(light).startswith("data:image/png;base64,")
-    assert data_uri(heavy).startswith("data:image/jpeg;base64,")
+    assert np.array_equal(embedded(data_uri(light)), np.asarray(Image.open(io.BytesIO(light)).convert("RGB")))
     assert len(data_uri(heavy)) < len(heavy)
+    assert len(data_uri(heavy, quality=25)) < len(data_uri(heavy))
+    assert embedded(data_uri(heavy)).shape == embedded(data_uri(heavy, quality=25)).shape == (1350, 1350, 3)
+
+
+def embedded(uri):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB"))
 
 
 def test_text_of_a_run_is_escaped():
@@ -266,7 +284,7 @@ def test_text_of_a_run_is_escaped():
     assert "script" not in page.tags
     assert page.images[0]["alt"] == hostile
     assert (page.images[0]["width"], page.images[0]["height"]) == ("675", "150")
-    assert page.images[0]["style"] == "width:50.0%"
+    assert page.images[0]["style"] == "--share:50.0%"
     assert text.startswith("<!doctype html>")
     # Title, heading, subtitle, both sides of the summary and so on: every place shows the words as they are.
     assert words(text).count(hostile) >= 15

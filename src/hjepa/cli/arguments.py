@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 # Options that take several values, separated by spaces or commas, or repeated.
-MANY = ("--k-values", "--hierarchy-levels", "--eval-type", "--depths", "--seeds")
-
+MANY = ("--k-values", "--hierarchy-levels", "--eval-type", "--depths", "--control", "--seeds", "--figures")
+# Options that take several paths, separated by spaces or repeated; a path may contain commas.
+PATHS = ("--images",)
 # Options whose value may be left out, and what it is then.
 OPTIONAL = {"--profile": "10"}
 
@@ -14,8 +15,8 @@ OPTIONAL = {"--profile": "10"}
 def normalise(arguments: Sequence[str]) -> list[str]:
     """Rewrite arguments into the form that Click reads.
 
-    ``--output_dir x`` becomes ``--output-dir x``; ``--k-values 1 5 10`` becomes ``--k-values 1,5,10``; ``--profile``
-    without a number becomes ``--profile 10``.
+    ``--output_dir x`` becomes ``--output-dir x``; ``--k-values 1 5 10`` becomes ``--k-values 1,5,10``; ``--images a b``
+    becomes ``--images a --images b``; ``--profile`` without a number becomes ``--profile 10``.
     """
     result: list[str] = []
     many: str | None = None
@@ -26,9 +27,12 @@ def normalise(arguments: Sequence[str]) -> list[str]:
             name, equals, value = argument.partition("=")
             name = name.replace("_", "-")
             result.append(name + equals + value)
-            many = name if name in MANY and not equals else None
+            many = name if name in MANY + PATHS and not equals else None
         elif many is not None and result[-1] != many and "=" not in argument:
-            result[-1] += "," + argument
+            if many in PATHS:
+                result += [many, argument]
+            else:
+                result[-1] += "," + argument
         else:
             result.append(argument)
     if result and result[-1] in OPTIONAL:

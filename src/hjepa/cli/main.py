@@ -10,7 +10,23 @@ from typing import Annotated
 
 import typer
 
-from hjepa.cli import ablate, bench, config, data, doctor, evaluate, pack, train, visualize
+from hjepa.cli import (
+    ablate,
+    analyze,
+    bench,
+    compare,
+    config,
+    data,
+    doctor,
+    duplicates,
+    embed,
+    evaluate,
+    pack,
+    similar,
+    train,
+    visualize,
+    watch,
+)
 from hjepa.cli.arguments import normalise
 from hjepa.errors import UserError
 
@@ -29,6 +45,12 @@ app.command()(evaluate.evaluate)
 app.command()(visualize.visualize)
 app.command()(ablate.ablate)
 app.command()(pack.pack)
+app.command()(embed.embed)
+app.command()(similar.similar)
+app.command()(duplicates.duplicates)
+app.command()(analyze.analyze)
+app.command()(compare.compare)
+app.command()(watch.watch)
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")
 app.command()(bench.bench)

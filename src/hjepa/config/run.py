@@ -8,6 +8,13 @@ from typing import Literal
 from pydantic import Field
 
 from hjepa.config.base import Section
+from hjepa.config.protocols import (
+    DetectionConfig,
+    FineTuneConfig,
+    RobustnessConfig,
+    SegmentationConfig,
+    SupervisedConfig,
+)
 
 
 class CheckpointConfig(Section):
@@ -76,6 +83,16 @@ class EvaluationConfig(Section):
     test_images: int | None = Field(default=None, ge=1)
     """Maximum number of test images, and of validation images, to evaluate on and to show in figures; all when not
     given."""
+    fine_tune: FineTuneConfig = Field(default_factory=FineTuneConfig)
+    """Fine-tuning with labels."""
+    supervised: SupervisedConfig = Field(default_factory=SupervisedConfig)
+    """The supervised control."""
+    robustness: RobustnessConfig = Field(default_factory=RobustnessConfig)
+    """Accuracy on corrupted images."""
+    segmentation: SegmentationConfig = Field(default_factory=SegmentationConfig)
+    """A class per pixel."""
+    detection: DetectionConfig = Field(default_factory=DetectionConfig)
+    """Boxes of objects."""
 
 
 class DistributedConfig(Section):

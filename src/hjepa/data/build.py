@@ -100,6 +100,52 @@ def build_noted(data: DataConfig, split: Split, *, seed: int = 0) -> tuple[Image
     return _read(listing, other, data, split), listing.notes
 
 
+def build_whole(data: DataConfig) -> list[ImageDataset]:
+    """All images of a data set, as one set for each split that it defines itself; nothing is drawn or withheld.
+
+    Images are stored as by `build_dataset`, except that files too many for memory are not decoded in advance: each is
+    read once, when it is used.
+
+    Args:
+        data: the ``data`` section; ``data.subset`` and the fractions of splits have no effect.
+
+    Returns:
+        the training images and, if the data set has them, its validation and test images. Identifiers of files are paths
+        relative to ``data.data_path``.
+
+    Raises:
+        DataError, UserError: as `build_dataset`.
+    """
+    listing = list_images(data, "train")
+    found: dict[Split, Listing] = {"train": listing}
+    if not listing.whole:
+        if listing.division.own_validation:
+            found["validation"] = list_images(data, "validation")
+        found["test"] = list_images(data, "test")
+    for note in listing.notes:
+        log.log(note.level, "%s: %s", data.dataset, note.text)
+    parts = []
+    for split, part in found.items():
+        if data.classes_file is not None:
+            part = restrict_classes(part, data.classes_file)
+        if isinstance(part.pixels, EncodedPixels):
+            part = replace(_named_from(part, data.data_path), pixels=part.pixels.in_order())
+        if len(part):
+            parts.append(_read(part, None, data, split, check=False))
+    if not parts:
+        raise EmptySplitError(f"data.dataset={data.dataset}: no images{_at(listing)}; check data.data_path")
+    return parts
+
+
+def _named_from(listing: Listing, path: Path | None) -> Listing:
+    """The listing with file names relative to ``path``, also if all images are in a folder further down."""
+    blobs = listing.pixels.blobs if isinstance(listing.pixels, EncodedPixels) else None
+    if not isinstance(blobs, folder.FileBlobs) or path is None or blobs.root == path:
+        return listing
+    prefix = blobs.root.relative_to(path).as_posix()
+    return replace(listing, identifiers=[f"{prefix}/{name}" for name in listing.identifiers])
+
+
 def list_images(data: DataConfig, split: Split) -> Listing:
     """List the images of one split without decoding them; the whole set if it defines no splits.
 
@@ -137,7 +183,9 @@ def _divide(listing: Listing, data: DataConfig, split: Split, seed: int) -> List
     return replace(listing, division=replace(listing.division, withheld=validation))
 
 
-def _read(listing: Listing, other: Listing | None, data: DataConfig, split: Split) -> ImageDataset:
+def _read(
+    listing: Listing, other: Listing | None, data: DataConfig, split: Split, *, check: bool = True
+) -> ImageDataset:
     bad = list(listing.bad_files)
     pixels = listing.pixels
     if isinstance(pixels, MemoryPixels):
@@ -149,8 +197,9 @@ def _read(listing: Listing, other: Listing | None, data: DataConfig, split: Spli
         else:
             channels = Probe(pixels if listing.sample is None else listing.sample).channels()
         fetched = listing.shards is not None and listing.shards.fetched
-        probe = Probe(listing.sample) if fetched and listing.sample is not None else None
-        pixels, kept, unreadable = settle(pixels, channels, listing.identifiers, data.storage, probe)
+        sampled = fetched or not check
+        probe = Probe(listing.sample) if sampled and listing.sample is not None else None
+        pixels, kept, unreadable = settle(pixels, channels, listing.identifiers, data.storage, probe, check=check)
         bad += unreadable
         if other is not None and isinstance(other.pixels, EncodedPixels):
             bad += scan(other.pixels, channels, other.identifiers)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, Protocol, cast
+from typing import Literal, NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -136,6 +136,11 @@ class Blobs(Protocol):
         ...
 
 
+@runtime_checkable
+class _Orderly(Protocol):
+    def in_order(self) -> Blobs: ...
+
+
 class MemoryPixels:
     """Decoded images in memory.
 
@@ -226,6 +231,11 @@ class EncodedPixels:
     def with_channels(self, channels: int) -> EncodedPixels:
         """The same images, converted to ``channels`` channels."""
         return EncodedPixels(self.blobs, channels, self.rows)
+
+    def in_order(self) -> EncodedPixels:
+        """The same images, to be read mostly in their order, for which some sources need less memory."""
+        blobs = self.blobs.in_order() if isinstance(self.blobs, _Orderly) else self.blobs
+        return EncodedPixels(blobs, self.channels, self.rows)
 
 
 Pixels = MemoryPixels | EncodedPixels

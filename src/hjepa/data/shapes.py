@@ -45,26 +45,26 @@ _COLOURS_PER_CHANNEL = 8
 
 # Objects: radius of the disk of equal area and offset of the tiling, both in units of the shorter side; log of the
 # stretch; spacing of the copies in radii.
-_RADIUS = (0.155, 0.235)
+RADIUS = (0.155, 0.235)
 _SPACING = (3.2, 5.4)
 _OFFSET = 0.5
 _LOG_STRETCH = 0.12
 _TURN = math.pi
 # Largest difference over the channels between object and background, before textures.
-_CONTRAST = (0.25, 0.45)
-_BASE = (0.32, 0.62)
-_TEXTURE_OBJECT = (0.02, 0.08)
-_TEXTURE_BACKGROUND = (0.03, 0.1)
+CONTRAST = (0.25, 0.45)
+BASE = (0.32, 0.62)
+TEXTURE_OBJECT = (0.02, 0.08)
+TEXTURE_BACKGROUND = (0.03, 0.1)
 # Relief along the outline: width to either side, and the largest value that it adds or subtracts.
 _RELIEF_WIDTH = (0.045, 0.07)
 _RELIEF = (0.37, 0.51)
 # Texture waves per shorter side.
-_FREQUENCY_OBJECT = (1.0, 3.5)
-_FREQUENCY_BACKGROUND = (0.5, 2.0)
+FREQUENCY_OBJECT = (1.0, 3.5)
+FREQUENCY_BACKGROUND = (0.5, 2.0)
 _STEP = 0.15
-_STROKE = 0.06
-_LIGHT = 0.25
-_NOISE = (0.004, 0.012)
+STROKE = 0.06
+LIGHT = 0.25
+NOISE = (0.004, 0.012)
 
 
 def generate(
@@ -145,7 +145,7 @@ def _labels(key: int, count: int) -> Tensor:
     return order.argsort(dim=1).flatten()[:count].clone()
 
 
-class _Draws:
+class Draws:
     """Random scalars of a batch of images, float64 [images, 1, 1] each, in a fixed order."""
 
     def __init__(self, key: int, index: Tensor, slots: int) -> None:
@@ -153,6 +153,7 @@ class _Draws:
         self._next = 0
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> Tensor:
+        """The next one, uniform in [low, high), float64 [images, 1, 1]."""
         value = self._values[:, self._next, None, None]
         self._next += 1
         return low + (high - low) * value
@@ -160,7 +161,7 @@ class _Draws:
 
 def _draw(key: int, index: Tensor, labels: Tensor, channels: int, height: int, width: int) -> Tensor:
     """Images ``index`` as uint8 [images, channels, height, width]."""
-    draws = _Draws(fields.make_key(key, 2), index, 64)
+    draws = Draws(fields.make_key(key, 2), index, 64)
     short = min(height, width)
     # Pixel centres, origin in the middle of the image.
     x = ((torch.arange(width, dtype=torch.float32) + 0.5) - 0.5 * width).div(short)[None, None, :]
@@ -168,21 +169,21 @@ def _draw(key: int, index: Tensor, labels: Tensor, channels: int, height: int, w
     half = (0.5 * width / short, 0.5 * height / short)
 
     inside, relief = _object(draws, labels, x, y, half, 1.0 / short)
-    object_texture = _texture(draws, x, y, _FREQUENCY_OBJECT, _TEXTURE_OBJECT)
-    background_texture = _texture(draws, x, y, _FREQUENCY_BACKGROUND, _TEXTURE_BACKGROUND)
+    object_texture = texture(draws, x, y, FREQUENCY_OBJECT, TEXTURE_OBJECT)
+    background_texture = texture(draws, x, y, FREQUENCY_BACKGROUND, TEXTURE_BACKGROUND)
     angle, shift = draws.uniform(0.0, 2.0 * math.pi), draws.uniform(-0.4, 0.4)
     # A step softened over a quarter of the side keeps its outline from competing with the object's.
-    step = fields.coverage(_linear(angle.cos(), angle.sin(), shift, x, y), 0.25)
-    strokes = [_stroke(draws, x, y, half, 1.0 / short) for _ in range(_STROKES)]
-    angle, strength = draws.uniform(0.0, 2.0 * math.pi), draws.uniform(0.0, _LIGHT)
-    light = _linear(angle.cos() * strength, angle.sin() * strength, torch.ones_like(angle), x, y)
-    contrast = draws.uniform(*_CONTRAST)
-    noise_level = draws.uniform(*_NOISE).to(torch.float32)
+    step = fields.coverage(linear(angle.cos(), angle.sin(), shift, x, y), 0.25)
+    strokes = [stroke(draws, x, y, half, 1.0 / short) for _ in range(_STROKES)]
+    angle, strength = draws.uniform(0.0, 2.0 * math.pi), draws.uniform(0.0, LIGHT)
+    light = linear(angle.cos() * strength, angle.sin() * strength, torch.ones_like(angle), x, y)
+    contrast = draws.uniform(*CONTRAST)
+    noise_level = draws.uniform(*NOISE).to(torch.float32)
 
     slots = _COLOUR + torch.arange(_COLOURS_PER_CHANNEL * channels)
     colours = fields.random_uniform(fields.make_key(key, 2), index, slots)
     colours = colours.view(len(index), channels, _COLOURS_PER_CHANNEL) * 2.0 - 1.0
-    base = 0.5 * (_BASE[0] + _BASE[1]) + 0.5 * (_BASE[1] - _BASE[0]) * colours[:, :, 0]
+    base = 0.5 * (BASE[0] + BASE[1]) + 0.5 * (BASE[1] - BASE[0]) * colours[:, :, 0]
     # Scale the random direction in colour space by its largest component, so that one channel has the full contrast
     # while the difference in mean brightness may have either sign or vanish.
     direction = colours[:, :, 1]
@@ -199,8 +200,8 @@ def _draw(key: int, index: Tensor, labels: Tensor, channels: int, height: int, w
         front = (base + split)[:, channel].to(torch.float32)[:, None, None]
         back = (base - split)[:, channel].to(torch.float32)[:, None, None]
         value = background_texture * tint(2, channel) + step * tint(3, channel, _STEP) + back
-        for number, stroke in enumerate(strokes):
-            value = value + stroke * tint(4 + number, channel, _STROKE)
+        for number, covered in enumerate(strokes):
+            value = value + covered * tint(4 + number, channel, STROKE)
         value = value + inside * (object_texture * tint(6, channel) + front - value)
         noise = fields.pixel_noise(words[:, channel], height * width).view(-1, height, width)
         value = (value - relief) * light + noise * noise_level
@@ -208,19 +209,32 @@ def _draw(key: int, index: Tensor, labels: Tensor, channels: int, height: int, w
     return images
 
 
-def _linear(a: Tensor, b: Tensor, c: Tensor, x: Tensor, y: Tensor) -> Tensor:
+def linear(a: Tensor, b: Tensor, c: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """``a x + b y + c`` per pixel; coefficients are rounded to float32 only here."""
     return (x * a.to(torch.float32) + c.to(torch.float32)) + y * b.to(torch.float32)
 
 
 def _object(
-    draws: _Draws, labels: Tensor, x: Tensor, y: Tensor, half: tuple[float, float], pixel: float
+    draws: Draws, labels: Tensor, x: Tensor, y: Tensor, half: tuple[float, float], pixel: float
 ) -> tuple[Tensor, Tensor]:
     """Share of each pixel that the objects cover, and the relief to subtract from its value."""
-    radius = draws.uniform(*_RADIUS)
+    radius = draws.uniform(*RADIUS)
     # Along the longer side of an image the offset covers the extra length too.
     centre_x = draws.uniform(-1.0, 1.0) * (half[0] - 0.5 + _OFFSET)
     centre_y = draws.uniform(-1.0, 1.0) * (half[1] - 0.5 + _OFFSET)
+    u, v = pose(draws, radius, centre_x, centre_y, x, y)
+    # Fold the plane into cells with one copy of the object in the middle of each; rows are shifted against each other.
+    column_width, row_height = (draws.uniform(*_SPACING).to(torch.float32) for _ in range(2))
+    row = torch.round(v / row_height)
+    u = u - column_width * draws.uniform().to(torch.float32) * row
+    u, v = u - column_width * torch.round(u / column_width), v - row_height * row
+    return outline(draws, labels, u, v, radius, pixel)
+
+
+def pose(
+    draws: Draws, radius: Tensor, centre_x: Tensor, centre_y: Tensor, x: Tensor, y: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Coordinates of the pixels in the frame of an object of random rotation and stretch, in units of its radius."""
     turn = draws.uniform(-_TURN, _TURN)
     axis = draws.uniform(0.0, math.pi)
     stretch = draws.uniform(-_LOG_STRETCH, _LOG_STRETCH).exp()
@@ -232,13 +246,13 @@ def _object(
     cos, sin = turn.cos(), turn.sin()
     ax, ay = xx * cos - xy * sin, xx * sin + xy * cos
     bx, by = xy * cos - yy * sin, xy * sin + yy * cos
-    u = _linear(ax, ay, -(ax * centre_x + ay * centre_y), x, y)
-    v = _linear(bx, by, -(bx * centre_x + by * centre_y), x, y)
-    # Fold the plane into cells with one copy of the object in the middle of each; rows are shifted against each other.
-    column_width, row_height = (draws.uniform(*_SPACING).to(torch.float32) for _ in range(2))
-    row = torch.round(v / row_height)
-    u = u - column_width * draws.uniform().to(torch.float32) * row
-    u, v = u - column_width * torch.round(u / column_width), v - row_height * row
+    u = linear(ax, ay, -(ax * centre_x + ay * centre_y), x, y)
+    v = linear(bx, by, -(bx * centre_x + by * centre_y), x, y)
+    return u, v
+
+
+def outline(draws: Draws, labels: Tensor, u: Tensor, v: Tensor, radius: Tensor, pixel: float) -> tuple[Tensor, Tensor]:
+    """Share of each pixel that an object covers, and the relief along its outline, to subtract from the pixel's value."""
     distance = torch.empty_like(u)
     for label in range(len(CLASSES)):
         rows = (labels == label).nonzero().flatten()
@@ -251,8 +265,8 @@ def _object(
     return fields.coverage(distance, soft), relief
 
 
-def _texture(
-    draws: _Draws, x: Tensor, y: Tensor, frequency: tuple[float, float], amplitude: tuple[float, float]
+def texture(
+    draws: Draws, x: Tensor, y: Tensor, frequency: tuple[float, float], amplitude: tuple[float, float]
 ) -> Tensor:
     """A texture made of two plane waves: stripes, blobs or checks, chosen at random."""
     kind = draws.uniform(0.0, 3.0).floor()
@@ -261,7 +275,7 @@ def _texture(
     for _ in range(2):
         angle, phase = draws.uniform(0.0, 2.0 * math.pi), draws.uniform()
         cycles = draws.uniform(*frequency)
-        waves.append(fields.wave(_linear(angle.cos() * cycles, angle.sin() * cycles, phase, x, y)))
+        waves.append(fields.wave(linear(angle.cos() * cycles, angle.sin() * cycles, phase, x, y)))
     single = torch.where(kind == 0.0, 1.0, torch.where(kind == 1.0, 0.5, 0.0)) * strength
     second = torch.where(kind == 1.0, 0.5, 0.0) * strength
     product = torch.where(kind == 2.0, 1.0, 0.0) * strength
@@ -271,13 +285,13 @@ def _texture(
     )
 
 
-def _stroke(draws: _Draws, x: Tensor, y: Tensor, half: tuple[float, float], pixel: float) -> Tensor:
+def stroke(draws: Draws, x: Tensor, y: Tensor, half: tuple[float, float], pixel: float) -> Tensor:
     """Coverage of a straight stroke with round ends."""
     centre_x, centre_y = draws.uniform(-1.0, 1.0) * half[0], draws.uniform(-1.0, 1.0) * half[1]
     angle, length = draws.uniform(0.0, math.pi), draws.uniform(0.05, 0.25)
     thickness = draws.uniform(0.03, 0.07).to(torch.float32)
     cos, sin = angle.cos(), angle.sin()
-    u = _linear(cos, sin, -(cos * centre_x + sin * centre_y), x, y)
-    v = _linear(-sin, cos, sin * centre_x - cos * centre_y, x, y)
+    u = linear(cos, sin, -(cos * centre_x + sin * centre_y), x, y)
+    v = linear(-sin, cos, sin * centre_x - cos * centre_y, x, y)
     u = (u.abs() - length.to(torch.float32)).clamp(min=0.0)
     return fields.coverage(torch.sqrt(u * u + v * v) - thickness, pixel)

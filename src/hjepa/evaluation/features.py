@@ -73,6 +73,8 @@ def encode(
     encoders: Sequence[Reader],
     view: View,
     progress: WorkProgress | None = None,
+    *,
+    empty: bool = False,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Run every encoder over some images of a split in one pass.
 
@@ -82,6 +84,7 @@ def encode(
         encoders: readers whose features have different names.
         view: how images are resized, normalised and batched.
         progress: told of every image that was read.
+        empty: return no features, rather than raise, if none of the images can be read.
 
     Returns:
         features by name, [N, D] float32 on the CPU, and the rows they belong to, int64 [N]; fewer than
@@ -109,6 +112,8 @@ def encode(
         rows.append(batch.indices.cpu())
         if progress is not None:
             progress.advance(len(batch.indices))
+    if not rows and empty:
+        return {}, torch.zeros(0, dtype=torch.int64)
     if not rows:
         raise DataError(
             f"data.dataset={dataset.name}: no readable image in the {dataset.split} split; check data.data_path"

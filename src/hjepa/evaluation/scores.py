@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hjepa.metrics import accuracy, knn_predict, linear_probe
+from hjepa.metrics import ProbeResult, accuracy, knn_predict, linear_probe
 from hjepa.runtime.work_progress import WorkProgress
 
 
@@ -70,6 +70,32 @@ class Task:
         return float((self.read_labels[split] == guess).double().mean())
 
 
+def for_each(
+    representations: Sequence[Representation],
+    levels: Sequence[int],
+    score: Callable[[str, list[Tensor], dict[str, list[Tensor]]], Any],
+) -> dict[str, Any]:
+    """Score every representation: all levels together under its name, each one alone under ``levels``.
+
+    Args:
+        representations: features.
+        levels: levels to score alone, of the trained and the untrained model.
+        score: from a name that is different for each, and the features of `Representation.together`, to a JSON value.
+    """
+    found: dict[str, Any] = {}
+    alone: list[dict[str, Any]] = [{"level": level} for level in levels]
+    for r in representations:
+        found[r.name] = score(r.name, *r.together)
+        if r.name not in ("trained", "untrained"):
+            continue
+        for entry in alone:
+            level = entry["level"]
+            # With a single level, both are the same.
+            single = len(r.train) == 1
+            entry[r.name] = found[r.name] if single else score(f"{r.name}_level_{level}", *r.alone(level))
+    return found | {"levels": alone}
+
+
 Scores = dict[str, dict[str, Any]]
 """Part of the results, by split."""
 
@@ -79,33 +105,67 @@ def side_by_side(levels: Sequence[Tensor]) -> Tensor:
     return torch.cat([F.normalize(level, dim=1) for level in levels], dim=1)
 
 
+def by_requested(scores: Scores, split: str) -> dict[str, Any]:
+    """Scores of the requested split, with those of validation images under ``validation`` if test was requested."""
+    return scores[split] | ({"validation": scores["validation"]} if split == "test" and "validation" in scores else {})
+
+
+def fit_probe(train: list[Tensor], read: dict[str, list[Tensor]], task: Task) -> ProbeResult:
+    """Fit a linear probe on concatenated levels and score it on the first split of ``read``.
+
+    Args:
+        train: [N, D] per level.
+        read: by split, [M, D] per level.
+        task: the labels.
+
+    Raises:
+        ValueError: as `hjepa.metrics.linear_probe`.
+    """
+    # The probe standardises every dimension itself, so plain concatenation treats levels alike.
+    first = next(iter(read))
+    return linear_probe(
+        torch.cat(train, dim=1),
+        task.train_labels,
+        torch.cat(read[first], dim=1),
+        task.read_labels[first],
+        num_classes=task.num_classes,
+        seed=task.seed,
+    )
+
+
 def probe_scores(
-    representations: Sequence[Representation], task: Task, levels: Sequence[int], *, console: bool = False
+    representations: Sequence[Representation],
+    task: Task,
+    levels: Sequence[int],
+    *,
+    console: bool = False,
+    fitted: dict[str, ProbeResult] | None = None,
 ) -> Scores:
     """The ``linear_probe`` part of the results: accuracies, and under ``l2`` the strengths chosen.
 
-    Every probe is fitted once and reads all splits. `console`: show progress on standard output.
+    Every probe is fitted once and reads all splits.
+
+    Args:
+        representations: features.
+        task: labels.
+        levels: levels to score alone.
+        console: show progress on standard output.
+        fitted: receives the probes, by the representation's name, with ``_level_<n>`` for one level; those that it has
+            already are used.
     """
+    probes = {} if fitted is None else fitted
     strengths: dict[str, Any] = {}
 
     def score(name: str, train: list[Tensor], read: dict[str, list[Tensor]]) -> dict[str, float]:
-        # The probe standardises every dimension itself, so plain concatenation treats levels alike.
-        features = {split: torch.cat(found, dim=1) for split, found in read.items()}
-        first = next(iter(features))
-        result = linear_probe(
-            torch.cat(train, dim=1),
-            task.train_labels,
-            features[first],
-            task.read_labels[first],
-            num_classes=task.num_classes,
-            seed=task.seed,
-        )
+        if name not in probes:
+            probes[name] = fit_probe(train, read, task)
+        result = probes[name]
         strengths[name] = result.l2
         return {
             split: result.accuracy
-            if split == first
-            else accuracy(result.classifier.predict(found), task.read_labels[split])
-            for split, found in features.items()
+            if split == next(iter(read))
+            else accuracy(result.classifier.predict(torch.cat(found, dim=1)), task.read_labels[split])
+            for split, found in read.items()
         }
 
     with _progress("evaluation: linear probe", representations, levels, console) as progress:

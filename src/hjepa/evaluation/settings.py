@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hjepa.config import Config, load_config, parse_override
+from hjepa.config.protocols import SECTIONS
 from hjepa.data.build import list_images
 from hjepa.data.dataset import EncodedPixels
 from hjepa.data.image_sample import OWN_SOURCES, ImageSample, occurs_in, sample_images
 from hjepa.errors import DataError, UserError
+from hjepa.evaluation.on_request import KINDS, WITHOUT_MODEL, kind_of, parts_of
 
 if TYPE_CHECKING:
     from hjepa.config import DataConfig
     from hjepa.data import Splits
     from hjepa.runs.load import TrainedRun
 
-EVAL_TYPES = ("linear_probe", "knn")
 READ_SPLITS = ("validation", "test")
 CONTROLS = ("untrained", "pixels", "pca")
 MAIN_K = 20
@@ -46,6 +47,7 @@ _CHANGEABLE = (
     "data.validation_fraction",
     "evaluation.train_images",
     "evaluation.test_images",
+    *(f"evaluation.{section}.{key}" for section, model in SECTIONS.items() for key in model.model_fields),
 )
 
 
@@ -56,28 +58,12 @@ class Readings:
     Attributes:
         depths: encoder blocks after which features are read.
         controls: names from `CONTROLS`.
+        on_request: names of further encoders, such as ``timm:resnet18``; see `hjepa.evaluation.on_request`.
     """
 
     depths: tuple[int, ...] = ()
     controls: tuple[str, ...] = CONTROLS
-
-
-def parse_eval_types(eval_type: str | Sequence[str]) -> tuple[str, ...]:
-    """Parse ``"all"``, ``"linear_probe"``, ``"knn"``, separated by commas or in a sequence; ``-`` is accepted for ``_``.
-
-    Raises:
-        UserError: an unknown name.
-    """
-    given = [eval_type] if isinstance(eval_type, str) else list(eval_type)
-    names = [name.strip().replace("-", "_") for text in given for name in text.split(",") if name.strip()]
-    for name in names:
-        if name not in (*EVAL_TYPES, "all"):
-            close = difflib.get_close_matches(name, (*EVAL_TYPES, "all"), n=1)
-            hint = f"did you mean {close[0]}?" if close else f"use {', '.join(EVAL_TYPES)} or all"
-            raise UserError(f"eval_type: unknown value {name!r}; {hint}")
-    if not names:
-        raise UserError(f"eval_type: nothing given; use {', '.join(EVAL_TYPES)} or all")
-    return EVAL_TYPES if "all" in names else tuple(name for name in EVAL_TYPES if name in names)
+    on_request: tuple[str, ...] = ()
 
 
 def check_k(k_values: Sequence[int] | None, references: int) -> tuple[tuple[int, ...], int]:
@@ -131,16 +117,26 @@ def check_depths(depths: Sequence[int] | None, count: int) -> tuple[int, ...]:
     return tuple(sorted(set(depths or ())))
 
 
-def check_controls(controls: Sequence[str]) -> tuple[str, ...]:
-    """Controls in the order of `CONTROLS`.
+def check_controls(controls: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Controls in the order of `CONTROLS`, and those on request, such as ``timm:resnet18``, in the order given.
 
     Raises:
-        UserError: an unknown name.
+        UserError: an unknown name, or a control on request without a model.
     """
+    requested = []
     for name in controls:
-        if name not in CONTROLS:
-            raise UserError(f"controls: unknown value {name!r}; use {', '.join(CONTROLS)}")
-    return tuple(name for name in CONTROLS if name in controls)
+        if name in CONTROLS:
+            continue
+        if kind_of(name) not in KINDS:
+            more = ", ".join(kind if kind in WITHOUT_MODEL else f"{kind}:NAME" for kind in KINDS)
+            raise UserError(f"controls: unknown value {name!r}; use {', '.join(CONTROLS)}, {more}")
+        if kind_of(name) in WITHOUT_MODEL:
+            if name != kind_of(name):
+                raise UserError(f"controls: unknown value {name!r}; {kind_of(name)} takes no model, leave out the rest")
+        elif not parts_of(name)[0]:
+            raise UserError(f"controls: {name!r} names no model; for example {kind_of(name)}:resnet18")
+        requested.append(name)
+    return tuple(name for name in CONTROLS if name in controls), tuple(dict.fromkeys(requested))
 
 
 def evaluation_config(

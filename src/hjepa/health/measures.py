@@ -116,6 +116,12 @@ class Measuring:
         """Averages over cells, [N, D] float32 on the host."""
         return torch.cat(self._levels[level].pooled)
 
+    def parts(self, level: int) -> Tensor | None:
+        """Averages over each of up to four random parts of the cells, the same for all images: [N, q, D] float32 on the
+        host. None for a level of one cell."""
+        kept = self._levels[level].parts
+        return torch.cat(kept) if kept else None
+
     def measures(self) -> list[LevelMeasures]:
         """The measures of every level.
 

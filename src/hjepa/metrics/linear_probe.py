@@ -58,6 +58,10 @@ class ProbeResult:
     """Accuracy on the held-out training images for every strength tried."""
     classifier: LinearClassifier
     """The probe, fitted on all training images."""
+    held_out_logits: Tensor
+    """Logits [H, C] of the held-out training images, by the probe of the chosen strength fitted on the others."""
+    held_out_labels: Tensor
+    """Their labels, [H] int64."""
 
 
 def linear_probe(
@@ -83,7 +87,7 @@ def linear_probe(
         test: [M, D], on the same device.
         test_labels: [M] int64.
         num_classes: C.
-        l2_values: strengths to choose from.
+        l2_values: strengths to choose from; with a single one nothing is held out.
         validation_fraction: share of each class held out for the choice; see `stratified_split`.
         seed: seed of that split.
 
@@ -102,26 +106,51 @@ def linear_probe(
     if len(torch.unique(train_labels)) < 2:
         raise ValueError(f"train_labels: only class {int(train_labels[0])}; a probe needs at least two classes")
     strengths = sorted(set(l2_values), reverse=True)
+    if len(strengths) == 1:
+        return _fixed(train, train_labels, test, test_labels, num_classes, strengths[0])
     kept, held_out = stratified_split(train_labels, validation_fraction, seed)
     if len(held_out) == 0:
         raise ValueError("train_labels: no class has two images, so none can be held out to choose l2")
     rows = kept.to(train.device)
     held_features, held_labels = train[held_out.to(train.device)], train_labels[held_out]
     validation: dict[float, float] = {}
-    best: tuple[float, LogisticFit] | None = None
+    best: tuple[float, LogisticFit, LinearClassifier] | None = None
     path = _Path(train[rows], train_labels[kept], num_classes)
     for fit, classifier in path.solutions(strengths):
         validation[fit.l2] = accuracy(classifier.predict(held_features), held_labels)
         if best is None or validation[fit.l2] > best[0]:
-            best = validation[fit.l2], fit
+            best = validation[fit.l2], fit, classifier
     assert best is not None
     final = _Path(train, train_labels, num_classes)
-    ((fit, classifier),) = final.solutions([best[1].l2], start=best[1])
-    return ProbeResult(accuracy(classifier.predict(test), test_labels), fit.l2, validation, classifier)
+    # The starting point is of use only in the same coordinates.
+    start = best[1] if path.basis is None and final.basis is None else None
+    ((fit, classifier),) = final.solutions([best[1].l2], start=start)
+    return ProbeResult(
+        accuracy(classifier.predict(test), test_labels),
+        fit.l2,
+        validation,
+        classifier,
+        held_out_logits=best[2].logits(held_features),
+        held_out_labels=held_labels,
+    )
+
+
+def _fixed(
+    train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, num_classes: int, l2: float
+) -> ProbeResult:
+    """A probe whose strength is given."""
+    ((fit, classifier),) = _Path(train, train_labels, num_classes).solutions([l2])
+    found = accuracy(classifier.predict(test), test_labels)
+    none = train_labels[:0]
+    return ProbeResult(found, fit.l2, {}, classifier, classifier.logits(train[: len(none)]), none)
 
 
 class _Path:
-    """Standardised features and dense labels, to be solved for several strengths."""
+    """Standardised features and dense labels, to be solved for several strengths.
+
+    With fewer images than half the dimensions, the problem is solved in the span of the images. This is exact, since
+    the regularisation leaves no weight outside it, and its cost grows with the images instead of the dimensions.
+    """
 
     def __init__(self, features: Tensor, labels: Tensor, num_classes: int) -> None:
         mean, std = mean_and_std(features)
@@ -130,7 +159,10 @@ class _Path:
         scale = torch.where(varies, 1 / std, 0.0)
         device = features.device
         self.mean, self.scale = mean.float().to(device), scale.float().to(device)
-        self.standardised = (features.float() - self.mean) * self.scale
+        standardised = (features.float() - self.mean) * self.scale
+        count, width = standardised.shape
+        self.basis = torch.linalg.qr(standardised.T).Q if 2 * count <= width else None
+        self.standardised = standardised if self.basis is None else standardised @ self.basis
         self.present, self.labels = torch.unique(labels, return_inverse=True)
         self.num_classes = num_classes
 
@@ -143,9 +175,12 @@ class _Path:
     def _classifier(self, fit: LogisticFit) -> LinearClassifier:
         device = self.standardised.device
         present = self.present.to(device)
-        weight = torch.zeros(self.num_classes, fit.weight.shape[1], device=device)
+        solved = fit.weight.float().to(device)
+        if self.basis is not None:
+            solved = solved @ self.basis.T
+        weight = torch.zeros(self.num_classes, solved.shape[1], device=device)
         bias = torch.full((self.num_classes,), -torch.inf, device=device)
-        weight[present] = fit.weight.float().to(device)
+        weight[present] = solved
         bias[present] = fit.bias.float().to(device)
         return LinearClassifier(self.mean, self.scale, weight, bias)
 

@@ -37,8 +37,12 @@ def attend_by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention as two products and a softmax. Keeps [B, heads, M, N] for the backward pass. In bf16 it rounds the scores
     before the softmax, unlike the fused kernel, so errors are two to four times as large. The softmax is computed in
     float32, because its gradient uses its output, which bf16 would round."""
-    weights = torch.softmax((q * q.shape[-1] ** -0.5) @ k.mT, dim=-1, dtype=torch.float32)
-    return weights.to(v.dtype) @ v
+    return attention_weights(q, k).to(v.dtype) @ v
+
+
+def attention_weights(q: Tensor, k: Tensor) -> Tensor:
+    """Softmax of the scaled products of queries [B, heads, M, d] and keys [B, heads, N, d]: float32 [B, heads, M, N]."""
+    return torch.softmax((q * q.shape[-1] ** -0.5) @ k.mT, dim=-1, dtype=torch.float32)
 
 
 class Attention(nn.Module):
@@ -61,6 +65,27 @@ class Attention(nn.Module):
         Returns:
             [B, N - first, D].
         """
+        q, k, v = self._queries_keys_values(x, angles, first)
+        return self._merge(attend(q, k, v))
+
+    def with_weights(self, x: Tensor, angles: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Attend like `forward`, by explicit products, and also return the attention weights, which fused kernels do not
+        compute as a whole.
+
+        Args:
+            x, angles: as in `forward`.
+
+        Returns:
+            the output [B, N, D], equal to that of `forward` up to rounding, and float32 weights [B, heads, N, N], query
+            by key; each row sums to 1.
+        """
+        q, k, v = self._queries_keys_values(x, angles)
+        weights = attention_weights(q, k)
+        return self._merge(weights.to(v.dtype) @ v), weights
+
+    def _queries_keys_values(
+        self, x: Tensor, angles: Tensor | None = None, first: int = 0
+    ) -> tuple[Tensor, Tensor, Tensor]:
         B, N, D = x.shape
         heads = (self.num_heads, D // self.num_heads)
         if first:
@@ -72,8 +97,11 @@ class Attention(nn.Module):
             q, k, v = self.qkv(x).view(B, N, 3, *heads).permute(2, 0, 3, 1, 4).unbind(0)
         if angles is not None:
             q, k = rotate(q, angles[..., first:, :]), rotate(k, angles)
-        x = attend(q, k, v)
-        out: Tensor = self.proj(x.transpose(1, 2).reshape(B, N - first, D))
+        return q, k, v
+
+    def _merge(self, attended: Tensor) -> Tensor:
+        """Concatenate the heads of [B, heads, M, d] and project to [B, M, D]."""
+        out: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
         return out
 
 
@@ -144,7 +172,15 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, angles: Tensor | None = None, first: int = 0) -> Tensor:
         """[B, N, D] -> [B, N - first, D]; outputs of the first tokens are not computed, as nothing depends on them."""
-        x = x[:, first:] + self.drop_path1(self.ls1(self.attn(self.norm1(x), angles, first)))
+        return self._add(x[:, first:], self.attn(self.norm1(x), angles, first))
+
+    def with_weights(self, x: Tensor, angles: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The block's output [B, N, D] and its attention weights [B, heads, N, N]; see `Attention.with_weights`."""
+        attended, weights = self.attn.with_weights(self.norm1(x), angles)
+        return self._add(x, attended), weights
+
+    def _add(self, x: Tensor, attended: Tensor) -> Tensor:
+        x = x + self.drop_path1(self.ls1(attended))
         out: Tensor = x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
         return out
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hjepa.config import Geometry, ModelConfig
-from hjepa.config.grid import by
+from hjepa.config import Geometry, Grid, ModelConfig
+from hjepa.config.grid import by, per_axis
 from hjepa.models.blocks import NORM_EPS, Block, init_transformer
 from hjepa.models.levels import level_features
 from hjepa.models.positions import rope_angles, sincos
@@ -230,17 +231,7 @@ class VisionTransformer(Encoder):
                 raise ValueError(
                     f"depth {depth} of an encoder with {len(self.blocks)} blocks; use 1 to {len(self.blocks)}"
                 )
-        if images.shape[1:] != (self.channels, *self.image_size):
-            raise ValueError(
-                f"images of shape {tuple(images.shape)} for an encoder of {self.channels} channels and "
-                f"size {by(self.image_size)}; resize or convert them first"
-            )
-        x = self.patch_embed(images, keep)
-        angles = None
-        if self.rope:
-            angles = self.angles if keep is None else self.angles[keep]
-        else:
-            x = x + (self.pos_embed if keep is None else self.pos_embed[keep])
+        x, angles = self._embed(images, keep)
         taps: dict[int, Tensor] = {}
         for depth, block in enumerate(self.blocks, start=1):
             if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
@@ -250,6 +241,67 @@ class VisionTransformer(Encoder):
             if depth in wanted:
                 taps[depth] = self.level_norm(x, depth)
         return taps
+
+    def _embed(self, images: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Tokens with their positions [B, N, D], and the rotary angles, if any."""
+        if images.shape[1:] != (self.channels, *self.image_size):
+            raise ValueError(
+                f"images of shape {tuple(images.shape)} for an encoder of {self.channels} channels and "
+                f"size {by(self.image_size)}; resize or convert them first"
+            )
+        x = self.patch_embed(images, keep)
+        if self.rope:
+            return x, self.angles if keep is None else self.angles[keep]
+        return x + (self.pos_embed if keep is None else self.pos_embed[keep]), None
+
+    def attention(self, images: Tensor) -> list[Tensor]:
+        """Attention weights of every block on whole images, by explicit products.
+
+        Args:
+            images: [B, C, H, W], normalised.
+
+        Returns:
+            per block float32 [B, heads, N, N], query by key; each row sums to 1.
+
+        Raises:
+            ValueError: images of another shape than the encoder's.
+        """
+        x, angles = self._embed(images)
+        weights: list[Tensor] = []
+        with self.as_written():
+            for block in self.blocks:
+                x, found = cast(Block, block).with_weights(x, angles)
+                weights.append(found)
+        return weights
+
+    def at_size(self, image_size: Grid) -> VisionTransformer:
+        """This encoder, with the same weights, for inputs of another size.
+
+        Positions are those of the trained grid, stretched over the new one: fixed sines and cosines (or rotary angles)
+        are evaluated between the trained coordinates. At the trained size they are exactly the trained ones. Strides of
+        levels stay the same in tokens, so that a larger input has more cells.
+
+        Args:
+            image_size: pixels along each axis, a multiple of the patch size.
+
+        Raises:
+            ValueError: a size that is not a multiple of the patch size, or whose grid a stride does not divide.
+        """
+        geometry = replace(self.geometry, image_size=tuple(image_size))
+        steps = [geometry.patch, *(per_axis(lv.stride, geometry.axes) for lv in geometry.levels if lv.stride)]
+        for sizes, step in zip([image_size, *[geometry.grid] * len(steps)], steps, strict=False):
+            if len(sizes) != len(step) or any(size < n or size % n for size, n in zip(sizes, step, strict=True)):
+                raise ValueError(f"image size {by(image_size)}: {by(sizes)} is not a multiple of {by(step)}")
+        other = copy.copy(self)
+        # Modules are shared; only what depends on the grid is replaced.
+        other._buffers = dict(self._buffers)
+        other.geometry, other.image_size = geometry, geometry.image_size
+        name = "angles" if self.rope else "pos_embed"
+        trained = self.get_buffer(name)
+        width = self.embed_dim // geometry.num_heads if self.rope else self.embed_dim
+        table = (rope_angles if self.rope else sincos)(width, geometry.grid, over=self.geometry.grid)
+        other._buffers[name] = table.to(trained)
+        return other
 
     def level_norm(self, x: Tensor, depth: int) -> Tensor:
         """Normalise the tap after ``depth`` blocks [B, N, D]; without learned parameters if no level has this depth."""

@@ -35,6 +35,14 @@ class Purpose(IntEnum):
     """Training images whose labels are withheld."""
     COLOURS = 8
     """Greyscale, blur and solarising."""
+    CORRUPTIONS = 9
+    """Noise, directions and distortions of corrupted test images."""
+    EPISODES = 10
+    """Classes and images of few-shot episodes."""
+    FEW_LABELS = 11
+    """Training images whose labels are used if only a few are."""
+    ATTENTIVE = 12
+    """Order of the images in the training of an attentive probe."""
     REFERENCES = 0x747261
     """Training images that an evaluation fits on."""
     READ = 0x746573

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,13 +14,14 @@ from hjepa.runtime.work_progress import WorkProgress
 
 if TYPE_CHECKING:
     from hjepa.models import Encoder
-    from hjepa.visualization.split_images import SplitImages
+    from hjepa.visualization.split_images import ImageSource
 
 LARGEST_GALLERY = 1500
 SMALLEST_GALLERY = 200
 # Budget of FLOP on a CPU, about 90 s on two cores; only large encoders need fewer images to stay within it.
 _CPU_FLOP = 2e13
 _PIXEL_SIDE = 32
+_THUMBNAIL_SIDE = 40
 TOKEN_IMAGES = 96
 
 
@@ -34,6 +35,8 @@ class Gallery:
         trained, untrained: [N, L * D], features of all levels, each normalised to unit length, concatenated.
         pixels: [N, P], images reduced to at most 32 pixels per side, flattened.
         levels: number of levels, L.
+        trained_levels, untrained_levels: per level [N, D], the same features before normalisation.
+        thumbnails: uint8 [N, h, w, 3], at most 40 pixels per side; None if they were not made.
     """
 
     rows: Tensor
@@ -42,6 +45,9 @@ class Gallery:
     untrained: Tensor
     pixels: Tensor
     levels: int = 1
+    trained_levels: list[Tensor] = field(default_factory=list)
+    untrained_levels: list[Tensor] = field(default_factory=list)
+    thumbnails: Tensor | None = None
 
     @property
     def scope(self) -> str:
@@ -68,21 +74,26 @@ class TokenFeatures:
 
 def gallery_size(encoder: Encoder, available: int) -> int:
     """Number of images to encode: up to 1,500, fewer for a large encoder on a CPU."""
-    size = LARGEST_GALLERY
-    if next(encoder.parameters()).device.type == "cpu":
-        weights = sum(p.numel() for p in encoder.parameters())
-        # Two encoders, two operations per weight and token.
-        per_image = 2 * 2 * weights * encoder.geometry.num_tokens
-        size = min(size, max(SMALLEST_GALLERY, int(_CPU_FLOP / per_image)))
-    return min(size, available)
+    # Two encoders share the budget.
+    return min(LARGEST_GALLERY, max(SMALLEST_GALLERY, cpu_images(encoder, share=0.5)), available)
+
+
+def cpu_images(encoder: Encoder, *, share: float) -> int:
+    """How many images an encoder can process within a share of the time that figures may take on a CPU (about 90 s on two
+    cores); practically unlimited on other devices."""
+    if next(encoder.parameters()).device.type != "cpu":
+        return 1_000_000
+    weights = sum(p.numel() for p in encoder.parameters())
+    # Two operations per weight and token.
+    return max(1, int(share * _CPU_FLOP / (2 * weights * encoder.geometry.num_tokens)))
 
 
 @torch.inference_mode()
-def encode_gallery(images: SplitImages, trained: Encoder, untrained: Encoder, *, console: bool = False) -> Gallery:
-    """Encode the first images of the random order.
+def encode_gallery(images: ImageSource, trained: Encoder, untrained: Encoder, *, console: bool = False) -> Gallery:
+    """Encode the first images of a source.
 
     Args:
-        images: the split.
+        images: the source.
         trained, untrained: the encoders.
         console: show progress on standard output.
 
@@ -91,7 +102,7 @@ def encode_gallery(images: SplitImages, trained: Encoder, untrained: Encoder, *,
         UserError: the features are not finite.
     """
     rows = images.order[: gallery_size(trained, len(images.order))]
-    parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    parts: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []
     with WorkProgress("figures: encoded", len(rows), "images", console=console) as progress:
         for batch in images.batches(rows):
             parts.append(
@@ -100,25 +111,36 @@ def encode_gallery(images: SplitImages, trained: Encoder, untrained: Encoder, *,
                     _pooled(trained, batch.images),
                     _pooled(untrained, batch.images),
                     _pixels(batch.images),
+                    _thumbnails(images, batch.images),
                 )
             )
             progress.advance(len(batch.indices))
     if not parts:
         raise images.unreadable()
-    found, ours, control, pixels = (torch.cat(column) for column in zip(*parts, strict=True))
+    found, ours, control, pixels, thumbnails = (torch.cat(column) for column in zip(*parts, strict=True))
     if not torch.isfinite(ours).all():
         raise UserError(
             "checkpoint: the features are NaN or infinite, so the run has diverged; use an earlier checkpoint"
         )
     labels = None if images.labels is None else images.labels[found]
-    return Gallery(found, labels, ours, control, pixels, trained.num_levels)
+    return Gallery(
+        rows=found,
+        labels=labels,
+        trained=_unit(ours),
+        untrained=_unit(control),
+        pixels=pixels,
+        levels=trained.num_levels,
+        trained_levels=list(ours.unbind(dim=1)),
+        untrained_levels=list(control.unbind(dim=1)),
+        thumbnails=thumbnails,
+    )
 
 
 @torch.inference_mode()
 def encode_tokens(
-    images: SplitImages, trained: Encoder, untrained: Encoder, count: int = TOKEN_IMAGES
+    images: ImageSource, trained: Encoder, untrained: Encoder, count: int = TOKEN_IMAGES
 ) -> TokenFeatures:
-    """Cell features of the first `count` images of the random order, from both encoders.
+    """Cell features of the first `count` images of a source, from both encoders.
 
     Raises:
         DataError: no image can be read.
@@ -140,8 +162,8 @@ def encode_tokens(
 
 
 @torch.inference_mode()
-def encode_cells(images: SplitImages, trained: Encoder, count: int = TOKEN_IMAGES) -> list[Tensor]:
-    """Cell features of the first `count` images of the random order, from the trained encoder: [B, cells, D] per level.
+def encode_cells(images: ImageSource, trained: Encoder, count: int = TOKEN_IMAGES) -> list[Tensor]:
+    """Cell features of the first `count` images of a source, from the trained encoder: [B, cells, D] per level.
 
     Raises:
         DataError: no image can be read.
@@ -156,13 +178,28 @@ def encode_cells(images: SplitImages, trained: Encoder, count: int = TOKEN_IMAGE
 
 
 def _pooled(encoder: Encoder, images: Tensor) -> Tensor:
-    return torch.cat([F.normalize(level.float().mean(dim=1), dim=1) for level in encoder.levels(images)], dim=1).cpu()
+    """[b, L, D]."""
+    return torch.stack([level.float().mean(dim=1) for level in encoder.levels(images)], dim=1).cpu()
+
+
+def _unit(levels: Tensor) -> Tensor:
+    """[N, L, D] to [N, L * D], every level with length 1."""
+    return F.normalize(levels, dim=2).flatten(1)
 
 
 def _pixels(images: Tensor) -> Tensor:
-    images = images.float().cpu()
-    scale = min(1.0, _PIXEL_SIDE / max(images.shape[2:]))
-    if scale < 1:
-        size = [max(1, round(side * scale)) for side in images.shape[2:]]
-        images = F.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)
-    return images.flatten(1)
+    return _reduced(images.float().cpu(), _PIXEL_SIDE).flatten(1)
+
+
+def _thumbnails(source: ImageSource, images: Tensor) -> Tensor:
+    """uint8 [b, h, w, 3]."""
+    return torch.stack([torch.from_numpy(p) for p in source.pictures(_reduced(images.float().cpu(), _THUMBNAIL_SIDE))])
+
+
+def _reduced(images: Tensor, most: int) -> Tensor:
+    """Images [b, C, H, W] with at most so many pixels per side."""
+    scale = min(1.0, most / max(images.shape[2:]))
+    if scale == 1:
+        return images
+    size = [max(1, round(side * scale)) for side in images.shape[2:]]
+    return F.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)

@@ -1,4 +1,4 @@
-"""Images of a split for figures, normalised for the model and converted for display."""
+"""Images for figures, of a split or given as files: normalised for the model and converted for display."""
 
 from __future__ import annotations
 
@@ -22,33 +22,31 @@ if TYPE_CHECKING:
 _LARGEST_CLASS = 24
 
 
-class SplitImages:
-    """Images of a split, in a random order drawn from the run's seed.
+class ImageSource:
+    """Images that figures show.
 
     Args:
-        run: the run.
-        splits: its data set, with the channels of the run.
-        split: the split to show.
+        run: the run, for size and normalisation.
+        dataset: the images.
+        order: int64 [N], rows of the data set in the order in which figures use them.
+        num_workers: worker processes for decoding.
+        what: the images in a few words, for captions.
 
     Attributes:
-        dataset: the split.
-        order: int64 [N], rows in random order, at most ``evaluation.test_images`` of the run, labelled images first.
-
-    Raises:
-        DataError: the images cannot be found or read.
+        dataset, order, what: as given.
+        size: height and width of the encoder's input.
+        channels: input channels.
     """
 
-    def __init__(self, run: TrainedRun, splits: Splits, split: Split = "test") -> None:
-        self.dataset: ImageDataset = splits.of(split)
-        self.data = splits.data
+    def __init__(self, run: TrainedRun, dataset: ImageDataset, order: Tensor, *, num_workers: int, what: str) -> None:
+        self.dataset = dataset
+        self.order = order
+        self.what = what
         self.size = run.encoder.geometry.height_width
         self.channels = run.channels
+        self._num_workers = num_workers
         self._mean, self._std = run.mean, run.std
         self._device = run.device
-        order = torch.from_numpy(stream(Purpose.FIGURES, run.config.seed).permutation(len(self.dataset)))
-        if self.labels is not None:
-            order = order[torch.argsort((self.labels[order] < 0).to(torch.int8), stable=True)]
-        self.order = order[: run.config.evaluation.test_images]
         self._gain: float | None = None
 
     @property
@@ -69,26 +67,35 @@ class SplitImages:
         name = names[label] if names is not None and label < len(names) else str(label)
         return name if len(name) <= _LARGEST_CLASS else name[: _LARGEST_CLASS - 1] + "…"
 
-    def batches(self, rows: Tensor, batch_size: int = 64) -> Iterator[Batch]:
-        """Batches of normalised images [b, C, H, W] with their rows [b]; unreadable files are left out."""
+    def names(self, rows: Tensor) -> list[str]:
+        """A short name for each row: its class, or nothing."""
+        return [self.class_name(self.label_of(row)) for row in rows.tolist()]
+
+    def batches(self, rows: Tensor, batch_size: int = 64, size: tuple[int, int] | None = None) -> Iterator[Batch]:
+        """Batches of normalised images [b, C, H, W] with their rows [b]; unreadable files are left out. The size is that
+        of the encoder's input unless given."""
         return eval_batches(
             self.dataset,
             rows,
-            self.size,
+            size or self.size,
             mean=self._mean,
             std=self._std,
             batch_size=batch_size,
-            num_workers=self.data.num_workers,
+            num_workers=self._num_workers,
             device=self._device,
         )
 
-    def normalised(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def normalised(self, rows: Tensor, size: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
         """Normalised images [n, C, H, W] of the given rows, and the rows that could be read, int64 [n].
+
+        Args:
+            rows: int64, which images.
+            size: height and width; those of the encoder's input if None.
 
         Raises:
             DataError: none of them can be read.
         """
-        parts = list(self.batches(rows))
+        parts = list(self.batches(rows, size=size))
         if not parts:
             raise self.unreadable()
         return torch.cat([p.images for p in parts]), torch.cat([p.indices for p in parts])
@@ -122,6 +129,31 @@ class SplitImages:
             notes.append(f"brightened {self._gain:.2g} times for display")
         text = "; ".join(notes)
         return text[:1].upper() + text[1:] + "." if text else ""
+
+
+class SplitImages(ImageSource):
+    """Images of a split, in a random order drawn from the run's seed.
+
+    Args:
+        run: the run.
+        splits: its data set, with the channels of the run.
+        split: the split to show.
+
+    Attributes:
+        order: int64 [N], rows in random order, at most ``evaluation.test_images`` of the run, labelled images first.
+
+    Raises:
+        DataError: the images cannot be found or read.
+    """
+
+    def __init__(self, run: TrainedRun, splits: Splits, split: Split = "test") -> None:
+        dataset = splits.of(split)
+        order = torch.from_numpy(stream(Purpose.FIGURES, run.config.seed).permutation(len(dataset)))
+        what = "training images" if split == "train" else "held-out images"
+        super().__init__(run, dataset, order, num_workers=splits.data.num_workers, what=what)
+        if self.labels is not None:
+            self.order = order[torch.argsort((self.labels[order] < 0).to(torch.int8), stable=True)]
+        self.order = self.order[: run.config.evaluation.test_images]
 
 
 def three_channels(images: Tensor) -> Tensor:

@@ -5,36 +5,25 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
-from hjepa.config import Config, dump_config, load_config, parse_override
-from hjepa.data import Split, Splits
+from hjepa.config import dump_config, load_config, parse_override
 from hjepa.errors import UserError
 from hjepa.health.evidence import Evidence
 from hjepa.health.verdict import judge
-from hjepa.methods import HJepa
-from hjepa.metrics import position_share
-from hjepa.runs.load import TrainedRun, load_run, untrained_encoder
-from hjepa.runs.records import read_json, read_records
+from hjepa.runs.records import read_json
 from hjepa.runtime.work_progress import WorkProgress
-from hjepa.visualization.features import encode_cells, encode_gallery, encode_tokens
-from hjepa.visualization.figures.curves import curves_figure
-from hjepa.visualization.figures.embedding import embedding_figure
+from hjepa.visualization.catalogue import Kind, choose
 from hjepa.visualization.figures.figure import Figure, Omitted
-from hjepa.visualization.figures.health import health_figure
-from hjepa.visualization.figures.maps import maps_figure
-from hjepa.visualization.figures.masks import masks_figure, no_masks
-from hjepa.visualization.figures.neighbours import neighbours_figure
-from hjepa.visualization.figures.style import DARK, LIGHT, to_png
+from hjepa.visualization.figures.style import DARK, LIGHT, to_png, to_svg
+from hjepa.visualization.material import Material
 from hjepa.visualization.report.build import Report
+from hjepa.visualization.report.hover import hover_map
 from hjepa.visualization.report.pictures import DrawnFigure
-from hjepa.visualization.report.summary import level_name, run_summary, subtitle
-from hjepa.visualization.split_images import SplitImages
-
-if TYPE_CHECKING:
-    from hjepa.masking import MaskSampler
+from hjepa.visualization.report.summary import run_summary, subtitle
+from hjepa.zoo.files import is_packed
+from hjepa.zoo.load import load_encoder
 
 log = logging.getLogger("hjepa")
 
@@ -55,131 +44,143 @@ _CHANGEABLE = (
 def visualize(
     checkpoint: str | Path,
     *,
+    figures: Sequence[str] | None = None,
+    images: str | Path | Sequence[str | Path] = (),
     output_dir: str | Path | None = None,
     generate_report: bool = False,
+    file_format: Literal["png", "svg"] = "png",
+    force: bool = False,
+    quick: bool = False,
     device: str = "auto",
     overrides: Sequence[str] | Mapping[str, Any] = (),
     console: bool = False,
 ) -> list[Path]:
-    """Draw the curves, masks, feature maps, nearest neighbours and embedding of a run, and write its report.
+    """Draw figures of a run, or of any pictures as a trained encoder sees them, and write the report of the run.
 
-    The images are test images of the run's data set, in a random order drawn from the run's seed.
+    The pictures shown are the given ones, or test images of the run's data set in a random order drawn from its seed.
 
     Args:
-        checkpoint: a ``.pth`` file, or a run folder for its last checkpoint.
-        output_dir: folder for the PNG files and ``report.html``. By default, or if it is the run folder, the PNG files
-            are written to ``figures`` in the run folder, and the report to the run folder.
+        checkpoint: a ``.pth`` file, a run folder for its last checkpoint, a packed folder, or the name of a shipped model.
+        figures: names of figures, see `hjepa.visualization.catalogue`; by default all, or with ``images`` all that show
+            pictures.
+        images: the user's own pictures: files, or folders with pictures.
+        output_dir: folder for the figures and ``report.html``. By default, or if it is the run folder, figures are
+            written to ``figures`` in the run folder, and the report to the run folder; for a packed model, to the current
+            folder.
         generate_report: also write ``report.html``, one self-contained file below 8 MB.
+        file_format: of the figures.
+        force: overwrite files. Without it, existing files are an error, except for the figures and the report of a whole
+            run (no ``figures`` and no ``images``), which are written anew.
+        quick: leave out figures that take more than a few seconds, if ``figures`` is not given.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:<n>`` or ``mps``.
         overrides: ``["section.key=value", ...]``, or a mapping from dotted keys, for keys that locate and read the
             images, such as ``data.data_path``.
         console: draw progress bars if standard output is a terminal; otherwise progress is logged.
 
     Returns:
-        paths of the files written: ``curves.png``, ``health.png``, ``masks.png``, ``maps.png``, ``neighbours.png``, ``embedding.png``
-        and then the report. Figures that cannot be drawn are omitted; the log and the report give the reason.
+        paths of the files written, the report last. Figures that cannot be drawn are omitted; the log and the report
+        give the reason.
 
     Raises:
-        UserError: there is no checkpoint, there are no images, a key has no effect on figures, or a folder cannot be
-            written.
+        UserError: there is no checkpoint, there are no images, an unknown figure, a key has no effect on figures, none of
+            the named figures can be drawn, or a file exists or cannot be written.
+
+    Example:
+        >>> import hjepa
+        >>> hjepa.visualize("hjepa-tiny-cifar10", figures=["attention"], images="photos")  # doctest: +SKIP
     """
+    paths = [images] if isinstance(images, str | Path) else list(images)
+    kinds = choose(None if figures is None else list(figures), own_pictures=bool(paths), quick=quick)
+    if file_format not in ("png", "svg"):
+        raise UserError(f"--format: {file_format} is not supported; use png or svg")
     pairs = _check_overrides(overrides)
-    run = load_run(checkpoint, device=device)
-    home = run.run_dir or run.checkpoint.parent
-    root = home if output_dir is None else Path(output_dir)
-    figures = root / "figures" if root.resolve() == home.resolve() else root
-    _make_folder(figures)
+    run = load_encoder(checkpoint, device=device)
+    packed = is_packed(run.checkpoint)
+    home = run.checkpoint if packed else run.run_dir or run.checkpoint.parent
+    place = Path() if packed else home
+    root = place if output_dir is None else Path(output_dir)
+    folder = root / "figures" if root.resolve() == place.resolve() else root
+    targets = {kind.name: folder / f"{kind.name}.{file_format}" for kind in kinds}
+    page = root / "report.html"
+    if (figures is not None or paths or packed) and not force:
+        _refuse_existing([*targets.values(), *([page] if generate_report else [])])
+    _make_folder(folder)
     config = load_config(run.config.model_dump(mode="json"), pairs) if pairs else run.config
-    gathered = _gather(run, home, config, console)
+    material = Material(run, home, config, paths=paths, console=console)
+    results = _read_results(home)
+    environment = read_json(home / "environment.json", "delete the file; nothing else depends on it")
+    sections = _build(kinds, material, named=figures is not None)
     written: list[Path] = []
     drawn: list[DrawnFigure | Omitted] = []
-    with WorkProgress("figures: drawn", len(gathered.sections), "figures", console=console) as progress:
-        for section in gathered.sections:
+    with WorkProgress("figures: drawn", len(sections), "figures", console=console) as progress:
+        for section in sections:
             if isinstance(section, Omitted):
-                log.warning("omitted figure %s: %s", section.name, section.reason)
                 drawn.append(section)
             else:
-                light = to_png(section.draw(LIGHT))
-                written.append(_write(figures / f"{section.name}.png", light))
+                light = to_png(section.draw(LIGHT)) if generate_report or file_format == "png" else b""
+                content = to_svg(section.draw(LIGHT)) if file_format == "svg" else light
+                written.append(_write(targets[section.name], content))
+                if figures is not None:
+                    # Without the report, the caption with its numbers would be nowhere.
+                    log.info("%s: %s Look for %s", section.name, section.caption, section.look_for)
                 if generate_report:
                     drawn.append(DrawnFigure(section, light, to_png(section.draw(DARK))))
             progress.advance(note=section.name)
     if generate_report:
-        written.append(_write(root / "report.html", gathered.report(drawn).html().encode("utf-8", "backslashreplace")))
+        everything = choose(None) if quick and figures is None else kinds
+        left_out = tuple(kind.title for kind in everything if kind not in kinds)
+        report = _report(material, results, environment, drawn, left_out)
+        written.append(_write(page, report.html().encode("utf-8", "backslashreplace")))
     return written
 
 
-@dataclass(frozen=True)
-class _Gathered:
-    """Everything needed for figures and report; without a sampler if the method predicts no masked regions."""
-
-    run: TrainedRun
-    sampler: MaskSampler | None
-    evidence: Evidence
-    environment: dict[str, Any] | None
-    description: str
-    sections: list[Figure | Omitted]
-
-    def report(self, drawn: list[DrawnFigure | Omitted]) -> Report:
-        environment = self.environment or {}
-        return Report(
-            title=self.run.config.logging.experiment_name,
-            subtitle=subtitle(self.run, self.description, self.evidence),
-            summary=run_summary(self.run, self.sampler, self.description, self.environment, self.evidence),
-            verdict=judge(self.evidence),
-            evidence=self.evidence,
-            geometry=self.run.encoder.geometry,
-            targets=None if self.sampler is None else self.sampler.counts.targets,
-            sections=drawn,
-            settings=dump_config(self.run.config),
-            environment=[(name, str(value)) for name, value in environment.items() if value is not None],
-            checkpoint=str(self.run.checkpoint),
-        )
+def _build(kinds: Sequence[Kind], material: Material, *, named: bool) -> list[Figure | Omitted]:
+    sections: list[Figure | Omitted] = []
+    for kind in kinds:
+        section = kind.build(material)
+        if isinstance(section, Omitted):
+            log.warning("omitted figure %s: %s", section.name, section.reason)
+        sections.append(section)
+    missing = [section for section in sections if isinstance(section, Omitted)]
+    if named and len(missing) == len(sections):
+        raise UserError(f"--figures: {missing[0].name} cannot be drawn: {missing[0].reason}")
+    return sections
 
 
-def _gather(run: TrainedRun, home: Path, config: Config, console: bool) -> _Gathered:
-    geometry = run.encoder.geometry
-    records = read_records(home / "metrics.jsonl")
-    if records.unreadable:
-        log.warning("%s: skipped %d line(s) that cannot be read", home / "metrics.jsonl", records.unreadable)
-    results = _read_results(home)
-    environment = read_json(home / "environment.json", "delete the file; nothing else depends on it")
-    # Everything else needs only the encoder, which every method has.
-    sampler = run.method.masks if isinstance(run.method, HJepa) else None
-    splits = Splits(config.data.model_copy(update={"channels": run.channels}), run.config.seed)
-    images = SplitImages(run, splits)
-    untrained = untrained_encoder(run)
-    log.info("figures: encoding held-out images of %s", images.dataset.description)
-    tokens = encode_tokens(images, run.encoder, untrained)
-    gallery = encode_gallery(images, run.encoder, untrained, console=console)
-    # This share enters advice for the next run, so it is not measured on test images.
-    choosing = SplitImages(run, splits, _choosing(splits))
-    position = [position_share(level) for level in encode_cells(choosing, run.encoder)]
-    names = [level_name(geometry, level) for level in range(run.encoder.num_levels)]
-    log.info("figures: computing neighbours and embedding of %d held-out images", len(gallery))
-    sections = [
-        curves_figure(records, names, run.step, f"`hjepa train --output-dir {home} --resume auto`"),
-        health_figure(records, run.config.health, names),
-        no_masks(run.config.method) if sampler is None else masks_figure(images, sampler, geometry),
-        maps_figure(images, tokens, geometry, position, averaged=sampler is not None),
-        neighbours_figure(images, gallery),
-        embedding_figure(images, gallery, run.config.seed),
-    ]
+def _report(
+    material: Material,
+    results: dict[str, Any] | None,
+    environment: dict[str, Any] | None,
+    drawn: list[DrawnFigure | Omitted],
+    left_out: tuple[str, ...],
+) -> Report:
+    run, description = material.run, material.images.dataset.description
     evidence = Evidence(
         config=run.config,
-        width=geometry.embed_dim,
+        width=material.geometry.embed_dim,
         step=run.step,
-        records=records,
+        records=material.records,
         results=results,
-        run=str(home),
-        position=position,
+        run=str(material.home),
+        position=material.position,
     )
-    return _Gathered(run, sampler, evidence, environment, images.dataset.description, sections)
-
-
-def _choosing(splits: Splits) -> Split:
-    """The split that advice may be based on."""
-    return "train" if splits.validation is None else "validation"
+    sampler = material.sampler
+    mapped = any(section.name == "embedding" and isinstance(section, DrawnFigure) for section in drawn)
+    return Report(
+        title=run.config.logging.experiment_name,
+        subtitle=subtitle(run, description, evidence),
+        summary=run_summary(run, sampler, description, environment, evidence),
+        verdict=judge(evidence),
+        evidence=evidence,
+        geometry=material.geometry,
+        targets=None if sampler is None else sampler.counts.targets,
+        sections=drawn,
+        settings=dump_config(run.config),
+        environment=[(name, str(value)) for name, value in (environment or {}).items() if value is not None],
+        checkpoint=str(run.checkpoint),
+        hover=hover_map(material.images, material.gallery, material.layouts) if mapped else None,
+        left_out=left_out,
+    )
 
 
 def _read_results(home: Path) -> dict[str, Any] | None:
@@ -200,6 +201,13 @@ def _check_overrides(overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, 
             hint = f"did you mean {close[0]}?" if close else f"use {', '.join(_CHANGEABLE)}"
             raise UserError(f"{key}: cannot be changed for figures, because it belongs to the trained run; {hint}")
     return pairs
+
+
+def _refuse_existing(paths: Sequence[Path]) -> None:
+    existing = [path for path in paths if path.exists()]
+    if existing:
+        more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
+        raise UserError(f"--output: {existing[0]}{more} exists; choose another folder, or overwrite with --force")
 
 
 def _make_folder(folder: Path) -> None:

@@ -95,7 +95,13 @@ def convert_memory(pixels: MemoryPixels, channels: int, name: str) -> MemoryPixe
 
 
 def settle(
-    pixels: EncodedPixels, channels: int, identifiers: Sequence[str], storage: Storage, probe: Probe | None = None
+    pixels: EncodedPixels,
+    channels: int,
+    identifiers: Sequence[str],
+    storage: Storage,
+    probe: Probe | None = None,
+    *,
+    check: bool = True,
 ) -> tuple[Pixels, list[int], list[BadFile]]:
     """Decide how a split is stored, decoding its files once unless there are too many.
 
@@ -105,6 +111,7 @@ def settle(
         identifiers: names of the images.
         storage: ``data.storage``.
         probe: statistics of the files, if already known.
+        check: decode files that are not kept in memory too, to find the bad ones before they are used.
 
     Returns:
         The images (in memory if they fit and ``storage`` allows it), the indices of the readable ones, the bad files.
@@ -113,6 +120,8 @@ def settle(
     probe = Probe(pixels) if probe is None else probe
     pixels = pixels.with_channels(channels)
     keep = storage == "device" or (storage == "auto" and count * channels * probe.plane_bytes <= MEMORY_LIMIT)
+    if not keep and not check:
+        return pixels, list(range(count)), []
     if not keep and not worth_scanning(count):
         log.info("not checking %d files before training; bad files are reported when they are read", count)
         return pixels, list(range(count)), []

@@ -6,6 +6,7 @@ entry of the schema's metadata. The encoded images of a split are held in memory
 
 from __future__ import annotations
 
+import bisect
 import fnmatch
 import logging
 import re
@@ -75,6 +76,10 @@ class ColumnBlobs:
             return b""
         return (self._file_of(index).parent / str(name)).read_bytes()
 
+    def in_order(self) -> OrderedColumnBlobs:
+        """The same images with one row group in memory at a time, for reading them in order."""
+        return OrderedColumnBlobs(self.files, self.column)
+
     def _file_of(self, index: int) -> Path:
         for file, count in zip(self.files, self.counts, strict=True):
             if index < count:
@@ -93,6 +98,54 @@ class ColumnBlobs:
             return column, None
         has_path = column.type.get_field_index("path") >= 0
         return pc.struct_field(column, "bytes"), pc.struct_field(column, "path") if has_path else None
+
+
+class OrderedColumnBlobs:
+    """The encoded images of some Parquet files; only the row group that was read last is kept in memory.
+
+    Args:
+        files: the files, in order.
+        column: name of the image column.
+    """
+
+    def __init__(self, files: Sequence[Path], column: str) -> None:
+        self.files = files
+        self.column = column
+        self._groups: list[tuple[Path, int]] = []
+        starts = [0]
+        for file in files:
+            parquet = _open(file)
+            for group in range(parquet.metadata.num_row_groups):
+                self._groups.append((file, group))
+                starts.append(starts[-1] + parquet.metadata.row_group(group).num_rows)
+        self._starts = starts
+        self._held: tuple[int, pyarrow.ChunkedArray] | None = None
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_held": None}
+
+    def load(self, index: int) -> bytes:
+        """The bytes of one image, or of the file beside the Parquet file if the row has a path only. Raises
+        `OSError`."""
+        import pyarrow as pa
+
+        number = bisect.bisect_right(self._starts, index) - 1
+        if self._held is None or self._held[0] != number:
+            file, group = self._groups[number]
+            try:
+                self._held = number, _open(file).read_row_group(group, columns=[self.column])[self.column]
+            except (pa.ArrowException, OSError) as error:
+                raise OSError(0, " ".join(str(error).split())) from None
+        value = self._held[1][index - self._starts[number]].as_py()
+        if isinstance(value, dict):
+            if value["bytes"] is None and value.get("path") is not None:
+                return (self._groups[number][0].parent / str(value["path"])).read_bytes()
+            value = value["bytes"]
+        data: bytes = b"" if value is None else value
+        return data
 
 
 def find(data: DataConfig, split: Split, path: Path) -> Listing:
@@ -250,12 +303,16 @@ def _count(file: Path, column: str, label: str | None, model: Path) -> int:
 
 
 def _schema(file: Path) -> tuple[pyarrow.Schema, int]:
+    parquet = _open(file)
+    return parquet.schema_arrow, parquet.metadata.num_rows
+
+
+def _open(file: Path) -> pyarrow.parquet.ParquetFile:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        parquet = pq.ParquetFile(file)
-        return parquet.schema_arrow, parquet.metadata.num_rows
+        return pq.ParquetFile(file)
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(file, error) from None
 

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as MatplotlibFigure
 
     from hjepa.visualization.features import Gallery
-    from hjepa.visualization.split_images import SplitImages
+    from hjepa.visualization.split_images import ImageSource
 
 Points = NDArray[np.float32]
 
-_TITLE = "Map of the embedding"
+TITLE = "Map of the embedding"
 _NAMED_CLASSES = 10
 # With fewer images, neighbourhoods in t-SNE are not meaningful.
 _FEWEST_FOR_TSNE = 50
@@ -30,41 +30,91 @@ _PERPLEXITY = 30
 _COMPONENTS = 50
 
 
-def embedding_figure(images: SplitImages, gallery: Gallery, seed: int) -> Figure | Omitted:
-    """Maps of pooled features, coloured by class if there are labels."""
-    if len(gallery) < 3:
-        reason = f"The test split has {len(gallery)} readable image(s); a map needs at least 3."
-        return Omitted("embedding", _TITLE, reason)
+@dataclass(frozen=True)
+class Layout:
+    """Images placed in the plane.
+
+    Attributes:
+        name: the method and the encoder: "trained, t-SNE".
+        points: [N, 2].
+    """
+
+    name: str
+    points: Points
+
+
+def layouts(gallery: Gallery, seed: int) -> list[Layout]:
+    """Principal components of trained features, and with at least 50 images t-SNE of trained and untrained ones."""
     plane, explained = principal_plane(gallery.trained)
-    panels = [_Panel(f"trained, PCA ({explained:.0%} of variance)", plane)]
-    caption = f"Pooled features{gallery.scope} of {len(gallery)} held-out images, projected on their first two principal components"
+    found = [Layout(f"trained, PCA ({explained:.0%} of variance)", plane)]
     if len(gallery) >= _FEWEST_FOR_TSNE:
-        panels.append(_Panel("trained, t-SNE", tsne(gallery.trained, seed)))
-        panels.append(_Panel("untrained, t-SNE", tsne(gallery.untrained, seed)))
-        caption += (
+        found.append(Layout("trained, t-SNE", tsne(gallery.trained, seed)))
+        found.append(Layout("untrained, t-SNE", tsne(gallery.untrained, seed)))
+    return found
+
+
+def umap_layouts(gallery: Gallery, seed: int) -> list[Layout]:
+    """UMAP of trained and untrained features. Raises `ImportError` without the package umap-learn."""
+    return [
+        Layout("trained, UMAP", umap(gallery.trained, seed)),
+        Layout("untrained, UMAP", umap(gallery.untrained, seed)),
+    ]
+
+
+def embedding_figure(images: ImageSource, gallery: Gallery, panels: list[Layout]) -> Figure | Omitted:
+    """Maps of pooled features by PCA and t-SNE (see `layouts`), coloured by class if there are labels."""
+    if len(gallery) < 3:
+        return too_few("embedding", TITLE, gallery)
+    method = "projected on their first two principal components"
+    if len(panels) > 1:
+        method += (
             ", and their t-SNE maps for the trained and the untrained encoder. In t-SNE, distances between groups and sizes "
             "of groups are not meaningful"
         )
     else:
-        caption += f". t-SNE is omitted because it needs at least {_FEWEST_FOR_TSNE} images"
-    colouring = _colouring(gallery.labels, images)
-    caption += ". " + (
-        colouring.note if colouring is not None else "The images have no labels, so all points have the same colour."
+        method += f". t-SNE is omitted because it needs at least {_FEWEST_FOR_TSNE} images"
+    return _map_figure("embedding", TITLE, method, images, gallery, panels)
+
+
+def umap_figure(images: ImageSource, gallery: Gallery, seed: int) -> Figure | Omitted:
+    """UMAP maps (McInnes and others, 2018, arXiv:1802.03426) of the trained and the untrained encoder.
+
+    Raises:
+        ImportError: the package umap-learn is not installed.
+    """
+    if len(gallery) < _FEWEST_FOR_TSNE:
+        return too_few("umap", "UMAP of the embedding", gallery, _FEWEST_FOR_TSNE)
+    method = (
+        "as maps by UMAP (arXiv:1802.03426) for the trained and the untrained encoder. Groups are more compact than in t-SNE; "
+        "their distances and sizes mean as little. Another computer may give another map of the same features"
     )
-    figure = _EmbeddingFigure(panels, colouring)
+    return _map_figure("umap", "UMAP of the embedding", method, images, gallery, umap_layouts(gallery, seed))
+
+
+def too_few(name: str, title: str, gallery: Gallery, needed: int = 3) -> Omitted:
+    """In place of a map of too few images."""
+    return Omitted(name, title, f"The test split has {len(gallery)} readable image(s); a map needs at least {needed}.")
+
+
+def _map_figure(
+    name: str, title: str, method: str, images: ImageSource, gallery: Gallery, panels: list[Layout]
+) -> Figure:
+    colours = colouring(gallery.labels, images)
+    note = colours.note if colours is not None else "The images have no labels, so all points have the same colour."
+    figure = _EmbeddingFigure(panels, colours)
     purpose = (
         "images of one class that are closer together in the trained map than in the untrained one. Groups that do not "
         "match classes are not wrong; their images may have something else in common."
-        if colouring is not None
+        if colours is not None
         else "groups that are missing in the untrained map: the encoder separates these images by something it has "
         "learned. A single even cloud shows no separation."
     )
     return Figure(
-        name="embedding",
-        title=_TITLE,
-        caption=caption,
+        name=name,
+        title=title,
+        caption=f"Pooled features{gallery.scope} of {len(gallery)} {images.what}, {method}. {note}",
         look_for=purpose,
-        alt=f"{len(panels)} scatter plots of {len(gallery)} images: " + "; ".join(p.title for p in panels) + ".",
+        alt=f"{len(panels)} scatter plots of {len(gallery)} images: " + "; ".join(p.name for p in panels) + ".",
         draw=figure.draw,
     )
 
@@ -100,21 +150,34 @@ def tsne(features: Tensor, seed: int) -> Points:
     return points
 
 
-@dataclass(frozen=True)
-class _Panel:
-    title: str
-    points: Points
+def umap(features: Tensor, seed: int) -> Points:
+    """UMAP of the leading principal components: [N, 2]; the same on one machine by the seed. Raises `ImportError`."""
+    import warnings
+
+    from threadpoolctl import threadpool_limits
+    from umap import UMAP
+
+    reduced = PCA.fit(features, min(_COMPONENTS, *features.shape)).transform(features)
+    # The result is reproducible with a single thread only, of which the package warns.
+    with warnings.catch_warnings(), threadpool_limits(1):
+        warnings.simplefilter("ignore")
+        placed = UMAP(n_neighbors=min(15, len(features) - 1), random_state=seed % 2**32, n_jobs=1).fit_transform(
+            reduced.numpy()
+        )
+    points: Points = np.asarray(placed, dtype=np.float32)
+    return points
 
 
 @dataclass(frozen=True)
-class _Colouring:
+class Colouring:
     """Groups of points, each with a name, a mask [N] and the index of its colour (None for grey)."""
 
     groups: list[tuple[str, NDArray[np.bool_], int | None]]
     note: str
 
 
-def _colouring(labels: Tensor | None, images: SplitImages) -> _Colouring | None:
+def colouring(labels: Tensor | None, images: ImageSource) -> Colouring | None:
+    """One group of points per class, the ten most frequent classes in colours of their own; None without labels."""
     if labels is None:
         return None
     values = labels.numpy()
@@ -130,13 +193,13 @@ def _colouring(labels: Tensor | None, images: SplitImages) -> _Colouring | None:
         groups.insert(0, ("other" if len(classes) > len(named) else "no label", rest, None))
     if len(classes) > len(named):
         note = f"Colours are the {len(named)} most frequent of {len(classes)} classes; all others are grey."
-    return _Colouring(groups, note)
+    return Colouring(groups, note)
 
 
 @dataclass(frozen=True)
 class _EmbeddingFigure:
-    panels: list[_Panel]
-    colouring: _Colouring | None
+    panels: list[Layout]
+    colouring: Colouring | None
 
     def draw(self, theme: Theme) -> MatplotlibFigure:
         count = len(self.panels)
@@ -151,7 +214,7 @@ class _EmbeddingFigure:
                 ((i + 0.02) / count, (foot + 0.02) / height, 0.96 / count, (side - 0.04) / height),
                 facecolor=theme.background,
             )
-            axes.set_title(panel.title, loc="left", fontsize=9, color=theme.text, pad=5)
+            axes.set_title(panel.name, loc="left", fontsize=9, color=theme.text, pad=5)
             axes.set_xticks([])
             axes.set_yticks([])
             for spine in axes.spines.values():

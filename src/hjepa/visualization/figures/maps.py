@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
     from hjepa.config import Geometry, Grid
     from hjepa.visualization.features import TokenFeatures
-    from hjepa.visualization.split_images import SplitImages
+    from hjepa.visualization.split_images import ImageSource
 
 _SHOWN = 6
 
 
 def maps_figure(
-    images: SplitImages,
+    images: ImageSource,
     tokens: TokenFeatures,
     geometry: Geometry,
     shares: list[float | None],
@@ -36,8 +36,8 @@ def maps_figure(
     """Feature maps of the trained and the untrained encoder.
 
     Args:
-        images: the split, to convert images for display.
-        tokens: cell features.
+        images: the source of the first images, to convert them for display.
+        tokens: cell features; the first six images are drawn.
         geometry: sizes of the model.
         shares: per level, the share of the variance of trained features that position alone explains, 0 to 1.
         averaged: whether the encoder is a target encoder, the moving average of the trained one.
@@ -58,7 +58,7 @@ def maps_figure(
         title="Feature maps per level",
         caption=(
             f"The first three principal components of the {'target ' if averaged else ''}encoder's cell features as red, green and blue, fitted "
-            f"per level and encoder over all cells of {len(tokens.images)} held-out images: equal colours in one column mean similar "
+            f"per level and encoder over all cells of {len(tokens.images)} images: equal colours in one column mean similar "
             f"features.{position} {images.display_note()}"
         ).strip(),
         look_for=(

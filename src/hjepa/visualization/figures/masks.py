@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from hjepa.config import Geometry, Grid, PerAxis
     from hjepa.masking import MaskSampler
-    from hjepa.visualization.split_images import SplitImages
+    from hjepa.visualization.shown import Shown
 
 _IMAGES = 4
 # Number of draws by number of level groups, so that images stay large enough.
@@ -35,10 +35,10 @@ def no_masks(method: str) -> Omitted:
     return Omitted("masks", "Masks", f"Method `{method}` predicts no masked regions, so there are no masks to draw.")
 
 
-def masks_figure(images: SplitImages, sampler: MaskSampler, geometry: Geometry) -> Figure:
+def masks_figure(shown: Shown, sampler: MaskSampler, geometry: Geometry) -> Figure:
     """Masks of the first training steps on a few images."""
-    batch, _ = images.normalised(images.order[:_IMAGES])
-    pictures = images.pictures(batch)
+    shown = shown.head(_IMAGES)
+    pictures = shown.pictures
     # A whole-image level always predicts the same single cell; the caption says so instead of an image.
     groups = tuple(levels for levels in sampler.groups if geometry.levels[levels[0]].stride)
     whole = [levels[0] for levels in sampler.groups if not geometry.levels[levels[0]].stride]
@@ -58,9 +58,9 @@ def masks_figure(images: SplitImages, sampler: MaskSampler, geometry: Geometry) 
         name="masks",
         title="Masks",
         caption=(
-            f"Held-out images under the masks of the first {draws} training steps. The context encoder "
+            f"{shown.what.capitalize()} under the masks of the first {draws} training steps. The context encoder "
             f"sees the {counts.context} bright tokens of {tokens} ({counts.context / tokens:.0%}); {predicted}.{neither}"
-            f"{several} {images.display_note()}"
+            f"{several} {shown.images.display_note()}"
         ).strip(),
         look_for=(
             "targets so large that they cannot be interpolated from their neighbours, and a context that still shows the "

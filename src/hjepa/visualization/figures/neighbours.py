@@ -17,65 +17,74 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as MatplotlibFigure
 
     from hjepa.visualization.features import Gallery
-    from hjepa.visualization.split_images import SplitImages
+    from hjepa.visualization.split_images import ImageSource
 
 _QUERIES = 8
 _NEIGHBOURS = 5
 _TITLE = "Nearest neighbours"
 
 
-def neighbours_figure(images: SplitImages, gallery: Gallery) -> Figure | Omitted:
-    """Images with their nearest neighbours by trained features and by raw pixels."""
+def neighbours_figure(
+    images: ImageSource, gallery: Gallery, own: tuple[ImageSource, Gallery] | None = None
+) -> Figure | Omitted:
+    """Images with their nearest neighbours by trained features and by raw pixels.
+
+    Args:
+        images: the source of the gallery.
+        gallery: the images among which neighbours are found.
+        own: other pictures whose neighbours are shown, with their features; by default, images of the gallery.
+    """
     if len(gallery) < 3:
         reason = f"The test split has {len(gallery)} readable image(s); neighbours need at least 3."
         return Omitted("neighbours", _TITLE, reason)
     k = min(_NEIGHBOURS, len(gallery) - 1)
+    if own is not None:
+        return _neighbours_of(*own, images, gallery, k)
     queries = choose_queries(gallery.labels, len(gallery), _QUERIES)
     ours_all, theirs_all = (others(features, k) for features in (gallery.trained, gallery.pixels))
-    ours, theirs = ours_all[queries], theirs_all[queries]
-    needed, place = torch.unique(torch.cat([queries, ours.flatten(), theirs.flatten()]), return_inverse=True)
-    shown, rows = images.normalised(gallery.rows[needed])
-    where = {int(row): i for i, row in enumerate(rows)}
-    pictures = images.pictures(shown)
-    tiles = [
-        _Tile(pictures[where[row]], images.class_name(images.label_of(row)), images.label_of(row))
-        for row in gallery.rows[needed].tolist()
-    ]
-    place = place.tolist()
-    n = len(queries)
-    blocks = [
-        _Row(
-            tiles[place[i]],
-            [tiles[p] for p in place[n + i * k : n + (i + 1) * k]],
-            [tiles[p] for p in place[n + n * k + i * k : n + n * k + (i + 1) * k]],
-        )
-        for i in range(n)
-    ]
-    agreement = ""
-    choice = ""
+    agreement = choice = ""
     if gallery.labels is not None:
-        known = gallery.labels >= 0
-        classes = len(torch.unique(gallery.labels[known]))
-        choice = (
-            ", at least one per class"
-            if classes < n
-            else ", one per class"
-            if classes == n
-            else ", each of a different class"
-        )
-        trained, pixels = (same_class(found, gallery.labels) for found in (ours_all, theirs_all))
-        frequent = torch.bincount(gallery.labels[known]).double() / known.sum()
-        chance = float(frequent.square().sum())
-        agreement = (
-            f" Over all {len(gallery)} images, the share of the {k} nearest neighbours of the same class is {trained:.0%} by "
-            f"trained features, {pixels:.0%} by pixels and {chance:.0%} by chance. A frame and bold type mark the same class."
-        )
+        choice = _choice(gallery.labels, len(queries))
+        agreement = _agreement(ours_all, theirs_all, gallery.labels)
+    rows = gallery.rows[queries].tolist()
+    names = [(images.class_name(images.label_of(row)), images.label_of(row)) for row in rows]
+    heads = [_Tile(p, *name) for p, name in zip(_pictures(images, gallery, queries), names, strict=True)]
+    return _figure(
+        images, gallery, heads, ours_all[queries], theirs_all[queries], f"Held-out images drawn from the seed{choice}", agreement
+    )  # fmt: skip
+
+
+def _neighbours_of(own: ImageSource, theirs: Gallery, images: ImageSource, gallery: Gallery, k: int) -> Figure:
+    """Pictures that are not in the gallery, with their neighbours in it."""
+    count = min(_QUERIES, len(theirs))
+    by_features, by_pixels = (
+        nearest_neighbours(among, wanted[:count], k)[1]
+        for wanted, among in ((theirs.trained, gallery.trained), (theirs.pixels, gallery.pixels))
+    )
+    names = own.names(theirs.rows[:count])
+    pictures = own.pictures(own.normalised(theirs.rows[:count])[0])
+    heads = [_Tile(picture, name, None) for picture, name in zip(pictures, names, strict=True)]
+    return _figure(images, gallery, heads, by_features, by_pixels, "The given pictures", "")
+
+
+def _figure(
+    images: ImageSource, gallery: Gallery, heads: list[_Tile], ours: Tensor, theirs: Tensor, what: str, agreement: str
+) -> Figure:
+    k, n = ours.shape[1], len(heads)
+    needed, place = torch.unique(torch.cat([ours.flatten(), theirs.flatten()]), return_inverse=True)
+    labels = [images.label_of(row) for row in gallery.rows[needed].tolist()]
+    tiles = [
+        _Tile(picture, images.class_name(label), label)
+        for picture, label in zip(_pictures(images, gallery, needed), labels, strict=True)
+    ]
+    nearest = [[tiles[p] for p in row] for row in place.view(2 * n, k).tolist()]
+    blocks = [_Row(head, nearest[i], nearest[n + i]) for i, head in enumerate(heads)]
     figure = _NeighbourFigure(blocks, images.size, k)
     return Figure(
         name="neighbours",
         title=_TITLE,
         caption=(
-            f"Held-out images drawn from the seed{choice}, and the {k} most similar of {len(gallery)} images by cosine "
+            f"{what}, and the {k} most similar of {len(gallery)} held-out images by cosine "
             f"similarity of trained features{gallery.scope} and of raw pixels.{agreement} {images.display_note()}"
         ).strip(),
         look_for=(
@@ -84,6 +93,34 @@ def neighbours_figure(images: SplitImages, gallery: Gallery) -> Figure | Omitted
         ),
         alt=f"{n} rows: an image, its {k} nearest by trained features, its {k} nearest by raw pixels.{agreement}",
         draw=figure.draw,
+    )
+
+
+def _pictures(images: ImageSource, gallery: Gallery, places: Tensor) -> list[Picture]:
+    """Pictures of a gallery's images at int64 places, in this order."""
+    rows = gallery.rows[places]
+    shown, found = images.normalised(rows)
+    where = {int(row): i for i, row in enumerate(found)}
+    pictures = images.pictures(shown)
+    return [pictures[where[row]] for row in rows.tolist()]
+
+
+def _choice(labels: Tensor, queries: int) -> str:
+    classes = len(torch.unique(labels[labels >= 0]))
+    if classes < queries:
+        return ", at least one per class"
+    return ", one per class" if classes == queries else ", each of a different class"
+
+
+def _agreement(ours: Tensor, theirs: Tensor, labels: Tensor) -> str:
+    """How often neighbours have the same class, as a sentence."""
+    known = labels >= 0
+    trained, pixels = (same_class(found, labels) for found in (ours, theirs))
+    frequent = torch.bincount(labels[known]).double() / known.sum()
+    chance = float(frequent.square().sum())
+    return (
+        f" Over all {len(labels)} images, the share of the {ours.shape[1]} nearest neighbours of the same class is {trained:.0%} by "
+        f"trained features, {pixels:.0%} by pixels and {chance:.0%} by chance. A frame and bold type mark the same class."
     )
 
 

@@ -95,6 +95,16 @@ def to_png(figure: MatplotlibFigure) -> bytes:
     return buffer.getvalue()
 
 
+def to_svg(figure: MatplotlibFigure) -> bytes:
+    """Encode a figure as SVG, with text as outlines; equal figures give equal bytes."""
+    from matplotlib import rc_context
+
+    buffer = io.BytesIO()
+    with rc_context({"svg.hashsalt": "hjepa"}):
+        figure.savefig(buffer, format="svg", facecolor=figure.get_facecolor(), metadata={"Date": None})
+    return buffer.getvalue()
+
+
 def plain_axes(axes: Axes, theme: Theme, title: str) -> None:
     """Style axes for a chart: two spines, a faint grid along y, the title on the left."""
     axes.set_facecolor(theme.background)

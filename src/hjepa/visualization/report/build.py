@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML file without scripts or external resources."""
+"""The report: one self-contained HTML file without external resources."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from markupsafe import Markup, escape
 
 from hjepa.version import __version__
 from hjepa.visualization.figures.figure import Omitted
-from hjepa.visualization.report.pictures import DrawnFigure, data_uri
+from hjepa.visualization.report.pictures import QUALITIES, DrawnFigure, data_uri
 from hjepa.visualization.report.tables import controls_table, levels_table
 
 if TYPE_CHECKING:
     from hjepa.config import Geometry
     from hjepa.health.evidence import Evidence
     from hjepa.health.verdict import Verdict
+    from hjepa.visualization.report.hover import HoverMap
 
+LARGEST = 7_900_000
+"""Characters of a report, nearly all of which are single bytes."""
 _CODE = re.compile(r"`([^`]+)`")
 _PAPER = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 
@@ -41,6 +44,8 @@ class Report:
         settings: the whole configuration as YAML.
         environment: versions and machine, as pairs of name and value.
         checkpoint: path of the checkpoint.
+        hover: the interactive map of the embedding, if any.
+        left_out: titles of figures that the command of a whole report would add.
     """
 
     title: str
@@ -54,9 +59,18 @@ class Report:
     settings: str
     environment: list[tuple[str, str]]
     checkpoint: str
+    hover: HoverMap | None = None
+    left_out: tuple[str, ...] = ()
 
     def html(self) -> str:
-        """The page."""
+        """The page; below 8 MB, with figures compressed more if needed."""
+        for quality in QUALITIES:
+            page = self._render(quality)
+            if len(page) <= LARGEST:
+                break
+        return page
+
+    def _render(self, quality: int) -> str:
         return (
             templates()
             .get_template("report.html.j2")
@@ -67,6 +81,7 @@ class Report:
                 protocol=str((self.evidence.results or {}).get("protocol") or ""),
                 version=__version__,
                 today=datetime.now(UTC).date().isoformat(),
+                quality=quality,
             )
         )
 

@@ -1,17 +1,24 @@
-"""Figures for the report: PNG or JPEG as data URIs, in both themes."""
+"""Figures for the report: PNG or WebP as data URIs, in both themes."""
 
 from __future__ import annotations
 
 import base64
 import io
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from hjepa.visualization.figures.figure import Figure
 from hjepa.visualization.figures.style import DPI, WIDTH
 
-# A PNG of more bytes than this is a grid of photographs, for which JPEG needs a fifth of the size.
-_HEAVY = 400_000
-_JPEG_QUALITY = 90
+if TYPE_CHECKING:
+    from PIL import Image
+
+# A smaller PNG is embedded as it is, as compressing it takes longer than it saves.
+_LIGHT = 150_000
+# Charts and maps of few colours stay below this many bytes without loss. What does not is a grid of photographs.
+_HEAVY = 200_000
+QUALITIES = (90, 75, 50, 25)
+"""Of heavy figures, from the first one; the others if the report gets too large."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +55,29 @@ class DrawnFigure:
         return min(100.0, 100 * self.size[0] / round(WIDTH * DPI))
 
 
-def data_uri(png: bytes) -> str:
-    """A PNG as a data URI; large ones are converted to JPEG, so that the report stays small."""
-    if len(png) <= _HEAVY:
-        return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
-    from PIL import Image
+def data_uri(png: bytes, quality: int = QUALITIES[0]) -> str:
+    """A PNG as a data URI; a larger one as an equal WebP image, or as a lossy one if that would be large."""
+    if len(png) <= _LIGHT:
+        return _uri("png", png)
+    from PIL import Image, features
 
+    image = Image.open(io.BytesIO(png)).convert("RGB")
+    if not features.check("webp"):
+        # Pillow can be built without it. No chroma subsampling, which would blur the edges of small coloured cells.
+        return (
+            _uri("jpeg", _encode(image, "JPEG", quality=quality, subsampling=0))
+            if len(png) > _HEAVY
+            else _uri("png", png)
+        )
+    exact = _encode(image, "WEBP", lossless=True, method=1, quality=20)
+    return _uri("webp", exact if len(exact) <= _HEAVY else _encode(image, "WEBP", method=1, quality=quality))
+
+
+def _encode(image: Image.Image, kind: str, **options: int) -> bytes:
     buffer = io.BytesIO()
-    # No chroma subsampling, which would blur the edges of small coloured cells.
-    Image.open(io.BytesIO(png)).convert("RGB").save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"

@@ -1,0 +1,1 @@
+"""Evaluation of patch features on dense tasks: semantic segmentation and object detection."""

@@ -1,0 +1,1 @@
+"""Evaluation by training an encoder with labels: fine-tuning, and the supervised control."""
