@@ -279,6 +279,7 @@ def test_all_runs_every_measurement_once(tmp_path: Path, capsys: pytest.CaptureF
             "selection_bias",
             "shapes_difficulty",
             "online_ranking",
+            "side_by_side",
             "six_runs",
             "two_nodes",
             "work",

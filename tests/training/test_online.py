@@ -27,9 +27,9 @@ def online(config: Config) -> OnlineEvaluation:
     return OnlineEvaluation(config, dataset, MEAN, STD, torch.device("cpu"))
 
 
-def test_the_quick_start_measures_a_thousand_images() -> None:
-    config = load_config("quickstart")
-    assert affordable_images(config, 18000, 3)[0] == 1000
+def test_the_images_of_health_are_measured_where_there_is_time_for_them() -> None:
+    assert affordable_images(load_config("quickstart", {"evaluation.eval_frequency": 2}), 18000, 3)[0] == 1000
+    assert affordable_images(load_config("cifar10_cpu"), 45000, 3)[0] == 1000
 
 
 @pytest.mark.parametrize(
