@@ -9,7 +9,6 @@ resident memory of that process minus its peak before the model was built; on a 
 from __future__ import annotations
 
 import multiprocessing
-from pathlib import Path
 from typing import Any
 
 import torch

@@ -19,6 +19,7 @@ from pathlib import Path
 from benchmarks.published import (
     cifar10,
     gpu,
+    health,
     hierarchy,
     overview,
     quickstart,
@@ -29,7 +30,7 @@ from benchmarks.published import (
 )
 from benchmarks.published.readings import ROOT, Published
 
-PAGES = ("README.md", "docs/presets.md", "docs/models.md", "docs/results/*.md")
+PAGES = ("README.md", "docs/presets.md", "docs/models.md", "docs/health.md", "docs/results/*.md")
 TABLES: dict[str, Callable[[Published], str]] = {
     "summary": overview.summary,
     "readme": overview.readme,
@@ -67,6 +68,9 @@ TABLES: dict[str, Callable[[Published], str]] = {
     "stress": reliability.stress,
     "processes": reliability.processes,
     "nodes": reliability.nodes,
+    "six_runs": health.six_runs,
+    "online_ranking": health.ranking,
+    "online_runs": health.runs,
 }
 _MARKED = re.compile(r"<!-- table: (?P<name>\w+) -->\n.*?<!-- end of (?P=name) -->", re.S)
 

@@ -172,7 +172,9 @@ CASES: dict[str, Case] = {
     "training.weight_decay": Case(0.5, weights),
     "training.weight_decay_end": Case(0.5, record("weight_decay")),
     "training.clip_grad": Case(0.01, weights),
-    "training.early_stopping.monitor": Case(["health"], stop_step, {**RED, **STOPS, "training.early_stopping.monitor": []}),
+    "training.early_stopping.monitor": Case(
+        ["health"], stop_step, {**RED, **STOPS, "training.early_stopping.monitor": []}
+    ),
     "training.early_stopping.patience": Case(2, stop_step, {**RED, **STOPS}),
     "training.early_stopping.start_epoch": Case(2.0, stop_step, {**RED, **STOPS}),
     "training.accumulation_steps": Case(2, lambda run: run.outcome.step),
@@ -303,7 +305,9 @@ def test_a_small_rise_of_knn_does_not_postpone_an_early_stop() -> None:
 
     def stops(least: float) -> bool:
         keys = {"monitor": ["knn"], "patience": 1, "min_delta": least}
-        rule = EarlyStopping(tiny_config({f"training.early_stopping.{k}": v for k, v in keys.items()}).training.early_stopping)
+        rule = EarlyStopping(
+            tiny_config({f"training.early_stopping.{k}": v for k, v in keys.items()}).training.early_stopping
+        )
         records = [{"step": n, "epoch": float(n), "health": "green", "knn": 0.1 * n} for n in (1, 2)]
         return [rule.see(record) for record in records][-1]
 

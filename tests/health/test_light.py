@@ -145,6 +145,15 @@ def test_a_covariance_that_triples_as_features_spread_out_is_green() -> None:
         assert run(loss=1.0, level_0=0.3, covariance=0.1 + step / 1000) == []
 
 
+def test_a_term_that_was_next_to_nothing_beside_the_loss_may_rise() -> None:
+    # A small healthy model: features were alike at the start, and so had no covariance, then spread out.
+    run = Run()
+    for step in range(200):
+        assert run(loss=0.4, level_0=0.3, covariance=0.005 if step < 20 else 0.005 + 0.115 * (step - 20) / 180) == []
+    # But not to many times the loss.
+    assert [s.figure for s in [run(loss=0.4, level_0=0.3, covariance=5.0) for _ in range(20)][-1]] == ["rise_of_terms"]
+
+
 def test_a_loss_that_rises_with_the_spread_of_its_targets_is_no_trouble() -> None:
     run = Run()
     for step in range(100):
@@ -257,4 +266,10 @@ def test_no_accuracy_of_a_few_images_is_a_fall() -> None:
 def test_the_most_telling_of_equal_signs_is_the_reason() -> None:
     signs = [Sign(Light.RED, figure, "", 0.0, 1.0, figure) for figure in ("gradient", "shrunk", "rank", "spread")]
     amber = Sign(Light.AMBER, "position", "", 0.0, 1.0, "position")
-    assert [s.figure for s in Health().and_([amber, *signs]).signs] == ["spread", "rank", "shrunk", "gradient", "position"]
+    assert [s.figure for s in Health().and_([amber, *signs]).signs] == [
+        "spread",
+        "rank",
+        "shrunk",
+        "gradient",
+        "position",
+    ]

@@ -242,7 +242,12 @@ def test_a_method_cannot_replace_what_the_loop_records(name: str, run: Run, monk
 
 def test_what_the_loop_records_is_reserved_and_nothing_of_the_method_is_lost(run: Run) -> None:
     seen = run({**KEYS, "training.max_steps": 1}).records[0]
-    assert {k for k in seen.keys() - RESERVED if not k.startswith(SYSTEM)} == {"invariance", "variance", "covariance", "spread"}
+    assert {k for k in seen.keys() - RESERVED if not k.startswith(SYSTEM)} == {
+        "invariance",
+        "variance",
+        "covariance",
+        "spread",
+    }
 
 
 def test_the_records_of_a_method_are_json(run: Run) -> None:

@@ -11,8 +11,8 @@ from tests.conftest import tiny_config
 
 from hjepa.config import Config, load_config
 from hjepa.data import build_dataset
-from hjepa.metrics import accuracy, knn_predict
 from hjepa.methods import build_method
+from hjepa.metrics import accuracy, knn_predict
 from hjepa.training.cost import training_cost
 from hjepa.training.online import OnlineEvaluation
 from hjepa.training.online_budget import FEWEST, SHARE_OF_TIME, affordable_images
@@ -27,9 +27,9 @@ def online(config: Config) -> OnlineEvaluation:
     return OnlineEvaluation(config, dataset, MEAN, STD, torch.device("cpu"))
 
 
-def test_the_quick_start_measures_a_thousand_images() -> None:
-    config = load_config("quickstart")
-    assert affordable_images(config, 18000, 3)[0] == 1000
+def test_the_images_of_health_are_measured_where_there_is_time_for_them() -> None:
+    assert affordable_images(load_config("quickstart", {"evaluation.eval_frequency": 2}), 18000, 3)[0] == 1000
+    assert affordable_images(load_config("cifar10_cpu"), 45000, 3)[0] == 1000
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_every_image_is_classified_by_all_others() -> None:
     # The features of the images themselves, one k-NN per image.
     dataset = evaluation.dataset
     assert dataset.labels is not None
-    features, read = evaluation._pooled(encoder, rows)
+    features, read = evaluation.pooled(encoder, rows)
     labels = dataset.labels[read]
     predicted = []
     for row in range(len(read)):

@@ -35,7 +35,9 @@ def test_it_writes_a_trace_and_a_table_and_changes_nothing(run: Run, tmp_path: P
     assert "`aten::addmm`" in page or "`aten::mm`" in page
     plain = run()
     assert outcome.step == plain.outcome.step
-    mine, theirs = (read_checkpoint(path)["model_state_dict"] for path in (outcome.checkpoint, plain.outcome.checkpoint))
+    mine, theirs = (
+        read_checkpoint(path)["model_state_dict"] for path in (outcome.checkpoint, plain.outcome.checkpoint)
+    )
     assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
 
 

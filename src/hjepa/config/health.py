@@ -82,7 +82,7 @@ class HealthConfig(Section):
     """Amber and red above this ratio of a level's loss over chance, smoothed over a twentieth of the run, to its own
     lowest value."""
     rise_of_terms: Above = (10.0, 50.0)
-    """The same for terms without a chance level. The covariance term rises to two to six times its lowest value in
+    """The same for terms without a chance level; a lowest value below 5 % of the whole loss counts as that. The covariance term rises to two to six times its lowest value in
     healthy runs, as features spread out."""
     gradient: Above = (10.0, 100.0)
     """Amber and red above this ratio of the gradient norm to its median over the last records."""

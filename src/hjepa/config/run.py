@@ -74,7 +74,8 @@ class EvaluationConfig(Section):
     eval_frequency: int = Field(default=5, ge=1)
     """Epochs between online evaluations: health of the features and k-NN, on `health.images` validation images."""
     online_images: int = Field(default=2000, ge=20)
-    """Training images that are the references of the online k-NN; fewer if they would take more than 3 % of the time."""
+    """Images for the online k-NN beside those of `health.images`, where each is classified by all others; fewer if they would
+    take more than 3 % of the time."""
     final: bool = True
     """Evaluate and write the report at the end of training."""
     train_images: int | None = Field(default=20000, ge=10)

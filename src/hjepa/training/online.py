@@ -113,7 +113,7 @@ class OnlineEvaluation:
         self._say_what_is_skipped(len(features))
         if self._has_knn:
             if len(self.further):
-                more, further = self._pooled(encoder, self.further)
+                more, further = self.pooled(encoder, self.further)
                 features, rows = torch.cat([features, more]), torch.cat([rows, further])
             labels = self.dataset.labels
             assert labels is not None
@@ -144,8 +144,9 @@ class OnlineEvaluation:
             rows.append(index)
         return measuring, torch.cat(rows)
 
-    def _pooled(self, encoder: Encoder, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Features for k-NN, and the rows of the images that could be read."""
+    @torch.no_grad()
+    def pooled(self, encoder: Encoder, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Features for k-NN, [n, D] on the host, and the rows of the images that could be read, [n]."""
         found = [
             (self._together(encoder, [cells.float().mean(dim=1).cpu() for cells in levels]), index)
             for index, levels in self._levels(encoder, rows)

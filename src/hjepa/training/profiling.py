@@ -198,16 +198,16 @@ class _Marked:
 
 
 def _mark_module(name: str, module: nn.Module, marks: contextlib.ExitStack) -> None:
-    open_marks: list[Any] = []
+    open_marks: list[contextlib.ExitStack] = []
 
     def enter(*_: Any) -> None:
-        mark = record_function(name)
-        mark.__enter__()
+        mark = contextlib.ExitStack()
+        mark.enter_context(record_function(name))
         open_marks.append(mark)
 
     def leave(*_: Any) -> None:
         if open_marks:
-            open_marks.pop().__exit__(None, None, None)
+            open_marks.pop().close()
 
     for handle in (
         module.register_forward_pre_hook(enter),
