@@ -214,7 +214,7 @@ def test_results_of_a_checkpoint_without_a_run_folder_are_written_beside_it(run_
     ("arguments", "message"),
     [
         ({"eval_type": "linear_prob"}, "eval_type: unknown value 'linear_prob'; did you mean linear_probe?"),
-        ({"eval_type": "segmentation"}, "use linear_probe, knn or all"),
+        ({"eval_type": "clustering"}, "use linear_probe, knn, "),
         ({"eval_type": ()}, "eval_type: nothing given"),
         ({"k_values": [0]}, "k_values: invalid number of neighbours 0"),
         ({"k_values": []}, "k_values: no number"),
