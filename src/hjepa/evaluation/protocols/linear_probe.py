@@ -26,7 +26,9 @@ def run(subject: Subject) -> dict[str, Any] | str:
         return "no class with two training images"  # none can be held out to choose l2
     log.info("evaluation: linear probe")
     scores = probe_scores(subject.representations, task, subject.levels, console=subject.console, fitted=subject.probes)
-    return by_requested(scores, subject.split) | details(subject, task)
+    return by_requested(
+        {split: found | details(subject, task, split) for split, found in scores.items()}, subject.split
+    )
 
 
 LINEAR_PROBE = Protocol(

@@ -23,15 +23,15 @@ _CONFUSIONS = 50
 _PRINTED = 5
 
 
-def details(subject: Subject, task: Task) -> dict[str, Any]:
-    """Calibration of every probe, and the mistakes of the trained model's, on the split that is read."""
-    labels = task.read_labels[subject.split]
+def details(subject: Subject, task: Task, split: str) -> dict[str, Any]:
+    """Calibration of every probe, and the mistakes of the trained model's, on one split of ``subject.read``."""
+    labels = task.read_labels[split]
     found: dict[str, Any] = {}
     for r in subject.representations:
-        found[r.name] = _calibrated(subject.probe(r.name), _features(r, subject.split), labels)
+        found[r.name] = _calibrated(subject.probe(r.name), _features(r, split), labels)
     trained = subject.representation("trained")
     assert trained is not None
-    predicted = subject.probe("trained").classifier.predict(_features(trained, subject.split))
+    predicted = subject.probe("trained").classifier.predict(_features(trained, split))
     matrix = confusion_matrix(labels, predicted, task.num_classes)
     names = subject.train.class_names or [str(number) for number in range(task.num_classes)]
     names = [*names, *(str(number) for number in range(len(names), task.num_classes))]
