@@ -71,7 +71,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "Muon and regularisers": {"training.optimizer": "muon", "loss.variance_loss_weight": 0.1},
     "saved rarely": {"checkpoint.save_every_steps": 7, "checkpoint.save_frequency": 3, "training.clip_grad": 1.0},
 }
-# Record entries that hold times differ between otherwise equal runs.
+# Record entries that hold times, or the load of the machine, differ between otherwise equal runs.
 TIMES = ("time", "images_per_second", "data_wait", "seconds")
 SIGNALS = [signal.SIGKILL] * 8 + [signal.SIGTERM, signal.SIGINT]
 
@@ -116,7 +116,10 @@ def ending(folder: Path) -> dict[str, Any]:
     # Only the save that removes files lists them, and a resumed run may not repeat that save.
     state["retention"].pop("removed")
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    records = [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+    records = [
+        {name: value for name, value in line.items() if name not in TIMES and not name.startswith("system/")}
+        for line in lines
+    ]
     return {"state": state, "records": records, "files": sorted(p.name for p in (folder / "checkpoints").iterdir())}
 
 

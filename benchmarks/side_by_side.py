@@ -58,7 +58,7 @@ def run(jobs: list[Job], output_dir: Path, *, at_once: int, seconds: float, devi
     """Run the jobs, at most `at_once` at a time; the number that did not finish well."""
     output_dir.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    waiting, running = deque(jobs), {}
+    waiting, running = deque(jobs), dict[Job, subprocess.Popen[bytes]]()
     unfinished = 0
     while waiting or running:
         left = seconds - (time.monotonic() - started)

@@ -27,6 +27,7 @@ from benchmarks.published import (
     reliability,
     selection,
     speed,
+    trained_protocols,
 )
 from benchmarks.published.readings import ROOT, Published
 
@@ -56,6 +57,10 @@ TABLES: dict[str, Callable[[Published], str]] = {
     "cifar10_128_seeds": cifar10.seeds_128,
     "gpu_levels": gpu.levels,
     "gpu_speed": gpu.speed,
+    "fine_tuning": trained_protocols.fine_tuning,
+    "robustness": trained_protocols.robustness,
+    "segmentation": trained_protocols.segmentation,
+    "detection": trained_protocols.detection,
     "hierarchy_claim": hierarchy.claim,
     "hierarchy_paired": hierarchy.paired,
     "hierarchy_equal_work": hierarchy.equal_work,

@@ -227,7 +227,7 @@ def test_flat_copies_have_at_least_as_many_flop_and_little_more() -> None:
     cells = work.measure(["forms"])
     assert [row["configuration"] for row in cells][:2] == ["flat", "flat, larger predictor"]
     assert cells[0]["over first, %"] is None
-    assert cells[1]["over first, %"] > 10
+    assert cells[1]["over first, %"] > 5
 
 
 def test_additional_levels_are_compared_with_a_flat_model(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import _thread
 import csv
 import json
 import logging
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -169,6 +170,10 @@ def test_unreadable_images_are_left_out_and_counted(run_dir: Path, photos: Path,
         assert (about["count"], about["left_out"]) == (24, 1)
 
 
+# Images of a command that is stopped.
+COUNT = 300
+
+
 def stop_after(part: Path) -> threading.Thread:
     """A thread that interrupts the program, as Ctrl-C does, once a part is written."""
 
@@ -187,17 +192,19 @@ def test_a_stopped_command_continues(
     run_dir: Path, photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     output, whole = tmp_path / "out.parquet", tmp_path / "whole.parquet"
-    # One image a part and a forward pass, so that most of the work remains after the first.
+    # One image a part and a forward pass, and many images, so that most of the work remains after the first.
+    for number in range(24, COUNT):
+        shutil.copy(photos / "dogs" / "000.png", photos / "dogs" / f"{number:03d}.png")
     options: dict[str, Any] = {"rows_per_part": 1, "batch_size": 1}
     stop_after(tmp_path / "out.parquet.parts" / "part-000002.parquet")
     with pytest.raises(KeyboardInterrupt):
         embed(run_dir, photos, output, **options)
     done = sorted((tmp_path / "out.parquet.parts").glob("part-*.parquet"))
-    assert 3 <= len(done) < 24
+    assert 3 <= len(done) < COUNT
     assert not output.exists()
     with caplog.at_level(logging.INFO, logger="hjepa"):
         embed(run_dir, photos, output, **options)
-    assert f"continuing: {len(done)} of 24 images are done" in caplog.text
+    assert f"continuing: {len(done)} of {COUNT} images are done" in caplog.text
     assert not (tmp_path / "out.parquet.parts").exists()
     embed(run_dir, photos, whole, **options)
     assert pq.read_table(output).equals(pq.read_table(whole))

@@ -20,7 +20,7 @@ STAGES = (
     "evaluation: linear probe",
     "evaluation: k-NN",
     "figures: encoding held-out images",
-    "figures: computing neighbours and embedding",
+    "figures: drawn",
 )
 FINISHED = {"evaluation.final": True, "training.max_steps": 2, "training.epochs": 0.2}
 

@@ -17,8 +17,8 @@ DECIDED = {"evaluation.final", "logging.tensorboard.enabled", "logging.experimen
 
 
 def only_watches(key: str, config: dict[str, Any]) -> bool:
-    """Health judges a run by its limits and changes nothing of it unless an action is configured."""
-    return key.startswith("health.") and not config["health.actions"]
+    """Online evaluation, and health with its limits, change nothing of a run unless an action is configured."""
+    return key == "evaluation.eval_frequency" or (key.startswith("health.") and not config["health.actions"])
 
 
 def with_results() -> list[str]:

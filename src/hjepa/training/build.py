@@ -97,7 +97,7 @@ def assemble(
             config=config,
             method=method,
             loader=loader,
-            online=OnlineEvaluation(config, dataset, mean, std, device),
+            online=OnlineEvaluation(config, dataset, mean, std, device, world.size),
             watch=HealthWatch(config, Alerts(config.health, config.logging.experiment_name), is_main=world.is_main),
             retention=Retention(
                 folder.checkpoints,

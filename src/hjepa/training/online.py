@@ -63,6 +63,7 @@ class OnlineEvaluation:
         dataset: the training images.
         mean, std: normalisation.
         device: where the model is.
+        processes: number of processes that train together.
 
     Attributes:
         measured: rows whose features are measured, int64 ascending.
@@ -76,6 +77,7 @@ class OnlineEvaluation:
         mean: tuple[float, ...],
         std: tuple[float, ...],
         device: torch.device,
+        processes: int = 1,
     ) -> None:
         self.config = config
         self.dataset = dataset
@@ -92,7 +94,7 @@ class OnlineEvaluation:
         known = np.ones(len(order), dtype=bool) if labels is None else labels[order] >= 0
         order = order[known] if known.sum() >= FEWEST else order
         self._labelled = labels is not None and bool((labels[order] >= 0).all())
-        measured, together = affordable_images(config, len(dataset), dataset.channels)
+        measured, together = affordable_images(config, len(dataset), dataset.channels, processes)
         self.measured = torch.from_numpy(np.sort(dataset.first(order, min(measured, len(order)))))
         rest = order[~np.isin(order, self.measured.numpy())] if self._labelled else order[:0]
         count = min(config.evaluation.online_images, together - measured, len(rest))

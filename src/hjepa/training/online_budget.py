@@ -20,13 +20,14 @@ FEWEST = 40
 """Images that are used however little time there is."""
 
 
-def affordable_images(config: Config, images: int, channels: int) -> tuple[int, int]:
+def affordable_images(config: Config, images: int, channels: int, processes: int = 1) -> tuple[int, int]:
     """Images of one online evaluation, from sizes alone, so that a resumed run uses the same ones.
 
     Args:
         config: the configuration.
         images: number of training images.
         channels: input channels.
+        processes: number of processes that train together.
 
     Returns:
         images whose health is measured, at every evaluation and before the first step; and images that are encoded in all
@@ -34,12 +35,12 @@ def affordable_images(config: Config, images: int, channels: int) -> tuple[int, 
     """
     epochs = config.training.epochs
     evaluations = math.ceil(epochs / config.evaluation.eval_frequency)
-    affordable = _PLANNED * _ratio(config, channels) * images * epochs
+    affordable = _PLANNED * _ratio(config, channels, processes) * images * epochs
     measured = min(config.health.images, max(FEWEST, int(affordable / (evaluations + 1))))
     return measured, max(measured, int((affordable - measured) / evaluations))
 
 
-def _ratio(config: Config, channels: int) -> float:
+def _ratio(config: Config, channels: int, processes: int) -> float:
     """FLOP per image of a training step over those of the encoder on a whole image."""
-    cost = counted_cost(config, channels)
+    cost = counted_cost(config, channels, processes=processes)
     return _USUAL_RATIO if cost is None or cost.target <= 0 else cost.total / cost.target
