@@ -50,8 +50,9 @@ types: $(VENV)/.installed-dev
 
 # One thread per process: tiny tensors do not run faster with more, and waiting threads slow each other down.
 # Tests of a run with two threads share the cores with other tests, so idle threads sleep instead of spinning.
-# The tests of a file run in one worker, so that shared fixtures are built once.
-PYTEST = OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive KMP_BLOCKTIME=0 $(BIN)/pytest -n auto --dist loadfile --durations=40
+# The tests of a file run in one worker, so that shared fixtures are built once; files start in the order of
+# tests/conftest.py.
+PYTEST = OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive KMP_BLOCKTIME=0 $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder --durations=40
 
 tests: $(VENV)/.installed-dev
 	$(PYTEST)

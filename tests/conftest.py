@@ -17,6 +17,30 @@ from hjepa.config import Config, load_config
 from hjepa.runs.checkpoint import read_checkpoint
 from hjepa.training import Outcome, run_training
 
+# Files that take longest. They start first, so that no worker is left with one of them when the others have finished.
+SLOW = (
+    "config/test_every_key.py",
+    "training/test_processes.py",
+    "training/test_run.py",
+    "benchmarks/test_benchmarks.py",
+    "benchmarks/test_several_processes.py",
+    "cli/test_program.py",
+    "examples/test_minimal.py",
+    "benchmarks/test_stress.py",
+    "visualization/test_report.py",
+    "config/test_presets.py",
+    "training/test_guards.py",
+    "test_documents.py",
+    "research/test_ablate_command.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order by file, the slow ones first."""
+    rank = {Path(__file__).parent / name: place for place, name in enumerate(SLOW)}
+    items.sort(key=lambda item: rank.get(item.path, len(SLOW)))
+
+
 # More threads do not speed up tiny tensors, and the machine may be shared.
 torch.set_num_threads(1)
 
