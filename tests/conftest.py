@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,15 @@ SLOW = (
     "test_documents.py",
     "research/test_ablate_command.py",
 )
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C work in the tests and in the programs they start.
+
+    A shell that starts the tests in the background makes them ignore it, and programs inherit that.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

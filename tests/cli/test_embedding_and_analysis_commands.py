@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import signal
 import subprocess
 import sys
@@ -136,7 +137,7 @@ def test_watch_ends_cleanly_on_ctrl_c(place: Path) -> None:
     process.send_signal(signal.SIGINT)
     # What it still prints is read, since a full terminal would block it. Linux reports the end as an error.
     with contextlib.suppress(OSError):
-        while os.read(main, 4096):
+        while select.select([main], [], [], 60)[0] and os.read(main, 4096) and time.monotonic() < end:
             pass
     _, errors = process.communicate(timeout=60)
     os.close(main)
