@@ -44,6 +44,35 @@ class View:
     num_workers: int = 0
     pin_memory: bool = False
 
+    def batches(
+        self,
+        dataset: ImageDataset,
+        rows: Tensor | None = None,
+        *,
+        batch_size: int | None = None,
+        with_targets: bool = False,
+    ) -> EvalLoader:
+        """Batches of images prepared in this way, without augmentation.
+
+        Args:
+            dataset: the split.
+            rows: int64 rows of it; all when not given.
+            batch_size: images per batch instead of `batch_size`.
+            with_targets: whether batches include the targets.
+        """
+        return EvalLoader(
+            dataset,
+            rows,
+            self.image_size,
+            mean=self.mean,
+            std=self.std,
+            batch_size=batch_size or self.batch_size,
+            num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
+            device=self.device,
+            with_targets=with_targets,
+        )
+
 
 def encoder_reader(encoder: Encoder, name: str, depths: Sequence[int] = ()) -> Reader:
     """A reader of an encoder's features, averaged over cells and concatenated, in one forward pass.
@@ -95,17 +124,7 @@ def encode(
     """
     parts: defaultdict[str, list[Tensor]] = defaultdict(list)
     rows: list[Tensor] = []
-    for batch in EvalLoader(
-        dataset,
-        indices,
-        view.image_size,
-        mean=view.mean,
-        std=view.std,
-        batch_size=view.batch_size,
-        num_workers=view.num_workers,
-        pin_memory=view.pin_memory,
-        device=view.device,
-    ):
+    for batch in view.batches(dataset, indices):
         for encoder in encoders:
             for name, features in encoder(batch.images).items():
                 parts[name].append(features.float().cpu())

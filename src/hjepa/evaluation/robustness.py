@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from hjepa.data import EvalLoader
 from hjepa.evaluation.corruptions import KINDS, SEVERITIES, corrupt
 from hjepa.evaluation.features import Reader, View
-from hjepa.metrics import LinearClassifier, linear_probe
+from hjepa.metrics import LinearClassifier
 from hjepa.runtime.work_progress import WorkProgress
 
 if TYPE_CHECKING:
@@ -33,24 +33,6 @@ def concatenated(encoder: Encoder, name: str) -> Reader:
         return {name: encoder.extract_features(images, depths=encoder.depths)}
 
     return read
-
-
-def fit_probes(
-    train: Mapping[str, Tensor], labels: Tensor, *, num_classes: int, seed: int
-) -> dict[str, LinearClassifier]:
-    """The linear probe of every representation, fitted on clean training features.
-
-    Args:
-        train: features [N, D] by name.
-        labels: int64 [N].
-        num_classes: C.
-        seed: seed of the images held out to choose the regularisation.
-    """
-    # The accuracy on the training images themselves is not used.
-    return {
-        name: linear_probe(found, labels, found[:1], labels[:1], num_classes=num_classes, seed=seed).classifier
-        for name, found in train.items()
-    }
 
 
 def robustness(
@@ -123,16 +105,8 @@ def _clean(dataset: ImageDataset, rows: Tensor, view: View) -> tuple[Tensor, Ten
 
 def _read(dataset: ImageDataset, rows: Tensor, view: View) -> Iterator[tuple[Tensor, Tensor]]:
     zero, one = (0.0,) * dataset.channels, (1.0,) * dataset.channels
-    for batch in EvalLoader(
-        dataset,
-        rows,
-        view.image_size,
-        mean=zero,
-        std=one,
-        batch_size=view.batch_size,
-        num_workers=view.num_workers,
-        device=torch.device("cpu"),
-    ):
+    plain = replace(view, mean=zero, std=one, device=torch.device("cpu"))
+    for batch in plain.batches(dataset, rows):
         yield batch.images, batch.indices
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, TextIO
 
 from hjepa.evaluation.protocols import PROTOCOLS, Block
+from hjepa.evaluation.protocols.protocol import percent
 
 _CONTROLS = (("pca", "PCA of pixels"), ("pixels", "raw pixels"))
 
@@ -28,7 +29,7 @@ def table_rows(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     def line(label: str, key: str, level: int | None = None) -> list[str]:
         cells = [label]
         for _, scores in readings:
-            cells.append(_percent(_at(scores, key, level)))
+            cells.append(percent(_at(scores, key, level)))
         value = _at(rank, key, level)
         return [*cells, "-" if value is None else f"{value:.1f}"]
 
@@ -44,7 +45,7 @@ def table_rows(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     if readings:
         rows += [line(control["name"], control["name"]) for control in results.get("controls", ())]
         rows += [line(label, key) for key, label in _CONTROLS if key in readings[0][1]]
-        rows.append(["chance", *(_percent(results["chance"]) for _ in readings), "-"])
+        rows.append(["chance", *(percent(results["chance"]) for _ in readings), "-"])
     return header, rows
 
 
@@ -75,9 +76,9 @@ def _beside(results: dict[str, Any]) -> list[str]:
         return []
     parts = []
     if "trained" in validation.get("linear_probe", {}):
-        parts.append(f"linear probe {_percent(validation['linear_probe']['trained'])}")
+        parts.append(f"linear probe {percent(validation['linear_probe']['trained'])}")
     if "trained" in validation.get("knn", {}):
-        parts.append(f"k-NN-{validation['knn']['k']} {_percent(validation['knn']['trained'])}")
+        parts.append(f"k-NN-{validation['knn']['k']} {percent(validation['knn']['trained'])}")
     if not parts:
         return []
     return [
@@ -185,7 +186,3 @@ def _at(scores: dict[str, Any], key: str, level: int | None) -> float | None:
     if level is None:
         return scores.get(key)
     return next((entry.get(key) for entry in scores["levels"] if entry["level"] == level), None)
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"

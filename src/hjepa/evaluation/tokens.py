@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hjepa.data import EvalLoader
 from hjepa.runtime.work_progress import WorkProgress
 
 if TYPE_CHECKING:
@@ -48,17 +47,7 @@ def keep_tokens(
     kept: list[Tensor] = []
     found: list[Tensor] = []
     filled = 0
-    for batch in EvalLoader(
-        dataset,
-        rows,
-        view.image_size,
-        mean=view.mean,
-        std=view.std,
-        batch_size=view.batch_size,
-        num_workers=view.num_workers,
-        pin_memory=view.pin_memory,
-        device=view.device,
-    ):
+    for batch in view.batches(dataset, rows):
         levels = read(batch.images)
         if not kept:  # filled in place, so that nothing is held twice
             kept = [torch.empty(len(rows), *tokens.shape[1:], dtype=torch.float16) for tokens in levels]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from hjepa.data import Boxes, EvalLoader
+from hjepa.data import Boxes
 from hjepa.data.dense import DenseSet
 from hjepa.errors import DataError, DivergenceError
 from hjepa.evaluation.dense.average_precision import AveragePrecision, Detections, average_precision
@@ -180,17 +180,7 @@ def _batches(data: ImageDataset, rows: Tensor, view: View) -> Iterator[tuple[Ten
         DataError: none of the images can be read.
     """
     some = False
-    for batch in EvalLoader(
-        data,
-        rows,
-        view.image_size,
-        mean=view.mean,
-        std=view.std,
-        batch_size=_BATCH,
-        num_workers=view.num_workers,
-        device=view.device,
-        with_targets=True,
-    ):
+    for batch in view.batches(data, rows, batch_size=_BATCH, with_targets=True):
         assert batch.targets is not None
         some = True
         yield batch.images, batch.targets.boxes[0]

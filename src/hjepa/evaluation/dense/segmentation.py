@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hjepa.data import EvalLoader
 from hjepa.data.dense import IGNORED, DenseSet
 from hjepa.errors import DataError
 from hjepa.evaluation.dense.heads import DecoderHead, LinearHead
@@ -191,17 +190,7 @@ def token_batches(
         DataError: none of the images can be read, or a mask has a class out of range.
     """
     some = False
-    for batch in EvalLoader(
-        data,
-        rows,
-        view.image_size,
-        mean=view.mean,
-        std=view.std,
-        batch_size=_BATCH,
-        num_workers=view.num_workers,
-        device=view.device,
-        with_targets=True,
-    ):
+    for batch in view.batches(data, rows, batch_size=_BATCH, with_targets=True):
         assert batch.targets is not None
         some = True
         masks = batch.targets.dense[0].long()

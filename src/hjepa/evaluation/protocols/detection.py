@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hjepa.data.dense import build_dense
 from hjepa.evaluation.dense.average_precision import check_pycocotools
 from hjepa.evaluation.dense.detection import detection
-from hjepa.evaluation.protocols.protocol import Block, Protocol
+from hjepa.evaluation.protocols.protocol import Block, Protocol, percent
 
 if TYPE_CHECKING:
     from hjepa.evaluation.subject import Subject
@@ -52,12 +52,8 @@ def blocks(part: dict[str, Any], _results: dict[str, Any]) -> list[Block]:
         f"detection: COCO figures in per cent on {part['images']} {part['split']} images of {part['description']}, "
         f"encoder {part['encoder'].replace('_', '-')}"
     )
-    rows = [[name, *(_percent(part[key][name]) for key in _FIGURES)] for name in names]
+    rows = [[name, *(percent(part[key][name]) for key in _FIGURES)] for name in names]
     return [Block(title, ["encoder", *_FIGURES.values()], rows)]
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
 
 
 DETECTION = Protocol(

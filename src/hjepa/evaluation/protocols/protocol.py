@@ -55,3 +55,8 @@ class Protocol:
     in_all: bool = True
     blocks: Callable[[dict[str, Any], dict[str, Any]], list[Block]] = no_blocks
     beside_test: bool = False
+
+
+def percent(value: float | None) -> str:
+    """An accuracy from 0 to 1 in per cent; a dash for none."""
+    return "-" if value is None else f"{100 * value:.1f}"

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hjepa.data import EvalLoader
 from hjepa.evaluation.protocols.protocol import Block, Protocol
 from hjepa.evaluation.protocols.wording import decimals
 from hjepa.evaluation.results import without_nan
@@ -34,17 +33,7 @@ def run(subject: Subject) -> dict[str, Any] | str:
     log.info("evaluation: feature quality on %d images", len(rows))
     encoders = subject.encoders()
     kept = {name: Measuring() for name in encoders}
-    loader = EvalLoader(
-        subject.read[subject.split],
-        rows,
-        subject.view.image_size,
-        mean=subject.view.mean,
-        std=subject.view.std,
-        batch_size=subject.view.batch_size,
-        num_workers=subject.view.num_workers,
-        pin_memory=subject.view.pin_memory,
-        device=subject.device,
-    )
+    loader = subject.view.batches(subject.read[subject.split], rows)
     with torch.inference_mode():
         for batch in loader:
             for name, encoder in encoders.items():

@@ -9,7 +9,7 @@ import torch
 
 from hjepa.evaluation.controls import pixels
 from hjepa.evaluation.features import Reader
-from hjepa.evaluation.protocols.protocol import Block, Protocol
+from hjepa.evaluation.protocols.protocol import Block, Protocol, percent
 from hjepa.evaluation.robustness import concatenated, robustness
 from hjepa.evaluation.sample import draw_read
 
@@ -49,16 +49,12 @@ def run(subject: Subject) -> dict[str, Any] | str:
 def blocks(part: dict[str, Any], _results: dict[str, Any]) -> list[Block]:
     """Accuracy on clean images, the mean over all corruptions, and each kind."""
     names = [name for name in _LABELS if name in part["clean"]]
-    rows = [["clean", *(_percent(part["clean"][name]) for name in names)]]
-    rows.append(["mean of all corruptions", *(_percent(part["mean"][name]) for name in names)])
-    rows.append(["lost, relative to clean", *(_percent(part["drop"][name]) for name in names)])
-    rows += [[entry["kind"].replace("_", " "), *(_percent(entry[name]) for name in names)] for entry in part["kinds"]]
+    rows = [["clean", *(percent(part["clean"][name]) for name in names)]]
+    rows.append(["mean of all corruptions", *(percent(part["mean"][name]) for name in names)])
+    rows.append(["lost, relative to clean", *(percent(part["drop"][name]) for name in names)])
+    rows += [[entry["kind"].replace("_", " "), *(percent(entry[name]) for name in names)] for entry in part["kinds"]]
     title = f"robustness: accuracy in per cent of the linear probe on {part['images']} corrupted images, all severities"
     return [Block(title, ["corruption", *(_LABELS[name] for name in names)], rows)]
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
 
 
 ROBUSTNESS = Protocol(

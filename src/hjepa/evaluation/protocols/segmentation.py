@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hjepa.data.dense import build_dense
 from hjepa.evaluation.dense.maps import EncoderMaps, MapReader, PixelMaps
 from hjepa.evaluation.dense.segmentation import segmentation
-from hjepa.evaluation.protocols.protocol import Block, Protocol
+from hjepa.evaluation.protocols.protocol import Block, Protocol, percent
 
 if TYPE_CHECKING:
     from hjepa.evaluation.subject import Subject
@@ -53,11 +53,11 @@ def blocks(part: dict[str, Any], _results: dict[str, Any]) -> list[Block]:
     """Mean IoU of both heads, and of the linear head per level."""
     names = [name for name in _LABELS if name in part["decoder"]]
     rows = [
-        [f"{head} head, all levels", *(_percent(part[head].get(name)) for name in names)]
+        [f"{head} head, all levels", *(percent(part[head].get(name)) for name in names)]
         for head in ("linear", "decoder")
     ]
     rows += [
-        [f"linear head, level {entry['level']}", *(_percent(entry.get(name)) for name in names)]
+        [f"linear head, level {entry['level']}", *(percent(entry.get(name)) for name in names)]
         for entry in part["linear"]["levels"]
     ]
     title = (
@@ -65,10 +65,6 @@ def blocks(part: dict[str, Any], _results: dict[str, Any]) -> list[Block]:
         f"{part['classes']} classes"
     )
     return [Block(title, ["head", *(_LABELS[name] for name in names)], rows)]
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
 
 
 SEGMENTATION = Protocol(

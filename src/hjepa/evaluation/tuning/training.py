@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hjepa.data import Batch, EvalLoader, TrainLoader
+from hjepa.data import Batch, TrainLoader
 from hjepa.errors import DivergenceError
 from hjepa.evaluation.features import View
 from hjepa.evaluation.tuning.classifier import Classifier, layer_of
@@ -150,17 +150,7 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
 def classify(model: Classifier, dataset: ImageDataset, rows: Tensor, view: View) -> tuple[Tensor, Tensor]:
     """Predicted classes of images without augmentation, int64 [M], and the rows that could be read, int64 [M]."""
     predicted, read = [], []
-    loader = EvalLoader(
-        dataset,
-        rows,
-        view.image_size,
-        mean=view.mean,
-        std=view.std,
-        batch_size=view.batch_size,
-        num_workers=view.num_workers,
-        pin_memory=view.pin_memory,
-        device=view.device,
-    )
+    loader = view.batches(dataset, rows)
     for batch in loader:
         predicted.append(model(batch.images).argmax(dim=1).cpu())
         read.append(batch.indices.cpu())
