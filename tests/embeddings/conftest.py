@@ -7,33 +7,20 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from tests.data.image_files import noise
+from tests.evaluation.conftest import TINY
 
 from hjepa.config import load_config
 from hjepa.training import run_training
 
-TINY = {
-    "model": {
-        "encoder_type": "vit_tiny_patch4_16",
-        "embed_dim": 16,
-        "depth": 2,
-        "num_heads": 2,
-        "num_hierarchies": 2,
-        "predictor": {"depth": 1, "embed_dim": 16, "num_heads": 2},
-    },
-    "data": {"dataset": "shapes", "image_size": 16, "batch_size": 16, "subset": 64},
-    "training": {"epochs": 1, "warmup_epochs": 0, "lr": 1e-3, "max_steps": 2},
-    "logging": {"tensorboard": {"enabled": False}},
-    "evaluation": {"train_images": 80, "test_images": 60, "online_images": 40},
-    "seed": 3,
-    "device": "cpu",
-}
+# The run of the evaluation tests with fewer images and steps.
+SHORTER = {"data.subset": 64, "training.max_steps": 2}
 
 
 @pytest.fixture(scope="session")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run folder of a run with two levels, trained for two steps."""
     folder = tmp_path_factory.mktemp("embeddings") / "run"
-    run_training(load_config(TINY), output_dir=folder, console=False)
+    run_training(load_config(TINY, SHORTER), output_dir=folder, console=False)
     return folder
 
 

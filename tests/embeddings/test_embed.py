@@ -7,6 +7,7 @@ import csv
 import json
 import logging
 import shutil
+import sys
 import threading
 import time
 from pathlib import Path
@@ -266,3 +267,26 @@ def test_a_diverged_model_is_refused(run_dir: Path, photos: Path, tmp_path: Path
     about = describe(run, run_dir, choose_encoding(run.encoder, "all", "mean", False), images)
     with pytest.raises(DivergenceError, match="diverged"):
         write_embeddings(run, images, about, tmp_path / "out.npy")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sizes of files cannot be limited")
+@pytest.mark.parametrize("name", ["out.parquet", "out.npy"])
+def test_a_full_disk_is_one_line_and_finished_parts_are_kept(
+    run_dir: Path, photos: Path, tmp_path: Path, name: str
+) -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    output = tmp_path / name
+    try:
+        # No file can grow beyond this: a part of four images still fits, the joined file of 24 does not.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
+        with pytest.raises(UserError, match=r"--output: .* cannot be written \(File too large\); make room") as raised:
+            embed(run_dir, photos, output, rows_per_part=4)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(raised.value)
+    assert not output.exists()
+    done = len(list(output.with_name(f"{name}.parts").glob("part-*.parquet")))
+    assert done == 6
+    assert embed(run_dir, photos, output, rows_per_part=4)["count"] == 24

@@ -80,6 +80,15 @@ def test_curves_handle_zero_losses_and_non_finite_numbers():
     assert to_png(curves_figure(Records(train), ["a", "b"], 30, "").draw(LIGHT))
 
 
+def test_the_curve_of_the_rank_begins_with_the_untrained_encoder() -> None:
+    found = [{"kind": "eval", "step": 100, "epoch": 1.0, "rank/level_0": 20.0, "rank": 20.0}]
+    before = {"kind": "untrained", "step": 0, "epoch": 0.0, "rank/level_0": 5.0}
+    records = Records([train_record(s) for s in (50, 100)], found, untrained=before)
+    drawn = curves_figure(records, ["a", "b"], 100, "").draw(LIGHT)
+    [axes] = [axes for axes in drawn.axes if axes.get_title(loc="left").startswith("Effective rank")]
+    assert axes.lines[0].get_ydata().tolist() == [5.0, 20.0]
+
+
 def test_outline_and_seams_include_every_edge():
     cells = np.random.Generator(np.random.Philox(key=3)).random((6, 9)) < 0.5
     around, between = outline(cells), seams(cells)

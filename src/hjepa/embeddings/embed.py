@@ -14,7 +14,7 @@ import torch
 from hjepa.data.images.preprocess import Preprocess
 from hjepa.embeddings.encoding import NAME, Encoding, choose_encoding, embedding_reader, encoder_digest
 from hjepa.embeddings.images import Images, find_images
-from hjepa.embeddings.parts import Parts
+from hjepa.embeddings.parts import Parts, reason
 from hjepa.embeddings.store import SUFFIXES, About, join, side_files, table
 from hjepa.errors import DataError, DivergenceError, UserError
 from hjepa.evaluation.features import Reader, View, encode
@@ -127,7 +127,8 @@ def write_embeddings(
             join(path, [parts.path(job.number) for job in jobs], about, images.labelled, rows)
         except OSError as error:
             raise UserError(
-                f"--output: {path} cannot be written ({error.strerror}); the parts in {parts.folder} are kept"
+                f"--output: {path} cannot be written ({reason(error)}); make room and run the same command again: "
+                f"the parts in {parts.folder} are kept"
             ) from None
     parts.remove()
     return {"output": str(path), "count": rows, "left_out": left_out, **about.as_dict()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -72,7 +73,10 @@ class Parts:
                     raise self._other(before, plan)
                 for file in self.folder.glob("*.parquet"):
                     file.unlink()
-            write_atomically(self.folder / _PLAN, json.dumps(plan, indent=2))
+            try:
+                write_atomically(self.folder / _PLAN, json.dumps(plan, indent=2))
+            except OSError as error:
+                raise self._unwritable(error) from None
             yield
 
     def path(self, number: int) -> Path:
@@ -80,12 +84,16 @@ class Parts:
         return self.folder / f"part-{number:06d}.parquet"
 
     def write(self, number: int, rows: pa.Table) -> None:
-        """Write a finished part."""
+        """Write a finished part. Raises `UserError` if it cannot be written, for example on a full disk."""
         import pyarrow.parquet as pq
 
         temporary = self.folder / f".part-{number:06d}"
-        pq.write_table(rows, temporary, compression="zstd", use_dictionary=False)
-        temporary.replace(self.path(number))
+        try:
+            pq.write_table(rows, temporary, compression="zstd", use_dictionary=False)
+            temporary.replace(self.path(number))
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise self._unwritable(error) from None
 
     def remove(self) -> None:
         """Remove the folder."""
@@ -99,8 +107,19 @@ class Parts:
             return None
         return plan
 
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(
+            f"--output: {self.folder} cannot be written ({reason(error)}); make room and run the same command again, which "
+            "continues after the finished parts, or choose another file"
+        )
+
     def _other(self, before: dict[str, Any], plan: dict[str, Any]) -> UserError:
         what = next((name for key, name in _MUST_AGREE.items() if before.get(key) != plan.get(key)), "other settings")
         return UserError(
             f"--output: {self.folder} was begun with {what}; choose another file, or start again with --force"
         )
+
+
+def reason(error: OSError) -> str:
+    """Why a file cannot be written, in the words of the operating system; PyArrow puts them into a longer text."""
+    return os.strerror(error.errno) if error.errno else str(error)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -142,33 +144,37 @@ def join(output: Path, parts: Sequence[Path], about: About, labelled: bool, rows
     Raises:
         OSError: it cannot be written.
     """
-    if output.suffix == ".parquet":
-        _join_parquet(output, parts, about, labelled)
-    else:
-        _join_numpy(output, parts, about, labelled, rows)
+    temporary = output.with_name(f".{output.name}.new")
+    try:
+        if output.suffix == ".parquet":
+            _join_parquet(temporary, parts, about, labelled)
+        else:
+            _join_numpy(temporary, output, parts, about, labelled, rows)
+        temporary.replace(output)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
-def _join_parquet(output: Path, parts: Sequence[Path], about: About, labelled: bool) -> None:
+def _join_parquet(temporary: Path, parts: Sequence[Path], about: About, labelled: bool) -> None:
     import pyarrow.parquet as pq
 
-    temporary = output.with_name(f".{output.name}.new")
     columns = schema(about.encoding.dimensions, labelled, about.as_dict())
     with pq.ParquetWriter(
         temporary, columns, compression="zstd", use_dictionary=["label"] if labelled else False
     ) as writer:
         for part in parts:
             writer.write_table(pq.read_table(part).replace_schema_metadata(columns.metadata))
-    temporary.replace(output)
 
 
-def _join_numpy(output: Path, parts: Sequence[Path], about: About, labelled: bool, rows: int) -> None:
+def _join_numpy(temporary: Path, output: Path, parts: Sequence[Path], about: About, labelled: bool, rows: int) -> None:
     import pyarrow.parquet as pq
 
-    temporary = output.with_name(f".{output.name}.new")
     listing, description = side_files(output)
     features = np.lib.format.open_memmap(
         temporary, mode="w+", dtype=np.float32, shape=(rows, about.encoding.dimensions)
     )
+    _reserve(temporary)
     at = 0
     with listing.open("w", encoding="utf-8", newline="") as file:
         write = csv.writer(file)
@@ -181,7 +187,17 @@ def _join_numpy(output: Path, parts: Sequence[Path], about: About, labelled: boo
     features.flush()
     del features
     description.write_text(json.dumps(about.as_dict(), indent=2) + "\n", encoding="utf-8")
-    temporary.replace(output)
+
+
+def _reserve(file: Path) -> None:
+    """Take the disk space of a new memory map, which has none yet: writing to it on a full disk would end the program.
+
+    Raises:
+        OSError: there is not enough.
+    """
+    if hasattr(os, "posix_fallocate"):
+        with file.open("r+b") as opened:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
 
 
 def _matrix(block: pa.Table) -> NDArray[np.float32]:
@@ -225,6 +241,8 @@ def open_embeddings(path: Path) -> Iterator[Embeddings]:
         try:
             opened = _copy_parquet(pq.ParquetFile(path), path, Path(folder) / "features.npy")
         except (pa.ArrowException, OSError, KeyError) as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise UserError(f"{path}: no space for a copy in {folder}; make room, or set TMPDIR") from None
             raise _damaged(path, error) from None
         yield opened
 
@@ -234,6 +252,7 @@ def _copy_parquet(parquet: pq.ParquetFile, path: Path, copy: Path) -> Embeddings
     names = parquet.read(columns=[name for name in parquet.schema_arrow.names if name != "embedding"])
     shape = (parquet.metadata.num_rows, about.encoding.dimensions)
     features = np.lib.format.open_memmap(copy, mode="w+", dtype=np.float32, shape=shape)
+    _reserve(copy)
     at = 0
     for group in range(parquet.metadata.num_row_groups):
         block = _matrix(parquet.read_row_group(group, columns=["embedding"]))

@@ -225,9 +225,10 @@ class _Course:
         axes.set_ylim(0, 112 * max(y) or 1)
 
     def _ranks(self, axes: Axes, theme: Theme) -> None:
-        evaluations = self.records.evaluations
+        evaluations, before = self.records.evaluations, self.records.untrained
         for level, key in enumerate(level_keys(evaluations, "rank")):
-            x, y = series(evaluations, key, self.x)
+            # The untrained encoder was measured on the same images before the first step.
+            x, y = series([*([before] if before else []), *evaluations], key, self.x)
             axes.plot(x, y, color=theme.levels[level], linewidth=1.4, marker="o", markersize=3.5)
         axes.set_ylim(0, 1.12 * axes.dataLim.y1 or 1)
 
